@@ -1,0 +1,54 @@
+//! Bytes in and out of the process: devices and sockets. Reads headers where a socket makes it,
+//! never sees a translator.
+
+use crate::flow::LinkInfo;
+use crate::wire::Buffer;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// An interface that packets come from and go to. A `send` or `recv` never blocks.
+pub trait Link {
+    /// What to call it in messages: `tapnat0`, `eth0 (packet)`.
+    fn name(&self) -> &str;
+
+    /// What it can take.
+    fn info(&self) -> LinkInfo;
+
+    /// Receives one packet into `buffer`, replacing what is there, offload included.
+    /// `buffer.bytes()` then starts with the link header if [`LinkInfo::header`] is not 0, else
+    /// with the IP header.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none now. `Interrupted` when a packet was consumed that cannot be
+    /// used: counted in [`Link::counters`], call again. Anything else: the link is gone or down.
+    fn recv(&mut self, buffer: &mut Buffer) -> io::Result<()>;
+
+    /// Sends the packet in `buffer`, which starts as `recv` leaves it and asks for nothing that
+    /// [`LinkInfo`] does not promise (see [`deliver`]). The buffer's contents are undefined after.
+    ///
+    /// # Errors
+    /// The kernel's word; the packet is lost. `EMSGSIZE` if it is above the path's MTU.
+    fn send(&mut self, buffer: &mut Buffer) -> io::Result<()>;
+
+    /// Hands over to the kernel what `send` may have gathered. Called at the end of each turn.
+    ///
+    /// # Errors
+    /// The kernel's word about the first packet that was lost.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Descriptors whose readability means that `recv` has something.
+    fn readable(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// Losses that the link saw itself, by a stable word, since it was opened.
+    fn counters(&mut self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+}
+
+/// Keeps the unused import honest until the links are here.
+#[doc(hidden)]
+pub fn descriptor(fd: &impl AsFd) -> BorrowedFd<'_> {
+    fd.as_fd()
+}

@@ -1,0 +1,3 @@
+//! The `tapnat` program.
+
+fn main() {}

@@ -1,0 +1,57 @@
+//! What an observer of the translator is told. `()` observes nothing and costs nothing.
+
+use super::{Refusal, SessionView};
+use crate::flow::{Flow, Time};
+
+/// One thing that happened in the translator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// A session was opened.
+    Opened(SessionView),
+    /// A TCP session changed its state; the view shows the new one.
+    Changed(SessionView),
+    /// A session ended.
+    Closed(SessionView, Closed),
+    /// A packet was refused.
+    Refused(Flow, Refusal),
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Closed {
+    /// Idle for its timeout.
+    Expired,
+    /// Forgotten on request.
+    Flushed,
+    /// Its port forward was removed.
+    Unpublished,
+    /// Closed both ways and its port was needed.
+    Recycled,
+    /// A new connection took its place.
+    Reopened,
+}
+
+/// Somebody who looks at the translator's steps.
+pub trait Observer {
+    /// Whether steps are wanted at all; if false, none is built.
+    fn wants(&self) -> bool {
+        true
+    }
+
+    /// A step was taken at `now`.
+    fn step(&mut self, step: Step, now: Time);
+}
+
+impl Observer for () {
+    fn wants(&self) -> bool {
+        false
+    }
+
+    fn step(&mut self, _: Step, _: Time) {}
+}
+
+impl Observer for Vec<Step> {
+    fn step(&mut self, step: Step, _: Time) {
+        self.push(step);
+    }
+}

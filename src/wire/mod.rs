@@ -1,0 +1,15 @@
+//! Bytes to meaning and back. No state, no decisions; the only user of etherparse and the only
+//! writer of packet bytes.
+//!
+//! A packet is checked once, in [`Packet::parse`]: version, header length, total length against
+//! the bytes there are, header checksum. Whoever holds a [`Packet`] may index by its offsets.
+
+pub mod buffer;
+pub mod error;
+pub mod offload;
+pub mod packet;
+
+pub use buffer::Buffer;
+pub use error::ParseError;
+pub use offload::{Offload, PartialChecksum, Segment, SegmentKind};
+pub use packet::{Fragment, Packet};
