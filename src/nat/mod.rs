@@ -292,13 +292,14 @@ impl Nat {
         if local && wire {
             return Err(Refusal::SourceIsOurs);
         }
-        match protocol {
-            Protocol::Icmp => return Err(Refusal::UnsolicitedQuery),
-            Protocol::Tcp if !data.tcp.opens() => return Err(Refusal::NoSession),
-            _ => {}
+        if protocol == Protocol::Icmp {
+            return Err(Refusal::UnsolicitedQuery);
         }
         // The search may have met an overdue session, the last of its mapping.
         let mapping = self.owner(data, now, seen).ok_or(Refusal::NoMapping)?;
+        if protocol == Protocol::Tcp && !data.tcp.opens() {
+            return Err(Refusal::NoSession);
+        }
         if !self.admits(mapping, remote.ip, now, seen) {
             return Err(Refusal::Filtered);
         }
