@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 use tapnat::flow::{Data, Edit, Endpoint, Flow, Protocol, TcpFlags, Time};
-use tapnat::nat::{Behaviour, Decision, Exit, NatConfig, Refusal};
+use tapnat::nat::{Behaviour, Decision, Exit, NatConfig, Refusal, TcpState};
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Mapping {
@@ -61,6 +61,20 @@ impl Session {
             Protocol::Icmp => times.icmp,
             Protocol::Other(_) => times.other,
         }
+    }
+
+    /// The TCP state and how long it still lives.
+    pub fn view(&self, config: &NatConfig, now: Time) -> (Option<TcpState>, Duration) {
+        let state = match self.fin {
+            _ if self.reset => TcpState::Reset,
+            [true, true] => TcpState::Closing,
+            [true, false] => TcpState::InsideClosed,
+            [false, true] => TcpState::RemoteClosed,
+            _ if self.established() => TcpState::Established,
+            _ => TcpState::Opening,
+        };
+        let left = (self.counts_from + self.life(config)).since(now);
+        ((self.mapping.protocol == Protocol::Tcp).then_some(state), left)
     }
 
     fn pass(&mut self, way: usize, data: &Data, now: Time, config: &NatConfig) {
