@@ -156,7 +156,7 @@ impl Pair {
                 self.asked += 1;
                 let forwarded =
                     self.spec.forwards.iter().any(|m| m.protocol == protocol && m.outside == outside(port));
-                if self.asked % 2 == 0 && !forwarded {
+                if self.asked.is_multiple_of(2) && !forwarded {
                     self.nat.lease(protocol, outside(port));
                     self.spec.leased.insert((protocol, FIRST + port));
                 }

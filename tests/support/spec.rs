@@ -117,8 +117,8 @@ impl Spec {
     }
 
     pub fn owner(&self, protocol: Protocol, outside: Endpoint) -> Option<Mapping> {
-        let mappings = self.forwards.iter().chain(self.sessions.iter().map(|session| &session.mapping));
-        mappings.filter(|m| m.protocol == protocol && m.outside == outside).cloned().next()
+        let mut mappings = self.forwards.iter().chain(self.sessions.iter().map(|session| &session.mapping));
+        mappings.find(|m| m.protocol == protocol && m.outside == outside).cloned()
     }
 
     fn find(&mut self, protocol: Protocol, inside: Endpoint, remote: Endpoint) -> Option<&mut Session> {
