@@ -1,12 +1,53 @@
 //! What a decision costs: on an existing session, both ways, at three table sizes in random
 //! order; for a new flow; and for expiry. Prints the bytes a session takes, all included, when
-//! every session has a mapping of its own.
+//! every session has a mapping of its own. Times are of the processor, so that other work on the
+//! machine counts as little as possible.
 
+use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use rustix::time::{ClockId, clock_gettime};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 use tapnat::flow::{Data, Endpoint, Flow, Protocol, Summary, TcpFlags, Time};
 use tapnat::nat::{Decision, Nat, NatConfig};
+
+/// Processor time of this thread.
+struct ProcessorTime;
+
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+}
+
+impl Measurement for ProcessorTime {
+    type Intermediate = Duration;
+    type Value = Duration;
+
+    fn start(&self) -> Duration {
+        processor_time()
+    }
+
+    fn end(&self, start: Duration) -> Duration {
+        processor_time().saturating_sub(start)
+    }
+
+    fn add(&self, one: &Duration, other: &Duration) -> Duration {
+        *one + *other
+    }
+
+    fn zero(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        value.as_nanos() as f64
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        WallTime.formatter()
+    }
+}
 
 /// A table of `n` sessions, and the packets that meet them, in an order unlike their making.
 struct Table {
@@ -91,7 +132,7 @@ fn memory() {
     );
 }
 
-fn decide(criterion: &mut Criterion) {
+fn decide(criterion: &mut Criterion<ProcessorTime>) {
     memory();
     let mut group = criterion.benchmark_group("decide");
     group.throughput(Throughput::Elements(1));
@@ -115,7 +156,36 @@ fn decide(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn open_and_expire(criterion: &mut Criterion) {
+/// As the gateway sees it: batches of 32, read ahead. The time is that of a whole batch.
+fn decide_batches(criterion: &mut Criterion<ProcessorTime>) {
+    let mut group = criterion.benchmark_group("batch of 32");
+    group.throughput(Throughput::Elements(32));
+    for sessions in [1_000, 64_000, 1_000_000] {
+        let Table { mut nat, out, back } = table(sessions);
+        for (name, packets) in [("outbound", &out), ("inbound", &back)] {
+            let mut batches = packets.chunks_exact(32).cycle();
+            group.bench_function(format!("{name}/{sessions}"), |bencher| {
+                bencher.iter(|| {
+                    let batch = black_box(batches.next().expect("cycles for ever"));
+                    if name == "outbound" {
+                        nat.read_ahead_outbound(batch);
+                        for packet in batch {
+                            black_box(nat.outbound(packet, Time::ZERO, &mut ()));
+                        }
+                    } else {
+                        nat.read_ahead_inbound(batch);
+                        for packet in batch {
+                            black_box(nat.inbound(packet, Time::ZERO, &mut ()));
+                        }
+                    }
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn open_and_expire(criterion: &mut Criterion<ProcessorTime>) {
     let mut group = criterion.benchmark_group("life");
     let batch = 50_000;
     group.throughput(Throughput::Elements(u64::from(batch)));
@@ -146,5 +216,9 @@ fn open_and_expire(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decide, open_and_expire);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(ProcessorTime);
+    targets = decide, decide_batches, open_and_expire
+}
 criterion_main!(benches);

@@ -72,7 +72,7 @@ impl Peers {
         if prev != NONE {
             sessions.links[prev].peer_next = next;
         } else if next != NONE {
-            heads.replace(key(hash, sessions, id), id, next);
+            heads.replace(key(hash, sessions, id), id, next, |id| key(hash, sessions, id));
         } else {
             heads.remove(key(hash, sessions, id), id, |id| key(hash, sessions, id));
         }
