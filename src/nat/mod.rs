@@ -20,10 +20,10 @@
 //! One index finds sessions both ways: an inbound packet learns its inside endpoint from the
 //! owner of the outside port and then asks as an outbound one does.
 //!
-//! Where to read on: [`session`] and [`mapping`] are the two rows, in [`slab`]s under an
-//! [`index`]; [`life`] opens and ends them; [`ports`] and [`addresses`] say what the outside is;
-//! [`filter`] who may come in; [`tcp`] what flags do; [`wheel`] when things end; [`icmp`]
-//! errors; [`ahead`] how a batch is made fast.
+//! Where to read on: `session` and `mapping` are the two rows, in `slab`s under an
+//! `index`; `life` opens and ends them; `ports` and `addresses` say what the outside is;
+//! `filter` who may come in; `tcp` what flags do; `wheel` when things end; `icmp`
+//! errors; `ahead` how a batch is made fast.
 //!
 //! # Choices that RFCs leave open
 //!
