@@ -39,3 +39,18 @@ pub enum ParseError {
     #[error("IPv6 is not carried")]
     Ipv6,
 }
+
+impl ParseError {
+    /// The stable word for counters.
+    pub fn word(self) -> &'static str {
+        match self {
+            ParseError::Truncated { .. } => "truncated",
+            ParseError::Version(_) => "bad-version",
+            ParseError::HeaderLength(_) => "bad-header-length",
+            ParseError::Length { .. } => "bad-length",
+            ParseError::Checksum(_) => "bad-checksum",
+            ParseError::Offload(_) => "bad-offload",
+            ParseError::Ipv6 => "ipv6",
+        }
+    }
+}
