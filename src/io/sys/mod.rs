@@ -1,0 +1,3 @@
+//! System calls that no safe crate makes for us: the one home of `unsafe`.
+
+#![allow(unsafe_code)]
