@@ -4,7 +4,7 @@ use super::errors::Reason;
 use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, hop, services};
 use crate::flow::{Data, LinkInfo, Summary, Time};
 use crate::nat::{Decision, Exit, Observer};
-use crate::wire::ethernet::{self, MacAddr};
+use crate::wire::ethernet::{self, Frame, MacAddr};
 use crate::wire::{Buffer, Packet};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -16,13 +16,13 @@ impl Gateway {
         out: &mut Outbox,
         seen: &mut impl Observer,
     ) -> Fate {
-        let Some((to, from, kind)) = ethernet::parse(frame.bytes()) else {
+        let Ok(Frame { destination: to, source: from, ethertype }) = Frame::parse(frame.bytes()) else {
             return Fate::Dropped(DropReason::ShortFrame);
         };
         if to != self.config.mac && !to.is_multicast() {
             return Fate::Dropped(DropReason::OtherMac);
         }
-        match kind {
+        match ethertype {
             ethernet::ARP => self.arp(frame, now, out),
             ethernet::IPV4 => self.ip_from_inside(frame, to, from, now, out, seen),
             ethernet::IPV6 => Fate::Dropped(DropReason::Malformed(crate::wire::ParseError::Ipv6)),

@@ -27,7 +27,7 @@ pub use drop_reason::DropReason;
 use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
 use crate::nat::{Counts, Nat, NatConfig, Observer};
 use crate::wire::Buffer;
-use crate::wire::ethernet::MacAddr;
+use crate::wire::ethernet::{self, Frame, MacAddr};
 use bucket::TokenBucket;
 use counters::Counters;
 use fragments::Fragments;
@@ -289,11 +289,8 @@ impl Gateway {
         let Some(from) = self.address_for(to) else { return Fate::Dropped(DropReason::NoNeighbor) };
         match self.neighbors.lookup(to, from, now) {
             neighbors::Lookup::Known(mac, question) => {
-                packet.push_front(&crate::wire::ethernet::header(
-                    mac,
-                    self.config.mac,
-                    crate::wire::ethernet::IPV4,
-                ));
+                let frame = Frame { destination: mac, source: self.config.mac, ethertype: ethernet::IPV4 };
+                packet.push_front(&frame.to_bytes());
                 self.ask(question, out);
                 Fate::Pass(INSIDE)
             }

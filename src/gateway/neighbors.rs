@@ -9,7 +9,7 @@
 use super::DropReason;
 use crate::flow::Time;
 use crate::wire::Buffer;
-use crate::wire::ethernet::MacAddr;
+use crate::wire::ethernet::{self, Frame, MacAddr};
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -249,7 +249,8 @@ impl Neighbors {
         let mut bytes = vec![0; repr.buffer_len()];
         repr.emit(&mut ArpPacket::new_unchecked(&mut bytes));
         let mut frame = Buffer::from_bytes(&bytes);
-        frame.push_front(&crate::wire::ethernet::header(to, self.mac, crate::wire::ethernet::ARP));
+        let header = Frame { destination: to, source: self.mac, ethertype: ethernet::ARP };
+        frame.push_front(&header.to_bytes());
         frame
     }
 }
