@@ -2,9 +2,10 @@
 //! limited rate (RFC 1812 §4.3.2).
 
 use super::{Answer, Fate, Gateway, INSIDE, Outbox};
-use crate::flow::{LinkId, Summary, Time};
+use crate::flow::{LinkId, Time};
 use crate::nat::Refusal;
-use crate::wire::{Buffer, Packet, craft};
+use crate::wire::craft::{self, IcmpError};
+use crate::wire::{Buffer, Packet};
 use std::net::IpAddr;
 
 /// Why a packet cannot pass, in ICMP's words.
@@ -16,8 +17,6 @@ pub enum Reason {
     TooBig(u16),
     /// 3/3.
     PortUnreachable,
-    /// 3/1.
-    HostUnreachable,
     /// 3/13: communication administratively prohibited (RFC 5508 REQ-8).
     Prohibited,
 }
@@ -45,14 +44,12 @@ impl Reason {
         }
     }
 
-    /// ICMP type, code and the 32 bits behind the checksum.
-    fn icmp(self) -> (u8, u8, u32) {
+    fn icmp(self) -> IcmpError {
         match self {
-            Reason::TimeExceeded => (11, 0, 0),
-            Reason::TooBig(mtu) => (3, 4, u32::from(mtu)),
-            Reason::PortUnreachable => (3, 3, 0),
-            Reason::HostUnreachable => (3, 1, 0),
-            Reason::Prohibited => (3, 13, 0),
+            Reason::TimeExceeded => IcmpError::TtlExceeded,
+            Reason::TooBig(mtu) => IcmpError::TooBig { mtu },
+            Reason::PortUnreachable => IcmpError::PortUnreachable,
+            Reason::Prohibited => IcmpError::Prohibited,
         }
     }
 
@@ -60,7 +57,7 @@ impl Reason {
         match self {
             Reason::TimeExceeded => Answer::TimeExceeded,
             Reason::TooBig(_) => Answer::FragmentationNeeded,
-            Reason::PortUnreachable | Reason::HostUnreachable | Reason::Prohibited => Answer::Unreachable,
+            Reason::PortUnreachable | Reason::Prohibited => Answer::Unreachable,
         }
     }
 }
@@ -78,10 +75,7 @@ impl Gateway {
         now: Time,
         out: &mut Outbox,
     ) {
-        let about_error = matches!(packet.summary, Summary::Error(_));
-        let later_fragment = packet.fragment.is_some_and(|fragment| fragment.offset > 0);
-        let about_answer = packet.icmp.is_some_and(|(kind, _)| !matches!(kind, 0 | 8 | 13 | 14));
-        if about_error || later_fragment || about_answer {
+        if !craft::may_be_reported(packet) {
             return;
         }
         let to = packet.summary.source();
@@ -90,12 +84,12 @@ impl Gateway {
             (INSIDE, IpAddr::V4(to)) => self.address_for(to).map(IpAddr::V4),
             _ => Some(packet.summary.destination()),
         };
-        let (Some(IpAddr::V4(source)), true) = (source, self.errors.take(now)) else {
-            self.counters.answered(Answer::RateLimited);
-            return;
-        };
-        let (kind, code, rest) = reason.icmp();
-        let Some(error) = craft::icmp_error(source, kind, code, rest, buffer.bytes()) else { return };
+        let (Some(IpAddr::V4(source)), IpAddr::V4(receiver)) = (source, to) else { return };
+        if !self.errors.take(now) {
+            return self.counters.answered(Answer::RateLimited);
+        }
+        let error = craft::icmp_error(reason.icmp(), source, receiver, buffer.bytes());
+        let error = Buffer::from_bytes(&error);
         self.counters.answered(reason.answer());
         if from == INSIDE {
             self.answer_inside(to, error, now, out);

@@ -3,7 +3,7 @@
 
 use super::{Fate, Gateway, Outbox};
 use crate::flow::LinkId;
-use crate::wire::{Buffer, Packet, craft};
+use crate::wire::{Buffer, Packet, fragment};
 use std::net::Ipv4Addr;
 
 /// IPv4 and TCP headers without options, in bytes: what an MSS leaves of an MTU.
@@ -33,7 +33,8 @@ pub(super) fn translatable(packet: &Packet) -> bool {
 pub(super) fn pieces(buffer: &Buffer, mtu: u16) -> Vec<Buffer> {
     let mut whole = buffer.clone();
     crate::wire::checksum::complete(&mut whole, 0);
-    craft::fragment(whole.bytes(), mtu)
+    let cut = fragment::fragments(whole.bytes(), mtu).unwrap_or_default();
+    cut.iter().map(|piece| Buffer::from_bytes(piece)).collect()
 }
 
 impl Gateway {

@@ -64,11 +64,10 @@ impl Gateway {
     ) -> Fate {
         // From here on the buffer starts with the IP header.
         frame.drop_front(ethernet::HEADER);
-        let packet = match Packet::parse(frame.bytes(), &frame.offload) {
+        let packet = match Packet::read(frame, 0) {
             Ok(packet) => packet,
             Err(error) => return Fate::Dropped(DropReason::Malformed(error)),
         };
-        frame.truncate(packet.length as usize);
         let flow_ends = (packet.summary.source(), packet.summary.destination());
         let (IpAddr::V4(source), IpAddr::V4(destination)) = flow_ends else {
             return Fate::Dropped(DropReason::Malformed(crate::wire::ParseError::Ipv6));

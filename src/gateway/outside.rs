@@ -16,11 +16,10 @@ impl Gateway {
         out: &mut Outbox,
         seen: &mut impl Observer,
     ) -> Fate {
-        let packet = match Packet::parse(buffer.bytes(), &buffer.offload) {
+        let packet = match Packet::read(buffer, 0) {
             Ok(packet) => packet,
             Err(error) => return Fate::Dropped(DropReason::Malformed(error)),
         };
-        buffer.truncate(packet.length as usize);
         if !self.config.nat.external.contains(&packet.summary.destination()) {
             return Fate::Dropped(DropReason::NotOurAddress);
         }

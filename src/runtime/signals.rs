@@ -37,6 +37,8 @@ impl Signals {
     /// The name of a signal that has come.
     pub fn next(&mut self) -> Option<&'static str> {
         let mut byte = [0; 1];
-        self.streams.iter_mut().find_map(|(stream, name)| matches!(stream.read(&mut byte), Ok(1)).then_some(*name))
+        self.streams
+            .iter_mut()
+            .find_map(|(stream, name)| matches!(stream.read(&mut byte), Ok(1)).then_some(*name))
     }
 }

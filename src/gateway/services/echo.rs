@@ -7,5 +7,5 @@ pub fn offer(packet: &Packet, buffer: &Buffer) -> Option<Buffer> {
     if packet.icmp != Some((8, 0)) || packet.fragment.is_some() {
         return None;
     }
-    craft::echo_reply(buffer.bytes())
+    craft::echo_reply(buffer.bytes()).map(|reply| Buffer::from_bytes(&reply))
 }
