@@ -49,6 +49,16 @@ impl Nat {
         todo!()
     }
 
+    /// stub
+    pub fn from_host(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
+        self.inbound(packet, now, seen)
+    }
+    /// stub
+    pub fn owns(&self, protocol: Protocol, outside: Endpoint) -> bool {
+        let _ = (protocol, outside);
+        todo!()
+    }
+
     /// Closes sessions whose time has come; does a bounded amount of work a call.
     pub fn expire(&mut self, now: Time, seen: &mut impl Observer) {
         let _ = (now, seen);
