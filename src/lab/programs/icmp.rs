@@ -224,9 +224,10 @@ mod tests {
         );
         message.icmp[8 + 20 + 7] ^= 1;
         assert_eq!(ping.answered(&message, now()), None);
+        message.icmp[8 + 20 + 7] ^= 1;
         for length in 0..message.icmp.len() {
-            message.icmp.truncate(message.icmp.len() - length.min(1));
-            assert_eq!(ping.answered(&message, now()), None);
+            let cut = Message { icmp: message.icmp[..length].to_vec(), ..message };
+            assert_eq!(ping.answered(&cut, now()), None);
         }
     }
 
