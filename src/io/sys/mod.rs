@@ -1,0 +1,11 @@
+//! The kernel interfaces that no safe crate covers: the only place with `unsafe`.
+//!
+//! Small files by job. Each gives a safe face to one interface; what it means is said by the
+//! caller.
+
+#![allow(unsafe_code)]
+
+pub mod bpf;
+pub mod fd;
+pub mod packet;
+pub mod tun;
