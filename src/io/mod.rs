@@ -1,6 +1,9 @@
 //! Bytes in and out of the process: devices and sockets. Reads headers where a socket makes it,
 //! never sees a translator.
 
+pub mod netlink;
+pub mod sys;
+
 use crate::flow::LinkInfo;
 use crate::wire::Buffer;
 use std::io;
