@@ -1,5 +1,8 @@
 //! Why bytes are not a packet.
 
+use etherparse::err::ipv4::{HeaderError, HeaderSliceError};
+use etherparse::err::{LenError, tcp};
+
 /// Why bytes are not a packet we can read. Each names what was read and the numbers that clash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ParseError {
@@ -29,9 +32,13 @@ pub enum ParseError {
         /// What there is.
         have: usize,
     },
-    /// The IPv4 header checksum (of the packet, or of the header that an ICMP error quotes) is wrong.
+    /// A checksum is wrong: the IPv4 header's, an ICMP error's, or that of the header it quotes.
     #[error("{0}: bad checksum")]
     Checksum(&'static str),
+    /// A fragment that no honest sender makes (RFC 1858, RFC 3128), or a packet that cannot be
+    /// fragmented as asked.
+    #[error("fragment: {0}")]
+    Fragment(&'static str),
     /// The offload data that came with the packet contradicts the packet.
     #[error("offload: {0}")]
     Offload(&'static str),
@@ -52,5 +59,36 @@ impl ParseError {
             ParseError::Offload(_) => "bad-offload",
             ParseError::Ipv6 => "ipv6",
         }
+    }
+
+    /// What etherparse found wrong with the IPv4 header that is called `what`.
+    pub(super) fn ipv4(what: &'static str, error: HeaderSliceError) -> Self {
+        match error {
+            HeaderSliceError::Len(error) => ParseError::truncated(what, error),
+            HeaderSliceError::Content(HeaderError::UnexpectedVersion { version_number: 6 }) => {
+                ParseError::Ipv6
+            }
+            HeaderSliceError::Content(HeaderError::UnexpectedVersion { version_number }) => {
+                ParseError::Version(version_number)
+            }
+            HeaderSliceError::Content(HeaderError::HeaderLengthSmallerThanHeader { ihl }) => {
+                ParseError::HeaderLength(ihl)
+            }
+        }
+    }
+
+    /// What etherparse found wrong with a TCP header.
+    pub(super) fn tcp(error: tcp::HeaderSliceError) -> Self {
+        match error {
+            tcp::HeaderSliceError::Len(error) => ParseError::truncated("TCP header", error),
+            tcp::HeaderSliceError::Content(tcp::HeaderError::DataOffsetTooSmall { data_offset }) => {
+                ParseError::Length { what: "TCP data offset", says: usize::from(data_offset) * 4, have: 20 }
+            }
+        }
+    }
+
+    /// Fewer bytes than the header called `what` needs.
+    pub(super) fn truncated(what: &'static str, error: LenError) -> Self {
+        ParseError::Truncated { what, need: error.required_len, have: error.len }
     }
 }

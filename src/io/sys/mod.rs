@@ -6,9 +6,6 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
-pub mod ethtool;
 pub mod fd;
-pub mod netns;
 pub mod packet;
 pub mod tun;
-pub mod wiretap;
