@@ -15,6 +15,7 @@ const LOAD_WORD: u16 = 0x20;
 const LOAD_HALF: u16 = 0x28;
 const LOAD_BYTE: u16 = 0x30;
 const LOAD_HALF_INDEXED: u16 = 0x48;
+const LOAD_BYTE_INDEXED: u16 = 0x50;
 const HEADER_LENGTH_TO_X: u16 = 0xb1;
 const JUMP: u16 = 0x05;
 const JUMP_EQUAL: u16 = 0x15;
@@ -28,11 +29,13 @@ const VLAN_PRESENT: u32 = ANCILLARY + libc::SKF_AD_VLAN_TAG_PRESENT.cast_unsigne
 
 /// The kernel takes at most this many instructions (`BPF_MAXINSNS`).
 const LONGEST: usize = 4096;
+/// More addresses than this are not told apart by the program; the gateway looks at them anyway.
+const MOST_ADDRESSES: usize = 512;
 
 /// Which packets are wanted.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
-    /// The addresses that we translate to.
+    /// The addresses that we translate to. If they are too many for a program, all are let in.
     pub addresses: Vec<Ipv4Addr>,
     /// The ports that we translate to. If they are too many for a program, all are let in.
     pub ports: Vec<RangeInclusive<u16>>,
@@ -105,6 +108,10 @@ pub fn nothing() -> Vec<SockFilter> {
 
 /// The filter for a socket.
 pub fn build(wanted: &Wanted, form: Form) -> Vec<SockFilter> {
+    finish(write(wanted, form))
+}
+
+fn write(wanted: &Wanted, form: Form) -> Program {
     let mut program = Program::default();
     let ip = if form == Form::Frames { 14 } else { 0 };
     if form == Form::Frames {
@@ -115,10 +122,11 @@ pub fn build(wanted: &Wanted, form: Form) -> Vec<SockFilter> {
         program.load(LOAD_HALF, 12);
         program.require(JUMP_EQUAL, libc::ETH_P_IP.cast_unsigned());
     }
-    program.load(LOAD_WORD, ip + 16);
-    let addresses: Vec<u32> =
-        wanted.addresses.iter().take(1024).map(|address| address.to_bits()).collect();
-    program.require_one_of(&addresses);
+    if wanted.addresses.len() <= MOST_ADDRESSES {
+        program.load(LOAD_WORD, ip + 16);
+        let addresses: Vec<u32> = wanted.addresses.iter().map(|address| address.to_bits()).collect();
+        program.require_one_of(&addresses);
+    }
     program.load(LOAD_BYTE, ip + 9);
     icmp(&mut program, ip, form);
     program.require_one_of(&[6, 17]);
@@ -136,7 +144,7 @@ pub fn build(wanted: &Wanted, form: Form) -> Vec<SockFilter> {
     } else {
         program.accept();
     }
-    finish(program)
+    program
 }
 
 /// Decides about ICMP; the protocol is in the accumulator and is there again afterwards.
@@ -159,8 +167,6 @@ fn icmp(program: &mut Program, ip: u32, form: Form) {
     program.0.append(&mut queries.0);
 }
 
-const LOAD_BYTE_INDEXED: u16 = 0x50;
-
 fn finish(program: Program) -> Vec<SockFilter> {
     program.0.into_iter().map(|(code, yes, no, value)| SockFilter::new(code, yes, no, value)).collect()
 }
@@ -180,7 +186,10 @@ mod tests {
             let (code, yes, no, k) = program[at];
             at += 1;
             let test = match code {
-                LOAD_BYTE if k == PACKET_TYPE || k == VLAN_PRESENT => { a = 0; continue }
+                LOAD_BYTE if k == PACKET_TYPE || k == VLAN_PRESENT => {
+                    a = 0;
+                    continue;
+                }
                 LOAD_WORD | LOAD_HALF | LOAD_BYTE | LOAD_HALF_INDEXED | LOAD_BYTE_INDEXED => {
                     let (base, count) = match code {
                         LOAD_WORD => (k, 4),
@@ -193,8 +202,14 @@ mod tests {
                     a = value;
                     continue;
                 }
-                HEADER_LENGTH_TO_X => { x = (read(k, 1).unwrap() & 15) * 4; continue }
-                JUMP => { at += k as usize; continue }
+                HEADER_LENGTH_TO_X => {
+                    x = (read(k, 1).unwrap() & 15) * 4;
+                    continue;
+                }
+                JUMP => {
+                    at += k as usize;
+                    continue;
+                }
                 RETURN => return k != 0,
                 JUMP_EQUAL => a == k,
                 JUMP_ABOVE => a > k,
@@ -204,5 +219,73 @@ mod tests {
             };
             at += usize::from(if test { yes } else { no });
         }
+    }
+
+    const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+    fn packet(protocol: u8, destination: Ipv4Addr, fragment: u16, word: [u8; 4]) -> Vec<u8> {
+        let mut bytes = vec![0; 24];
+        bytes[0] = 0x46;
+        bytes[6..8].copy_from_slice(&fragment.to_be_bytes());
+        bytes[9] = protocol;
+        bytes[16..20].copy_from_slice(&destination.octets());
+        bytes.extend(word);
+        bytes
+    }
+
+    fn to_port(port: u16) -> [u8; 4] {
+        let [high, low] = port.to_be_bytes();
+        [0, 0, high, low]
+    }
+
+    #[test]
+    fn what_is_ours_passes_and_nothing_else() {
+        let wanted =
+            Wanted { addresses: vec![Ipv4Addr::LOCALHOST, OURS], ports: vec![80..=80, 61000..=65535] };
+        let other = Ipv4Addr::new(192, 0, 2, 2);
+        let cases = [
+            (packet(6, OURS, 0x4000, to_port(61000)), true, true),
+            (packet(17, OURS, 0x2000, to_port(65535)), true, true),
+            (packet(6, OURS, 0, to_port(80)), true, true),
+            (packet(6, OURS, 0, to_port(81)), false, false),
+            (packet(6, OURS, 0, to_port(60999)), false, false),
+            (packet(17, OURS, 1, to_port(7)), true, true),
+            (packet(6, other, 0, to_port(61000)), false, false),
+            (packet(1, other, 0, [0; 4]), false, false),
+            (packet(1, OURS, 0, [0; 4]), true, true),
+            (packet(1, OURS, 0, [8, 0, 0, 0]), true, false),
+            (packet(1, OURS, 0, [13, 0, 0, 0]), true, false),
+            (packet(1, OURS, 0, [3, 4, 0, 0]), true, true),
+            (packet(1, OURS, 2, [8, 0, 0, 0]), true, true),
+            (packet(47, OURS, 0, to_port(61000)), false, false),
+        ];
+        let programs = [Form::Frames, Form::Packets, Form::PacketsWithoutQueries]
+            .map(|form| (form, write(&wanted, form).0));
+        for (ip, outside, inside) in cases {
+            for (form, program) in &programs {
+                let mut bytes = vec![0; 14];
+                bytes[12] = 0x08;
+                let bytes = if *form == Form::Frames { [bytes, ip.clone()].concat() } else { ip.clone() };
+                let expected = if *form == Form::PacketsWithoutQueries { inside } else { outside };
+                assert_eq!(run(program, &bytes), expected, "{form:?} {ip:?}");
+                for length in 0..bytes.len() - 4 {
+                    run(program, &bytes[..length]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_takes_every_program_however_much_is_wanted() {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        for count in [0, 1, MOST_ADDRESSES, MOST_ADDRESSES + 1, 5000] {
+            let addresses = (0..count as u32).map(Ipv4Addr::from_bits).collect();
+            let ports = (0..count as u16).map(|port| port..=port).collect();
+            let wanted = Wanted { addresses, ports };
+            for form in [Form::Frames, Form::Packets, Form::PacketsWithoutQueries] {
+                socket.attach_filter(&build(&wanted, form)).unwrap();
+            }
+        }
+        socket.attach_filter(&nothing()).unwrap();
     }
 }

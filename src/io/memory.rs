@@ -45,11 +45,7 @@ impl Memory {
     ///
     /// # Errors
     /// The kernel's word if there are no descriptors left.
-    pub fn pair(
-        names: [&str; 2],
-        infos: [LinkInfo; 2],
-        limit: usize,
-    ) -> io::Result<(Memory, Memory)> {
+    pub fn pair(names: [&str; 2], infos: [LinkInfo; 2], limit: usize) -> io::Result<(Memory, Memory)> {
         let (there, back) = (Queue::new(limit)?, Queue::new(limit)?);
         let end = |name: &str, info, incoming: &Arc<Queue>, outgoing: &Arc<Queue>| Memory {
             name: name.to_owned(),

@@ -31,22 +31,34 @@ const OFFLOADS: [u32; 4] = {
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
     /// There is no `/dev/net/tun`.
-    #[error("{DEVICE} is missing: load it with `modprobe tun`, or make it with `mkdir -p /dev/net && mknod /dev/net/tun c 10 200` (in a container, pass `--device /dev/net/tun`)")]
+    #[error(
+        "{DEVICE} is missing: load it with `modprobe tun`, or make it with `mkdir -p /dev/net && mknod /dev/net/tun c 10 200` (in a container, pass `--device /dev/net/tun`)"
+    )]
     NoDevice,
     /// `/dev/net/tun` may not be opened.
-    #[error("{DEVICE} may not be opened by this user: `chmod 0666 {DEVICE}` (the kernel checks permissions again at each device), or run as root")]
+    #[error(
+        "{DEVICE} may not be opened by this user: `chmod 0666 {DEVICE}` (the kernel checks permissions again at each device), or run as root"
+    )]
     DeviceForbidden,
     /// The TAP may not be created or attached to.
-    #[error("TAP {0}: not permitted: CAP_NET_ADMIN is needed, or a device made for this user beforehand: `ip tuntap add dev {0} mode tap user $(id -un)`")]
+    #[error(
+        "TAP {0}: not permitted: CAP_NET_ADMIN is needed, or a device made for this user beforehand: `ip tuntap add dev {0} mode tap user $(id -un)`"
+    )]
     Forbidden(String),
     /// Somebody else has it open.
-    #[error("TAP {0} is in use by another process, perhaps another tapnat: stop that one, or choose another name with --tap")]
+    #[error(
+        "TAP {0} is in use by another process, perhaps another tapnat: stop that one, or choose another name with --tap"
+    )]
     Busy(String),
     /// The name cannot be an interface's.
-    #[error("TAP name `{0}` cannot be an interface's name: it must have 1 to 15 bytes, no `/`, no white space")]
+    #[error(
+        "TAP name `{0}` cannot be an interface's name: it must have 1 to 15 bytes, no `/`, no white space"
+    )]
     Name(String),
     /// There is an interface of that name that cannot be used.
-    #[error("{0} exists and is not a TAP with one queue: choose another name with --tap, or remove it with `ip link delete {0}`")]
+    #[error(
+        "{0} exists and is not a TAP with one queue: choose another name with --tap, or remove it with `ip link delete {0}`"
+    )]
     Unsuitable(String),
     /// The inherited descriptor is no TAP.
     #[error("--tap-fd {0}: this descriptor is not a TAP: {1}")]
@@ -190,8 +202,7 @@ impl Tap {
     fn read(&self, header: &mut [u8; virtio::LENGTH], buffer: &mut Buffer) -> io::Result<usize> {
         loop {
             let result = if self.header {
-                let parts =
-                    &mut [IoSliceMut::new(header), IoSliceMut::new(buffer.spare())];
+                let parts = &mut [IoSliceMut::new(header), IoSliceMut::new(buffer.spare())];
                 rustix::io::readv(&self.fd, parts)
             } else {
                 rustix::io::read(&self.fd, buffer.spare())
@@ -217,8 +228,7 @@ fn open_plain(name: &str) -> Result<(OwnedFd, String), TapError> {
     // The crate opens the device and attaches in one call; opening is tried on its own first, to
     // tell the two kinds of EPERM apart.
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::open(DEVICE, flags, Mode::empty())
-        .map_err(|error| TapError::opening(name, error.into()))?;
+    rustix::fs::open(DEVICE, flags, Mode::empty()).map_err(|error| TapError::opening(name, error.into()))?;
     let device = tun_tap::Iface::without_packet_info(name, tun_tap::Mode::Tap)
         .map_err(|error| TapError::attaching(name, error))?;
     let name = device.name().to_owned();

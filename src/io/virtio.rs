@@ -61,13 +61,7 @@ pub fn read(header: &[u8; LENGTH], frame: &[u8], link: u8) -> Result<Offload, Ma
     Ok(offload)
 }
 
-fn segment(
-    kind: u8,
-    size: u16,
-    offload: &Offload,
-    frame: &[u8],
-    link: u8,
-) -> Result<Segment, Malformed> {
+fn segment(kind: u8, size: u16, offload: &Offload, frame: &[u8], link: u8) -> Result<Segment, Malformed> {
     let (Some(checksum), true) = (offload.checksum, size != 0) else {
         return Err(Malformed::Contradiction);
     };

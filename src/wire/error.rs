@@ -58,6 +58,7 @@ impl ParseError {
             ParseError::Checksum(_) => "bad-checksum",
             ParseError::Offload(_) => "bad-offload",
             ParseError::Ipv6 => "ipv6",
+            ParseError::Fragment(_) => "fragment",
         }
     }
 

@@ -76,8 +76,7 @@ struct LinkCreate {
 /// `T` is the layout the kernel has for `command`, and the pointers in it are valid.
 unsafe fn call<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
     // SAFETY: the caller's promise; the kernel only reads the attributes of these commands.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_ref(attributes), size_of::<T>()) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_ref(attributes), size_of::<T>()) };
     let fd = i32::try_from(result).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -116,14 +115,7 @@ impl BitMap {
         let length = length as usize;
         // SAFETY: a new mapping at an address of the kernel's choice; nothing is replaced.
         let bytes = unsafe {
-            mm::mmap(
-                ptr::null_mut(),
-                length,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                &map,
-                0,
-            )
+            mm::mmap(ptr::null_mut(), length, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &map, 0)
         }?;
         let bytes = NonNull::new(bytes.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(BitMap { map, bytes, length })

@@ -33,10 +33,7 @@ impl std::fmt::Debug for LinkAddress {
 
 // SAFETY: the closure is given a valid `sockaddr_ll`, its real length, and both outlive the call.
 unsafe impl SocketAddrArg for LinkAddress {
-    unsafe fn with_sockaddr<R>(
-        &self,
-        f: impl FnOnce(*const SocketAddrOpaque, SocketAddrLen) -> R,
-    ) -> R {
+    unsafe fn with_sockaddr<R>(&self, f: impl FnOnce(*const SocketAddrOpaque, SocketAddrLen) -> R) -> R {
         f((&raw const self.0).cast(), size_of::<libc::sockaddr_ll>() as SocketAddrLen)
     }
 }
@@ -49,9 +46,8 @@ pub fn hardware_type(fd: impl AsFd) -> io::Result<u16> {
     let mut address = MaybeUninit::<libc::sockaddr_ll>::zeroed();
     let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     // SAFETY: address and length describe one writable `sockaddr_ll`.
-    let result = unsafe {
-        libc::getsockname(fd.as_fd().as_raw_fd(), address.as_mut_ptr().cast(), &raw mut length)
-    };
+    let result =
+        unsafe { libc::getsockname(fd.as_fd().as_raw_fd(), address.as_mut_ptr().cast(), &raw mut length) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

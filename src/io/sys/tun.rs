@@ -53,8 +53,7 @@ impl InterfaceRequest {
 /// it, `EINVAL` if the name is taken by something else or the device has several queues,
 /// `ENAMETOOLONG` if the name is empty or does not fit IFNAMSIZ.
 pub fn attach(fd: impl AsFd, name: &str, flags: u16) -> io::Result<String> {
-    let mut request =
-        InterfaceRequest { name: [0; libc::IFNAMSIZ], flags, rest: [0; 22] };
+    let mut request = InterfaceRequest { name: [0; libc::IFNAMSIZ], flags, rest: [0; 22] };
     if name.is_empty() || name.len() >= libc::IFNAMSIZ {
         return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
     }
@@ -72,8 +71,7 @@ pub fn attach(fd: impl AsFd, name: &str, flags: u16) -> io::Result<String> {
 /// # Errors
 /// `ENOTTY` if it is not a TUN descriptor, `EBADFD` if it is not attached.
 pub fn interface(fd: impl AsFd) -> io::Result<(String, u16)> {
-    let mut request =
-        InterfaceRequest { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
+    let mut request = InterfaceRequest { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
     // SAFETY: TUNGETIFF writes one `struct ifreq`, whose size this has.
     unsafe {
         let call = Updater::<{ libc::TUNGETIFF as Opcode }, InterfaceRequest>::new(&mut request);
