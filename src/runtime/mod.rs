@@ -70,8 +70,9 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     ready::tell(settings.ready_fd)?;
     let Ended::Signal(signal) = worker.run().context("the packet loop")?;
     tracing::info!("{signal}: stopping; {} sessions end", worker.gateway.counts().sessions);
-    drop(server);
+    // The worker goes first: questions that wait for it then end at once, and the server with them.
     drop(worker);
+    drop(server);
     made.undo().context("undoing what was set up")?;
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::io::{Link, tap::Tap};
 use crate::nat::NatConfig;
 use crate::wire::MacAddr;
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
@@ -201,11 +202,11 @@ fn about(
         tap: tap.name().to_owned(),
         tap_offload: offloads(tap.info()),
         bridge: settings.bridge.clone(),
-        inside: settings.inside.iter().map(ToString::to_string).collect(),
+        inside: settings.inside.iter().copied().map(IpNet::V4).collect(),
         mac: mac.to_string(),
         mtu: settings.mtu,
         outside: outside.interface.name.clone(),
-        external: nat.external.iter().map(ToString::to_string).collect(),
+        external: nat.external.clone(),
         ports: format!("{}-{}", nat.ports.start(), nat.ports.end()),
         uplink: format!("{:?}", uplink.kind).to_lowercase(),
         guard: guard.kind().word().to_owned(),
@@ -219,13 +220,17 @@ fn offloads(info: LinkInfo) -> String {
     if words.is_empty() { "none".to_owned() } else { words.join("+") }
 }
 
+fn listed(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
 /// What was chosen, and why, on one line.
 pub fn line(about: &About) -> String {
     let bridge = about.bridge.as_ref().map(|bridge| format!(" on {bridge}")).unwrap_or_default();
     format!(
         "serving {} as {} ports {}: tap {}{bridge} (offload {}), gateway MAC {}, {} by {}; {}",
-        about.inside.join(" and "),
-        about.external.join(" and "),
+        listed(&about.inside),
+        listed(&about.external),
         about.ports,
         about.tap,
         about.tap_offload,
