@@ -213,6 +213,37 @@ fn a_short_quote_has_no_transport_checksum() {
     }
 }
 
+#[test]
+fn what_lies_behind_the_quoted_packet_is_not_its_checksum() {
+    let mut tcp = craft::tcp(A, S, TcpFlags::ACK, 1, &[0; 8]);
+    put(&mut tcp, 2, 28);
+    fix_ip(&mut tcp);
+    let before = error_with((3, 3), [0; 4], &tcp, &[]);
+    let edit =
+        Edit { quoted: Some(QuotedEdit { source: outside(61001), destination: None }), ..Edit::default() };
+    let after = edited(&before, &edit);
+    assert_eq!(after[28 + 28..], before[28 + 28..]);
+    assert_eq!(get(&after, 28 + 20), 61001);
+}
+
+#[test]
+fn a_quoted_query_has_its_identifier_on_the_side_that_asked() {
+    let ask = craft::echo(*A.ip(), *S.ip(), true, 500, 1, b"data");
+    let answer = craft::echo(*S.ip(), *A.ip(), false, 500, 1, b"data");
+    let quoted = QuotedEdit { source: outside(1), destination: outside(2) };
+    for (query, identifier) in [(ask, 1), (answer, 2)] {
+        let before = error_with((11, 0), [0; 4], &query, &[]);
+        let after = edited(&before, &Edit { quoted: Some(quoted), ..Edit::default() });
+        assert_eq!(get(&after, 28 + 24), identifier);
+        assert_right(&after);
+        assert_right(&after[28..]);
+    }
+    let error = error_with((3, 3), [0; 4], &craft::udp(A, S, b""), &[]);
+    let before = error_with((11, 0), [0; 4], &error, &[]);
+    let after = edited(&before, &Edit { quoted: Some(quoted), ..Edit::default() });
+    assert_eq!(after[28 + 20..], before[28 + 20..], "an error has no identifier to write over");
+}
+
 fn address() -> impl Strategy<Value = SocketAddrV4> {
     let special = prop_oneof![Just(0u32), Just(u32::MAX), Just(0xffff_0000), Just(0x0000_ffff), any::<u32>()];
     let port = prop_oneof![Just(0u16), Just(0xffff), Just(0x00ff), any::<u16>()];
