@@ -1,6 +1,9 @@
 //! Bytes in and out of the process: devices and sockets. Reads headers where a socket makes it,
 //! never sees a translator.
 
+pub mod netlink;
+pub mod sys;
+
 use crate::flow::LinkInfo;
 use crate::wire::Buffer;
 use std::io;
@@ -40,6 +43,14 @@ pub trait Link {
 
     /// Descriptors whose readability means that `recv` has something.
     fn readable(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// Opens the link again after an error of `recv` that said it is gone or down.
+    ///
+    /// # Errors
+    /// It is still gone or down.
+    fn reopen(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Losses that the link saw itself, by a stable word, since it was opened.
     fn counters(&mut self) -> Vec<(&'static str, u64)> {
