@@ -192,7 +192,7 @@ pub fn complete_if_looped(buffer: &mut Buffer, skip: usize) -> bool {
 /// Writes the pseudo-header sum into the checksum field of the TCP or UDP packet at
 /// `buffer[skip..]` and says so in `offload.checksum`: for a super-frame whose checksum the
 /// receiving device verified and then left meaningless.
-pub(super) fn make_partial(buffer: &mut Buffer, skip: usize) {
+pub fn make_partial(buffer: &mut Buffer, skip: usize) {
     let Some(view) = buffer.bytes().get(skip..).and_then(View::of) else { return };
     let (Some(field), Ok(start)) = (field(view.protocol), u16::try_from(view.header)) else { return };
     let (pseudo, at) = (view.pseudo(), skip + view.header + field);
