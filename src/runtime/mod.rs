@@ -1,1 +1,5 @@
 //! runtime
+pub mod clock;
+pub mod mailbox;
+pub mod poller;
+pub mod signals;

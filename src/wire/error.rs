@@ -48,17 +48,34 @@ pub enum ParseError {
 }
 
 impl ParseError {
+    /// The words of all variants, in the order of [`ParseError::index`].
+    pub const WORDS: [&'static str; 8] = [
+        "truncated",
+        "bad-version",
+        "bad-header-length",
+        "bad-length",
+        "bad-checksum",
+        "bad-offload",
+        "ipv6",
+        "bad-fragment",
+    ];
+
     /// The stable word for counters.
     pub fn word(self) -> &'static str {
+        Self::WORDS[self.index()]
+    }
+
+    /// This variant's place among the counters.
+    pub fn index(self) -> usize {
         match self {
-            ParseError::Truncated { .. } => "truncated",
-            ParseError::Version(_) => "bad-version",
-            ParseError::HeaderLength(_) => "bad-header-length",
-            ParseError::Length { .. } => "bad-length",
-            ParseError::Checksum(_) => "bad-checksum",
-            ParseError::Offload(_) => "bad-offload",
-            ParseError::Ipv6 => "ipv6",
-            ParseError::Fragment(_) => "fragment",
+            ParseError::Truncated { .. } => 0,
+            ParseError::Version(_) => 1,
+            ParseError::HeaderLength(_) => 2,
+            ParseError::Length { .. } => 3,
+            ParseError::Checksum(_) => 4,
+            ParseError::Offload(_) => 5,
+            ParseError::Ipv6 => 6,
+            ParseError::Fragment(_) => 7,
         }
     }
 
