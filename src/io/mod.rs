@@ -55,16 +55,17 @@ pub trait Link {
     /// Descriptors whose readability means that `recv` has something.
     fn readable(&self) -> Vec<BorrowedFd<'_>>;
 
-    /// Losses that the link saw itself, by a stable word, since it was opened.
-    fn counters(&mut self) -> Vec<(&'static str, u64)> {
-        Vec::new()
-    }
-    /// Opens the link again after an error of `recv`, as soon as its interface can be used. The
+    /// Opens the link again after an error of `recv` that said it is gone or down. The
     /// descriptors of [`Link::readable`] may be others then.
     ///
     /// # Errors
-    /// Why it cannot be used yet; ask again when interfaces have changed.
+    /// It is still gone or down.
     fn reopen(&mut self) -> io::Result<()> {
-        Ok(())
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Losses that the link saw itself, by a stable word, since it was opened.
+    fn counters(&mut self) -> Vec<(&'static str, u64)> {
+        Vec::new()
     }
 }

@@ -291,6 +291,11 @@ impl Link for Tap {
         vec![self.fd.as_fd()]
     }
 
+    fn reopen(&mut self) -> io::Result<()> {
+        // Its descriptor outlives a device that was deleted, but is attached to nothing then.
+        tun::interface(&self.fd).map(drop)
+    }
+
     fn counters(&mut self) -> Vec<(&'static str, u64)> {
         vec![
             ("short-frame", self.counters.short_frame),

@@ -1,4 +1,4 @@
-//! The kernel interfaces that no safe crate covers: the one home of `unsafe`.
+//! System calls that no safe crate makes for us: the one home of `unsafe`.
 //!
 //! Small files by job. Each gives a safe face to one interface; what it means is said by the
 //! caller.
