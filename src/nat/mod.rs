@@ -165,13 +165,13 @@ impl Nat {
 
     /// Decides on a packet that came by the wire to one of the outside addresses.
     pub fn inbound(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
-        self.from_outside(packet, true, now, seen)
+        self.decide_inbound(packet, true, now, seen)
     }
 
     /// Decides on a packet that the host itself sent to one of the outside addresses: as
     /// [`Nat::inbound`], but its source may be an address of ours.
     pub fn from_host(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
-        self.from_outside(packet, false, now, seen)
+        self.decide_inbound(packet, false, now, seen)
     }
 
     /// Whether a mapping has this outside endpoint: what comes to it is an inside host's, and not
@@ -181,7 +181,7 @@ impl Nat {
         external.is_some_and(|external| self.ports.owner(protocol, external, outside.port).is_some())
     }
 
-    fn from_outside(
+    fn decide_inbound(
         &mut self,
         packet: &Summary,
         wire: bool,
