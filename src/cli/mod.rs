@@ -41,7 +41,7 @@ Examples:
 #[derive(Subcommand, Debug)]
 pub enum Verb {
     /// Be the gateway until SIGINT or SIGTERM
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// The translation table of a running gateway
     Flows(flows::FlowsArgs),
     /// What happens in a running gateway, as it happens
