@@ -280,8 +280,8 @@ fn tap_errors() {
     }
     let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
     tun::attach(&device, "many0", tun::TAP | tun::NO_PI | tun::MULTI_QUEUE).unwrap();
-    Netlink::open().unwrap().add_dummy("dummy0").unwrap();
-    for name in ["many0", "dummy0"] {
+    Netlink::open().unwrap().add_veth("plain0", "plain1").unwrap();
+    for name in ["many0", "plain0"] {
         for offload in [true, false] {
             let error = Tap::open(name, offload, 1500).unwrap_err();
             assert!(matches!(error, TapError::Unsuitable(_)), "{error}");
@@ -331,10 +331,13 @@ fn setup_undoes() {
     netlink.add_bridge("br1").unwrap();
     let bridge = netlink.link("br1").unwrap().unwrap();
     drop(setup::inside(&config("br1")).unwrap());
-    assert_eq!(netlink.link("br1").unwrap().unwrap(), bridge, "a bridge from before stays as it was");
+    let mut after = netlink.link("br1").unwrap().unwrap();
+    // A bridge takes its address from its ports, and zeros when the last one left.
+    after.mac = bridge.mac;
+    assert_eq!(after, bridge, "a bridge from before stays as it was");
 
-    netlink.add_dummy("dummy0").unwrap();
-    assert!(matches!(setup::inside(&config("dummy0")), Err(SetupError::NotABridge { .. })));
+    netlink.add_veth("plain0", "plain1").unwrap();
+    assert!(matches!(setup::inside(&config("plain0")), Err(SetupError::NotABridge { .. })));
     assert_eq!(netlink.link("tap0").unwrap(), None);
 }
 
@@ -346,9 +349,9 @@ fn outside_is_found() {
     netlink.add_default_route(REMOTE.into()).unwrap();
     let outside = setup::outside(&netlink, None).unwrap();
     assert_eq!((outside.interface.name.as_str(), outside.addresses.as_slice()), ("eth0", &[HOST][..]));
-    netlink.add_dummy("dummy0").unwrap();
-    assert!(matches!(setup::outside(&netlink, Some("dummy0")), Err(SetupError::NoAddress(_))));
-    assert!(matches!(PacketUplink::open("dummy0", wanted()), Err(UplinkError::Down(_))));
+    netlink.add_veth("plain0", "plain1").unwrap();
+    assert!(matches!(setup::outside(&netlink, Some("plain0")), Err(SetupError::NoAddress(_))));
+    assert!(matches!(PacketUplink::open("plain0", wanted()), Err(UplinkError::Down(_))));
     assert!(matches!(PacketUplink::open("eth7", wanted()), Err(UplinkError::NoInterface(_))));
     assert!(matches!(PacketUplink::open("lo", wanted()), Err(UplinkError::NotEthernet(_))));
 }

@@ -5,12 +5,12 @@
 //! TCP segments to packets of up to 64 KiB. Both are recognised by looking, and described as
 //! [`Offload`](crate::wire::Offload) again, so that nobody takes a merged packet for one that is too big.
 //!
-//! The same sockets serve two roles, which never see each other's packets because each is bound to
-//! its device:
+//! The same sockets serve two roles, which never see each other's packets because their filters
+//! look at the device by which a packet came:
 //!
-//! * **wire**: bound to the outside interface;
-//! * **host**: bound to loopback, where answers of the host's own services to our addresses come
-//!   by. What is sent to the host's own address loops through the kernel to its sockets.
+//! * **wire**: on the outside interface;
+//! * **host**: on loopback, where answers of the host's own services to our addresses come by.
+//!   What is sent to the host's own address loops through the kernel to its sockets.
 
 use super::sender::RawSender;
 use super::{UplinkError, mtu};
@@ -55,7 +55,7 @@ struct Counters {
 pub struct RawUplink {
     name: String,
     role: Role,
-    /// What the receiving sockets are bound to.
+    /// Where packets come by.
     device: LinkFacts,
     /// Tells of the device's end, which the sockets do not notice.
     watcher: Watcher,
@@ -101,7 +101,7 @@ impl RawUplink {
             Role::Host => ("host (raw)".to_owned(), None),
         };
         let mtu = mtu(&facts);
-        let receiver = |protocol| open_receiver(protocol, device, &filter_of(role, &wanted));
+        let receiver = |protocol| open_receiver(protocol, through, &filter_of(role, &wanted));
         Ok(RawUplink {
             name,
             role,
@@ -183,14 +183,14 @@ impl RawUplink {
 fn filter_of(role: Role, wanted: &Wanted) -> Vec<socket2::SockFilter> {
     let form = match role {
         Role::Wire => Form::Packets,
-        Role::Host => Form::PacketsWithoutQueries,
+        Role::Host => Form::Looped,
     };
     filter::build(wanted, form)
 }
 
 fn open_receiver(
     protocol: Protocol,
-    device: &str,
+    device: Option<&str>,
     program: &[socket2::SockFilter],
 ) -> Result<Socket, UplinkError> {
     let fail = || UplinkError::other("raw IP socket");
@@ -198,7 +198,9 @@ fn open_receiver(
     let socket = Socket::new(Domain::IPV4, kind, Some(protocol)).map_err(fail())?;
     // A raw socket receives from its first moment on: shut, emptied, and only then opened.
     socket.attach_filter(&filter::nothing()).map_err(fail())?;
-    socket.bind_device(Some(device.as_bytes())).map_err(fail())?;
+    if let Some(device) = device {
+        socket.bind_device(Some(device.as_bytes())).map_err(fail())?;
+    }
     while recv(&socket, &mut [0; 1][..], RecvFlags::empty()).is_ok() {}
     if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER).is_err() {
         let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
