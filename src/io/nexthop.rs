@@ -6,7 +6,7 @@
 //! (a raw IP socket), which makes the kernel ask for the MAC address.
 //!
 //! Packets sent past the kernel do not tell it that a neighbour is in use, so an entry turns
-//! *stale* there. A stale entry is used, but one packet in [`VERIFY`] goes the kernel's way and
+//! *stale* there. A stale entry is used, but one packet in thirty seconds goes the kernel's way and
 //! makes it verify the neighbour.
 
 use super::netlink::{Change, Neighbor, Netlink, Watcher};
