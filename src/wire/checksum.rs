@@ -154,7 +154,9 @@ pub fn complete(buffer: &mut Buffer, skip: usize) {
     }
     let Some(packet) = buffer.bytes_mut().get_mut(skip..) else { return };
     let Some(protocol) = packet.get(9).map(|number| Protocol::from_ipv4_number(*number)) else { return };
-    let Some(part) = packet.get_mut(usize::from(partial.start)..) else { return };
+    let Some([high, low]) = packet.get(2..4) else { return };
+    let length = usize::from(u16::from_be_bytes([*high, *low])).min(packet.len());
+    let Some(part) = packet.get_mut(usize::from(partial.start)..length) else { return };
     let field = usize::from(partial.offset);
     if field + 2 > part.len() {
         return;
