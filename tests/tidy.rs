@@ -47,7 +47,7 @@ const HOMES: [(&str, &[&str]); 7] = [
     ("etherparse", &["wire"]),
     ("smoltcp", &["gateway", "lab"]),
     ("tun_tap", &["io"]),
-    ("pnet", &["io"]),
+    ("pnet", &["io", "lab"]),
     ("mio", &["runtime", "control"]),
     ("dashmap", &["observe"]),
     ("clap", &["cli", "config"]),
