@@ -49,11 +49,20 @@ fn table(sessions: u32) -> Table {
         back.push(self::packet(Protocol::Udp, packet.flow().destination, outside));
     }
     assert_eq!(nat.counts().sessions, sessions as usize);
-    let order = |packets: Vec<Summary>| -> Vec<Summary> {
-        let n = packets.len() as u64;
-        (0..n).map(|i| packets[(i * 15_485_863 % n) as usize]).collect()
-    };
-    Table { nat, out: order(out), back: order(back) }
+    shuffle(&mut out);
+    shuffle(&mut back);
+    Table { nat, out, back }
+}
+
+/// Fisher and Yates, with a xorshift generator.
+fn shuffle(packets: &mut [Summary]) {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    for i in (1..packets.len()).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        packets.swap(i, (state % (i as u64 + 1)) as usize);
+    }
 }
 
 /// Resident bytes of this process.

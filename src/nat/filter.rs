@@ -9,8 +9,8 @@
 
 use super::hash::Hash;
 use super::index::Index;
-use super::session::Session;
-use super::slab::{NONE, Slab};
+use super::session::{Links, Session, Sessions};
+use super::slab::NONE;
 use super::{Behaviour, Closed, Nat, Observer};
 use crate::flow::Time;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ pub(super) struct Peers {
     heads: Option<Index>,
 }
 
-fn key(hash: &Hash, sessions: &Slab<Session>, id: u32) -> u64 {
+fn key(hash: &Hash, sessions: &Sessions, id: u32) -> u64 {
     hash.address(sessions[id].mapping, sessions[id].remote.ip)
 }
 
@@ -36,41 +36,41 @@ impl Peers {
     }
 
     /// The first of the sessions of `mapping` with `remote`.
-    fn head(&self, hash: &Hash, sessions: &Slab<Session>, mapping: u32, remote: IpAddr) -> Option<u32> {
+    fn head(&self, hash: &Hash, sessions: &Sessions, mapping: u32, remote: IpAddr) -> Option<u32> {
         self.heads.as_ref()?.find(hash.address(mapping, remote), |id| {
             sessions[id].mapping == mapping && sessions[id].remote.ip == remote
         })
     }
 
     /// Adds a session, whose mapping and remote are set.
-    pub(super) fn insert(&mut self, hash: &Hash, sessions: &mut Slab<Session>, id: u32) {
+    pub(super) fn insert(&mut self, hash: &Hash, sessions: &mut Sessions, id: u32) {
         let Session { mapping, remote, .. } = sessions[id];
         let head = self.head(hash, sessions, mapping, remote.ip);
         let Some(heads) = &mut self.heads else { return };
-        sessions[id].peer_prev = NONE;
-        sessions[id].peer_next = NONE;
+        sessions.links[id].peer_prev = NONE;
+        sessions.links[id].peer_next = NONE;
         let Some(head) = head else {
             heads.insert(key(hash, sessions, id), id, |id| key(hash, sessions, id));
             return;
         };
-        let second = sessions[head].peer_next;
-        sessions[id].peer_prev = head;
-        sessions[id].peer_next = second;
-        sessions[head].peer_next = id;
+        let second = sessions.links[head].peer_next;
+        sessions.links[id].peer_prev = head;
+        sessions.links[id].peer_next = second;
+        sessions.links[head].peer_next = id;
         if second != NONE {
-            sessions[second].peer_prev = id;
+            sessions.links[second].peer_prev = id;
         }
     }
 
     /// Removes a session.
-    pub(super) fn remove(&mut self, hash: &Hash, sessions: &mut Slab<Session>, id: u32) {
+    pub(super) fn remove(&mut self, hash: &Hash, sessions: &mut Sessions, id: u32) {
         let Some(heads) = &mut self.heads else { return };
-        let Session { peer_prev: prev, peer_next: next, .. } = sessions[id];
+        let Links { peer_prev: prev, peer_next: next, .. } = sessions.links[id];
         if next != NONE {
-            sessions[next].peer_prev = prev;
+            sessions.links[next].peer_prev = prev;
         }
         if prev != NONE {
-            sessions[prev].peer_next = next;
+            sessions.links[prev].peer_next = next;
         } else if next != NONE {
             heads.replace(key(hash, sessions, id), id, next);
         } else {

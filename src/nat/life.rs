@@ -8,7 +8,7 @@ use super::mapping::Mapping;
 use super::session::{Kind, Session, Way};
 use super::slab::NONE;
 use super::tcp::{self, Next, State};
-use super::{Closed, Nat, Observer, Refusal, SessionView, Step, wheel};
+use super::{Closed, Nat, Observer, Refusal, SessionView, Step};
 use crate::flow::{Data, Endpoint, Flow, Protocol, Time};
 
 /// How many closed connections are remembered as first to be recycled. Older ones expire as usual.
@@ -153,7 +153,16 @@ impl Nat {
         };
         let host = self.hosts.open(&self.hash, inside.ip);
         self.hosts[host].mappings += 1;
-        let row = Mapping { sessions: 0, host, inside, outside_port, external, protocol, published: false };
+        let row = Mapping {
+            sessions: 0,
+            host,
+            inside,
+            outside_port,
+            external,
+            protocol,
+            published: false,
+            recent: NONE,
+        };
         let mapping = self.mappings.insert(&self.hash, row, remote);
         self.ports.set_owner(protocol, external, outside_port, mapping);
         Ok(mapping)
@@ -197,8 +206,8 @@ impl Nat {
         for _ in 0..CANDIDATES.min(self.closing.len()) {
             let Some((id, generation)) = self.closing.pop_front() else { return false };
             let session = &self.sessions[id];
-            let closing = session.taken
-                && session.generation == generation
+            let closing = session.taken()
+                && self.sessions.links[id].generation == generation
                 && session.kind == Kind::Tcp
                 && session.state == State::Closing;
             if !closing {
@@ -225,19 +234,16 @@ impl Nat {
         seen: &mut impl Observer,
     ) -> u32 {
         let Mapping { protocol, inside, host, external, .. } = self.mappings[mapping];
-        let id = self.sessions.take();
-        self.sessions[id] = Session {
-            last_seen: now.as_nanos(),
+        let session = Session {
             mapping,
-            generation: self.sessions[id].generation.wrapping_add(1),
-            opened: u32::try_from(now.as_nanos() / wheel::GRAIN).unwrap_or(u32::MAX),
             remote,
             kind: Kind::of(protocol, remote),
             state: State::opened_by(way),
-            taken: true,
             local,
             ..Session::default()
         };
+        let id = self.sessions.insert(session, now);
+        self.mappings[mapping].recent = id;
         self.mappings[mapping].sessions += 1;
         self.hosts[host].sessions += 1;
         let key = self.hash.pair(protocol, inside, remote);
@@ -270,7 +276,7 @@ impl Nat {
         let key = self.hash.pair(protocol, inside, remote);
         let (sessions, mappings, hash) = (&self.sessions, &self.mappings, &self.hash);
         self.by_flow.remove(key, id, |id| flow_key(hash, sessions, mappings, id));
-        self.sessions.give_back(id);
+        self.sessions.remove(id);
         self.hosts[host].sessions -= 1;
         self.mappings[mapping].sessions -= 1;
         if self.mappings[mapping].sessions == 0 && !self.mappings[mapping].published {
@@ -323,7 +329,7 @@ impl Nat {
             if self.closing.len() == CLOSING {
                 self.closing.pop_front();
             }
-            self.closing.push_back((id, self.sessions[id].generation));
+            self.closing.push_back((id, self.sessions.links[id].generation));
         } else if is == State::Reset {
             self.rearm(id, now);
         }
@@ -349,19 +355,10 @@ impl Nat {
         if seen.wants() {
             seen.step(Step::Closed(self.view(id, now), Closed::Reopened), now);
         }
-        let old = self.sessions[id];
-        self.sessions[id] = Session {
-            generation: old.generation.wrapping_add(1),
-            last_seen: now.as_nanos(),
-            opened: u32::try_from(now.as_nanos() / wheel::GRAIN).unwrap_or(u32::MAX),
-            state: State::opened_by(way),
-            bytes_out: 0,
-            bytes_in: 0,
-            packets_out: 0,
-            packets_in: 0,
-            answered: false,
-            ..old
-        };
+        let Session { mapping, remote, kind, local, .. } = self.sessions[id];
+        let state = State::opened_by(way);
+        let fresh = Session { mapping, remote, kind, state, local, ..Session::default() };
+        self.sessions.begin(id, fresh, now);
         self.rearm(id, now);
         if seen.wants() {
             seen.step(Step::Opened(self.view(id, now)), now);
@@ -373,15 +370,15 @@ impl Nat {
         let session = &self.sessions[id];
         let mapping = &self.mappings[session.mapping];
         SessionView {
-            id: session.id(id),
+            id: self.sessions.id(id),
             protocol: mapping.protocol,
             inside: mapping.inside,
             outside: Endpoint::new(self.addresses.ip(mapping.external), mapping.outside_port),
             remote: session.remote,
             tcp: (session.kind == Kind::Tcp).then(|| session.state.view()),
-            answered: session.answered,
+            answered: session.packets_in > 0,
             published: mapping.published,
-            opened: session.opened(),
+            opened: self.sessions.opened(id),
             expires_in: Time::from_nanos(session.deadline(&self.lives)).since(now),
             packets_out: u64::from(session.packets_out),
             packets_in: u64::from(session.packets_in),
@@ -392,14 +389,14 @@ impl Nat {
 
     /// The session in this row, if it has not been closed.
     pub(super) fn live(&self, row: u32, now: Time) -> bool {
-        row != NONE && row < self.sessions.end() && self.sessions[row].taken && !self.overdue(row, now)
+        row != NONE && row < self.sessions.end() && self.sessions[row].taken() && !self.overdue(row, now)
     }
 }
 
 /// The hash under which session `id` stands in the index by flow.
 pub(super) fn flow_key(
     hash: &super::hash::Hash,
-    sessions: &super::slab::Slab<Session>,
+    sessions: &super::session::Sessions,
     mappings: &super::mapping::Mappings,
     id: u32,
 ) -> u64 {

@@ -70,8 +70,8 @@ use index::Index;
 use mapping::{Mapping, Mappings};
 use ports::Ports;
 use rng::Rng;
-use session::{Lives, Session, Way};
-use slab::{NONE, Slab};
+use session::{Lives, Sessions, Way};
+use slab::NONE;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use wheel::Wheel;
@@ -92,7 +92,7 @@ pub struct Nat {
     hash: Hash,
     rng: Rng,
     addresses: Addresses,
-    sessions: Slab<Session>,
+    sessions: Sessions,
     /// Sessions by (protocol, inside, remote).
     by_flow: Index,
     /// Sessions of protocols without ports by (protocol, outside address, remote).
@@ -119,7 +119,7 @@ impl Nat {
         Nat {
             lives: Lives::new(&config.timeouts),
             addresses: Addresses::new(&hash, &config.external, &config.host_addresses),
-            sessions: Slab::new(),
+            sessions: Sessions::new(),
             by_flow: Index::with_room(room),
             portless: portless::index(),
             mappings: Mappings::new(config.mapping, room),
@@ -283,7 +283,8 @@ impl Nat {
             return Err(self.unless_ours(remote, wire, Refusal::BadFlags));
         }
         let inside = self.mappings[mapping].inside;
-        if let Some(id) = self.find(protocol, inside, remote, now, seen) {
+        let guess = self.guess(mapping, remote, now);
+        if let Some(id) = guess.or_else(|| self.find(protocol, inside, remote, now, seen)) {
             if wire && self.sessions[id].local {
                 return Err(Refusal::SourceIsOurs);
             }
@@ -332,6 +333,18 @@ impl Nat {
             }
             _ => self.ports.owner(protocol, external, outside.port),
         }
+    }
+
+    /// The latest session of a mapping, if it is the one with this remote.
+    #[inline]
+    fn guess(&self, mapping: u32, remote: Endpoint, now: Time) -> Option<u32> {
+        let recent = self.mappings[mapping].recent;
+        if recent == NONE {
+            return None;
+        }
+        let session = &self.sessions[recent];
+        let right = session.taken() && session.mapping == mapping && session.remote == remote;
+        (right && !self.overdue(recent, now)).then_some(recent)
     }
 
     /// The live session of this inside endpoint with this remote. One that is overdue is closed.
@@ -430,6 +443,7 @@ impl Nat {
         let mapping = self.mappings.add(Mapping {
             sessions: 0,
             host,
+            recent: NONE,
             inside,
             outside_port: outside.port,
             external,
@@ -458,7 +472,7 @@ impl Nat {
             if self.mappings[mapping].sessions == 0 {
                 break;
             }
-            if self.sessions[id].taken && self.sessions[id].mapping == mapping {
+            if self.sessions[id].taken() && self.sessions[id].mapping == mapping {
                 self.close(id, Closed::Unpublished, now, seen);
             }
         }
@@ -505,7 +519,7 @@ impl Nat {
     /// Forgets the session with this number, if it is still the one it was.
     pub fn forget(&mut self, id: u64, now: Time, seen: &mut impl Observer) -> bool {
         let row = (id & u64::from(u32::MAX)) as u32;
-        if !self.live(row, now) || self.sessions[row].id(row) != id {
+        if !self.live(row, now) || self.sessions.id(row) != id {
             return false;
         }
         self.close(row, Closed::Flushed, now, seen);

@@ -6,8 +6,7 @@
 use super::hash::Hash;
 use super::index::Index;
 use super::mapping::Mappings;
-use super::session::Session;
-use super::slab::Slab;
+use super::session::Sessions;
 use super::{Closed, Nat, Observer};
 use crate::flow::{Endpoint, Protocol, Time};
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,7 +16,7 @@ fn outside(external: u16) -> Endpoint {
     Endpoint { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: external }
 }
 
-fn key(hash: &Hash, sessions: &Slab<Session>, mappings: &Mappings, id: u32) -> u64 {
+fn key(hash: &Hash, sessions: &Sessions, mappings: &Mappings, id: u32) -> u64 {
     let mapping = &mappings[sessions[id].mapping];
     hash.pair(mapping.protocol, outside(mapping.external), sessions[id].remote)
 }

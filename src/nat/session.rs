@@ -1,14 +1,16 @@
 //! A session: one mapping that talks to one remote.
 
-use super::slab::{NONE, Row};
+use super::slab::{NONE, Row, Slab};
 use super::tcp::State;
 use super::{Timeouts, wheel};
 use crate::flow::{Endpoint, Protocol, Time};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-/// A session's row. 88 bytes; who the inside host is stands in its mapping.
+/// What packets read and write of a session: exactly one cache line. Who the inside host is stands
+/// in its mapping.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub(super) struct Session {
     /// The moment its timeout counts from, in nanoseconds.
     pub last_seen: u64,
@@ -19,6 +21,20 @@ pub(super) struct Session {
     pub packets_in: u32,
     /// The mapping's row; of a free row, the next free row.
     pub mapping: u32,
+    /// In the wheel's ticks.
+    pub opened: u32,
+    pub remote: Endpoint,
+    pub kind: Kind,
+    pub state: State,
+    /// The state that data after a RST leads back to.
+    pub before_reset: State,
+    /// The remote is one of our own addresses: hairpin or the host itself.
+    pub local: bool,
+}
+
+/// What only opening, ending and listing need: 20 bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Links {
     /// Neighbours in the timer wheel's slot; the first one's `wheel_prev` names the slot.
     pub wheel_prev: u32,
     pub wheel_next: u32,
@@ -27,22 +43,87 @@ pub(super) struct Session {
     pub peer_next: u32,
     /// Which of the sessions that have lived in this row this is.
     pub generation: u32,
-    /// In the wheel's ticks.
-    pub opened: u32,
-    pub remote: Endpoint,
-    pub kind: Kind,
-    pub state: State,
-    /// The state that data after a RST leads back to.
-    pub before_reset: State,
-    pub taken: bool,
-    /// The remote is one of our own addresses: hairpin or the host itself.
-    pub local: bool,
-    pub answered: bool,
+}
+
+/// The sessions: two slabs with the same row numbers.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    rows: Slab<Session>,
+    pub links: Slab<Links>,
+}
+
+impl Sessions {
+    pub(super) fn new() -> Self {
+        Sessions { rows: Slab::new(), links: Slab::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// One more than the highest row number.
+    pub(super) fn end(&self) -> u32 {
+        self.rows.end()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.rows.bytes() + self.links.bytes()
+    }
+
+    /// Takes a row for this session, which begins at `now`.
+    pub(super) fn insert(&mut self, session: Session, now: Time) -> u32 {
+        let row = self.rows.take();
+        if row == self.links.end() {
+            self.links.take();
+        }
+        self.begin(row, session, now);
+        row
+    }
+
+    /// Makes this row a new session, which begins at `now`.
+    pub(super) fn begin(&mut self, row: u32, session: Session, now: Time) {
+        let opened = u32::try_from(now.as_nanos() / wheel::GRAIN).unwrap_or(u32::MAX);
+        self.rows[row] = Session { last_seen: now.as_nanos(), opened, ..session };
+        let links = &mut self.links[row];
+        links.generation = links.generation.wrapping_add(1);
+    }
+
+    pub(super) fn remove(&mut self, row: u32) {
+        self.rows.give_back(row);
+    }
+
+    /// The number that names this session and no other: its row and its generation.
+    pub(super) fn id(&self, row: u32) -> u64 {
+        u64::from(self.links[row].generation) << 32 | u64::from(row)
+    }
+
+    /// When it was opened, to the wheel's grain.
+    pub(super) fn opened(&self, row: u32) -> Time {
+        Time::from_nanos(u64::from(self.rows[row].opened) * wheel::GRAIN)
+    }
+}
+
+impl std::ops::Index<u32> for Sessions {
+    type Output = Session;
+
+    #[inline]
+    fn index(&self, row: u32) -> &Session {
+        &self.rows[row]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Sessions {
+    #[inline]
+    fn index_mut(&mut self, row: u32) -> &mut Session {
+        &mut self.rows[row]
+    }
 }
 
 /// What decides a session's timeout, besides the TCP state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
+    /// The row is free.
+    Free,
     Tcp,
     Udp,
     Dns,
@@ -72,14 +153,10 @@ pub(super) enum Way {
 }
 
 impl Session {
-    /// The number that names this session and no other: its row and its generation.
-    pub(super) fn id(&self, row: u32) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(row)
-    }
-
-    /// When it was opened, to the wheel's grain.
-    pub(super) fn opened(&self) -> Time {
-        Time::from_nanos(u64::from(self.opened) * wheel::GRAIN)
+    /// Whether the row holds a session.
+    #[inline]
+    pub(super) fn taken(&self) -> bool {
+        self.kind != Kind::Free
     }
 
     /// The moment from which it counts as dead.
@@ -99,7 +176,6 @@ impl Session {
             Way::In => {
                 self.packets_in = self.packets_in.saturating_add(1);
                 self.bytes_in += u64::from(length);
-                self.answered = true;
             }
         }
     }
@@ -114,19 +190,12 @@ impl Default for Session {
             packets_out: 0,
             packets_in: 0,
             mapping: NONE,
-            wheel_prev: NONE,
-            wheel_next: NONE,
-            peer_prev: NONE,
-            peer_next: NONE,
-            generation: 0,
-            opened: 0,
             remote: Endpoint { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 0 },
-            kind: Kind::Udp,
+            opened: 0,
+            kind: Kind::Free,
             state: State::Established,
             before_reset: State::Established,
-            taken: false,
             local: false,
-            answered: false,
         }
     }
 }
@@ -138,8 +207,22 @@ impl Row for Session {
 
     fn set_free(&mut self, next: u32) {
         self.mapping = next;
-        self.taken = false;
+        self.kind = Kind::Free;
     }
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Links { wheel_prev: NONE, wheel_next: NONE, peer_prev: NONE, peer_next: NONE, generation: 0 }
+    }
+}
+
+impl Row for Links {
+    fn next_free(&self) -> u32 {
+        NONE
+    }
+
+    fn set_free(&mut self, _: u32) {}
 }
 
 /// The timeouts in nanoseconds, ready for the packet path.
@@ -172,6 +255,7 @@ impl Lives {
     #[inline]
     pub(super) fn of(&self, kind: Kind, state: State) -> u64 {
         match kind {
+            Kind::Free => 0,
             Kind::Udp => self.udp,
             Kind::Dns => self.dns,
             Kind::Icmp => self.icmp,
@@ -191,6 +275,6 @@ mod tests {
 
     #[test]
     fn a_session_fits_its_budget() {
-        assert!(size_of::<Session>() <= 88, "{}", size_of::<Session>());
+        assert_eq!((size_of::<Session>(), size_of::<Links>()), (64, 20));
     }
 }

@@ -14,8 +14,8 @@
 //!
 //! Linking and unlinking are O(1); the next occupied slot is found in a bitmap.
 
-use super::session::Session;
-use super::slab::{NONE, Slab};
+use super::session::{Links, Sessions};
+use super::slab::NONE;
 
 /// The length of a slot in nanoseconds: 1/8 s.
 pub(super) const GRAIN: u64 = 125_000_000;
@@ -43,7 +43,7 @@ impl Wheel {
     }
 
     /// Links session `id`, to be looked at when `deadline` (in nanoseconds) has come.
-    pub(super) fn link(&mut self, sessions: &mut Slab<Session>, id: u32, deadline: u64, now: u64) {
+    pub(super) fn link(&mut self, sessions: &mut Sessions, id: u32, deadline: u64, now: u64) {
         if self.len == 0 {
             self.cursor = self.cursor.max(now / GRAIN);
         }
@@ -51,24 +51,24 @@ impl Wheel {
         let slot = tick as usize % SLOTS;
         let next = self.heads[slot];
         if next != NONE {
-            sessions[next].wheel_prev = id;
+            sessions.links[next].wheel_prev = id;
         }
-        let session = &mut sessions[id];
-        session.wheel_prev = FIRST | slot as u32;
-        session.wheel_next = next;
+        let links = &mut sessions.links[id];
+        links.wheel_prev = FIRST | slot as u32;
+        links.wheel_next = next;
         self.heads[slot] = id;
         self.occupied[slot / 64] |= 1 << (slot % 64);
         self.len += 1;
     }
 
     /// Unlinks session `id`.
-    pub(super) fn unlink(&mut self, sessions: &mut Slab<Session>, id: u32) {
-        let Session { wheel_prev: prev, wheel_next: next, .. } = sessions[id];
+    pub(super) fn unlink(&mut self, sessions: &mut Sessions, id: u32) {
+        let Links { wheel_prev: prev, wheel_next: next, .. } = sessions.links[id];
         if next != NONE {
-            sessions[next].wheel_prev = prev;
+            sessions.links[next].wheel_prev = prev;
         }
         if prev & FIRST == 0 {
-            sessions[prev].wheel_next = next;
+            sessions.links[prev].wheel_next = next;
         } else {
             let slot = (prev & !FIRST) as usize;
             self.heads[slot] = next;

@@ -203,12 +203,11 @@ mod tests {
 
     #[test]
     fn readers_and_the_worker_do_not_stop_each_other() {
-        const READERS: u64 = 4;
+        const READERS: usize = 4;
         let board = FlowBoard::new();
-        let finished = AtomicU64::new(0);
         let page: Vec<SessionView> = (0..1000).map(session).collect();
         std::thread::scope(|scope| {
-            for _ in 0..READERS {
+            let reader = || {
                 scope.spawn(|| {
                     for _ in 0..50 {
                         let sweep = board.request();
@@ -216,10 +215,10 @@ mod tests {
                         let seen = board.select(|session| session.id < 500).len();
                         assert_eq!(seen, 500, "what stays is seen, also while a sweep is under way");
                     }
-                    finished.fetch_add(1, Ordering::SeqCst);
-                });
-            }
-            while finished.load(Ordering::SeqCst) < READERS {
+                })
+            };
+            let readers: Vec<_> = std::iter::repeat_with(reader).take(READERS).collect();
+            while !readers.iter().all(|reader| reader.is_finished()) {
                 if board.wanted() {
                     board.begin(Time::ZERO);
                     board.put(&page);

@@ -178,6 +178,9 @@ pub enum WhatRecord {
         /// One line for a person.
         text: String,
     },
+    /// A kind of event that this version does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A packet before and after the gateway.
