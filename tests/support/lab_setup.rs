@@ -37,17 +37,10 @@ impl fmt::Display for Form {
     }
 }
 
-/// Every form.
+/// Every form. The tcx guard is not for the raw uplink, which would see nothing behind it.
 pub fn forms() -> Vec<Form> {
-    let mut all = Vec::new();
-    for uplink in ["packet", "raw"] {
-        for guard in ["tcx", "hold"] {
-            for tap in ["auto", "off"] {
-                all.push(Form { uplink, guard, tap });
-            }
-        }
-    }
-    all
+    let pairs = [("packet", "tcx"), ("packet", "hold"), ("raw", "hold")];
+    pairs.iter().flat_map(|&(uplink, guard)| ["auto", "off"].map(|tap| Form { uplink, guard, tap })).collect()
 }
 
 /// The form that a gateway chooses by itself where everything is allowed.
