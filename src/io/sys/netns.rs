@@ -1,6 +1,6 @@
 //! Network namespaces held by a descriptor, and nothing else: no name under `/run`, no mount.
 //!
-//! A namespace lives as long as somebody holds it: a descriptor, a thread inside, an interface's
+//! A namespace lives as long as a descriptor or a thread inside holds it; an interface's
 //! peer does not count. So everything built from [`Netns`] is gone when the process is, however it
 //! ends. A thread enters a namespace for good: work inside one happens on threads of its own.
 
