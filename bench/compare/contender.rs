@@ -199,8 +199,8 @@ fn masquerade(host: &Netns) -> io::Result<()> {
         set_sysctl("net/ipv4/ip_forward", "1")
     })??;
     let rules = format!(
-        "table ip nat {{ chain postrouting {{ type nat hook postrouting priority srcnat; \
-         ip saddr 10.88.0.0/24 oifname \"{UPLINK}\" masquerade; }} }}\n"
+        "table ip nat {{\n chain postrouting {{\n type nat hook postrouting priority srcnat;\n \
+         ip saddr 10.88.0.0/24 oifname \"{UPLINK}\" masquerade\n }}\n }}\n"
     );
     let mut command = Command::new(installed("nft")?);
     host.confine(&mut command);
