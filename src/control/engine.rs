@@ -3,7 +3,9 @@
 use crate::flow::Time;
 use crate::gateway::{Command, Reply};
 use crate::observe::{Feed, FlowBoard};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 /// A running gateway, as the control interface sees it. Called from several threads.
@@ -38,7 +40,8 @@ pub trait Engine: Send + Sync {
 #[error("the gateway does not answer")]
 pub struct Gone;
 
-/// What a gateway is: what it was told and what it chose. All texts are for people.
+/// What a gateway is: what it was told and what it chose. Texts are for people; port
+/// forwards are checked against `inside` and `external`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct About {
@@ -55,7 +58,7 @@ pub struct About {
     /// The bridge it is a port of.
     pub bridge: Option<String>,
     /// The gateway's own addresses inside, with prefixes.
-    pub inside: Vec<String>,
+    pub inside: Vec<IpNet>,
     /// Its MAC inside.
     pub mac: String,
     /// MTU inside, in bytes.
@@ -63,7 +66,7 @@ pub struct About {
     /// The outside interface.
     pub outside: String,
     /// The addresses it translates to.
-    pub external: Vec<String>,
+    pub external: Vec<IpAddr>,
     /// The ports it uses there: `FIRST-LAST`.
     pub ports: String,
     /// The uplink in use: `packet` or `raw`.

@@ -1,13 +1,24 @@
 //! Bytes in and out of the process: devices and sockets. Reads headers where a socket makes it,
 //! never sees a translator.
 
+pub mod deliver;
+pub mod filter;
+pub mod guard;
+pub mod memory;
 pub mod netlink;
+pub mod nexthop;
+pub mod setup;
 pub mod sys;
+pub mod tap;
+pub mod uplink;
+pub mod virtio;
+
+pub use deliver::deliver;
 
 use crate::flow::LinkInfo;
 use crate::wire::Buffer;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 /// An interface that packets come from and go to. A `send` or `recv` never blocks.
 pub trait Link {
@@ -44,7 +55,8 @@ pub trait Link {
     /// Descriptors whose readability means that `recv` has something.
     fn readable(&self) -> Vec<BorrowedFd<'_>>;
 
-    /// Opens the link again after an error of `recv` that said it is gone or down.
+    /// Opens the link again after an error of `recv` that said it is gone or down. The
+    /// descriptors of [`Link::readable`] may be others then.
     ///
     /// # Errors
     /// It is still gone or down.
@@ -56,10 +68,4 @@ pub trait Link {
     fn counters(&mut self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
-}
-
-/// Keeps the unused import honest until the links are here.
-#[doc(hidden)]
-pub fn descriptor(fd: &impl AsFd) -> BorrowedFd<'_> {
-    fd.as_fd()
 }

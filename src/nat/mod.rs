@@ -1,35 +1,139 @@
 //! The translator: decides on tuples. Pure; imports `flow` only.
 //!
+//! # Theory of operation
+//!
 //! *Outbound*: is there a session for this flow? Touch it. Else is there a mapping for this inside
 //! endpoint? Else ask the port pool. Open the session; the edit changes the source. *Inbound*: is
 //! there a session? Touch it. Else is there a mapping for this outside endpoint? Ask the filter.
 //! Open the session; the edit changes the destination. That is all of NAT.
+//!
+//! ```text
+//!        inside                        mapping                          remote
+//!   10.0.0.2:1000 ──┐        10.0.0.2:1000 <-> 192.0.2.1:40000   ┌── 198.51.100.7:53
+//!                   │          │ session with 198.51.100.7:53    │
+//!                   │          │ session with 203.0.113.9:443    │
+//!                   v          v                                 v
+//!   outbound   (protocol, inside, remote) ─────────────> session ─> mapping ─> outside
+//!   inbound    outside port ─> mapping ─> (protocol, inside, remote) ─> session ─> inside
+//! ```
+//!
+//! One index finds sessions both ways: an inbound packet learns its inside endpoint from the
+//! owner of the outside port and then asks as an outbound one does.
+//!
+//! Where to read on: [`session`] and [`mapping`] are the two rows, in [`slab`]s under an
+//! [`index`]; [`life`] opens and ends them; [`ports`] and [`addresses`] say what the outside is;
+//! [`filter`] who may come in; [`tcp`] what flags do; [`wheel`] when things end; [`icmp`] errors.
+//!
+//! # Choices that RFCs leave open
+//!
+//! * Inbound packets refresh a session too, once they are let in (RFC 4787 REQ-6a). What is
+//!   refused refreshes nothing (RFC 7857 §7), nor does an ICMP error or a RST (§7.1).
+//! * Ports are random in the whole range: neither parity nor range is preserved (RFC 7857 §8, §9).
+//! * A non-SYN segment never opens a session.
+//! * The packet that a hairpin target's filter refuses still opens its sender's own filter, as it
+//!   would if it had gone round by the outside: two inside hosts can punch holes for each other.
 
 pub mod config;
 pub mod decision;
 pub mod step;
 pub mod view;
 
+mod addresses;
+mod filter;
+mod forward;
+mod hash;
+mod hosts;
+mod icmp;
+mod index;
+mod life;
+mod mapping;
+mod portless;
+mod ports;
+mod rng;
+mod session;
+mod slab;
+mod tcp;
+mod wheel;
+
 pub use config::{Behaviour, Limits, NatConfig, Timeouts};
 pub use decision::{Decision, Exit, Refusal};
 pub use step::{Closed, Observer, Step};
 pub use view::{MappingView, SessionView, TcpState};
 
-use crate::flow::{Endpoint, Protocol, Summary, Time};
+use crate::flow::{Data, Edit, Endpoint, Flow, Protocol, Summary, Time};
+use addresses::Addresses;
+use filter::Peers;
+use forward::Forwards;
+use hash::Hash;
+use hosts::Hosts;
+use index::Index;
+use mapping::{Mapping, Mappings};
+use ports::Ports;
+use rng::Rng;
+use session::{Lives, Sessions, Way};
+use slab::NONE;
+use std::collections::VecDeque;
 use std::net::IpAddr;
+use wheel::Wheel;
+
+/// Indices are made for this many sessions at most; beyond, they grow when needed.
+const ROOM: usize = 1 << 21;
+/// Rows that one call of [`Nat::sessions`] or [`Nat::mappings`] looks at, at most.
+const LISTED: u32 = 1 << 16;
+
+/// A decision while it is being made.
+type Verdict = Result<(Edit, Exit), Refusal>;
 
 /// The translator of one gateway: mappings, sessions, ports, timers.
 #[derive(Debug)]
 pub struct Nat {
     config: NatConfig,
+    lives: Lives,
+    hash: Hash,
+    rng: Rng,
+    addresses: Addresses,
+    sessions: Sessions,
+    /// Sessions by (protocol, inside, remote).
+    by_flow: Index,
+    /// Sessions of protocols without ports by (protocol, outside address, remote).
+    portless: Index,
+    mappings: Mappings,
+    peers: Peers,
+    ports: Ports,
+    hosts: Hosts,
+    forwards: Forwards,
+    wheel: Wheel,
+    /// Sessions (row, generation) in the order in which they closed both ways.
+    closing: VecDeque<(u32, u32)>,
+    /// The latest time that was handed in, for calls that hand in none.
+    clock: Time,
 }
 
 impl Nat {
     /// An empty translator. `seed` feeds the port choice and the hash tables; the same seed and
     /// the same calls give the same decisions.
     pub fn new(config: NatConfig, seed: [u8; 32]) -> Self {
-        let _ = seed;
-        Nat { config }
+        let mut rng = Rng::new(seed);
+        let hash = Hash::new(rng.next(), rng.next());
+        let room = config.limits.sessions.min(ROOM);
+        Nat {
+            lives: Lives::new(&config.timeouts),
+            addresses: Addresses::new(&hash, &config.external, &config.host_addresses),
+            sessions: Sessions::new(),
+            by_flow: Index::with_room(room),
+            portless: portless::index(),
+            mappings: Mappings::new(config.mapping, room),
+            peers: Peers::new(config.filtering, room),
+            ports: Ports::new(config.external.len(), config.ports.clone(), config.leased),
+            hosts: Hosts::new(),
+            forwards: Forwards::default(),
+            wheel: Wheel::new(),
+            closing: VecDeque::new(),
+            clock: Time::ZERO,
+            config,
+            hash,
+            rng,
+        }
     }
 
     /// The configuration in force.
@@ -37,75 +141,322 @@ impl Nat {
         &self.config
     }
 
+    /// Changes the timeouts. They hold for all sessions at once; a session that is overdue under
+    /// a shorter timeout takes no more packets, but may be listed in [`Nat::counts`] until its old
+    /// deadline or for 512 s.
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.config.timeouts = timeouts;
+        self.lives = Lives::new(&timeouts);
+    }
+
+    /// Changes the limits. What exceeds a lower limit stays until it ends.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.config.limits = limits;
+    }
+
     /// Decides on a packet from the inside that is not for the gateway itself.
     pub fn outbound(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
-        let _ = (packet, now, seen);
-        todo!()
+        let verdict = match packet {
+            Summary::Data(data) => self.leave(data, now, seen),
+            Summary::Error(error) => self.error_outbound(error, now, seen),
+        };
+        self.decided(packet, verdict, now, seen)
     }
 
-    /// Decides on a packet that came to one of the outside addresses.
+    /// Decides on a packet that came by the wire to one of the outside addresses.
     pub fn inbound(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
-        let _ = (packet, now, seen);
-        todo!()
+        self.decide_inbound(packet, true, now, seen)
     }
 
-    /// stub
+    /// Decides on a packet that the host itself sent to one of the outside addresses: as
+    /// [`Nat::inbound`], but its source may be an address of ours.
     pub fn from_host(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
-        self.inbound(packet, now, seen)
-    }
-    /// stub
-    pub fn owns(&self, protocol: Protocol, outside: Endpoint) -> bool {
-        let _ = (protocol, outside);
-        todo!()
+        self.decide_inbound(packet, false, now, seen)
     }
 
-    /// Closes sessions whose time has come; does a bounded amount of work a call.
+    /// Whether a mapping has this outside endpoint: what comes to it is an inside host's, and not
+    /// the host's own. Changes nothing.
+    pub fn owns(&self, protocol: Protocol, outside: Endpoint) -> bool {
+        let external = self.addresses.external(&self.hash, outside.ip);
+        external.is_some_and(|external| self.ports.owner(protocol, external, outside.port).is_some())
+    }
+
+    fn decide_inbound(
+        &mut self,
+        packet: &Summary,
+        wire: bool,
+        now: Time,
+        seen: &mut impl Observer,
+    ) -> Decision {
+        let verdict = match packet {
+            Summary::Data(data) => self
+                .arrive(data, wire, now, seen)
+                .map(|inside| (Edit { destination: Some(inside), ..Edit::default() }, Exit::Inside)),
+            Summary::Error(error) => self.error_inbound(error, wire, now, seen),
+        };
+        self.decided(packet, verdict, now, seen)
+    }
+
+    #[inline]
+    fn decided(
+        &mut self,
+        packet: &Summary,
+        verdict: Verdict,
+        now: Time,
+        seen: &mut impl Observer,
+    ) -> Decision {
+        self.clock = self.clock.max(now);
+        match verdict {
+            Ok((edit, exit)) => Decision::Translate { edit, exit },
+            Err(refusal) => {
+                if seen.wants() {
+                    seen.step(Step::Refused(packet.flow(), refusal), now);
+                }
+                Decision::Refuse(refusal)
+            }
+        }
+    }
+
+    /// A packet from the inside.
+    fn leave(&mut self, data: &Data, now: Time, seen: &mut impl Observer) -> Verdict {
+        let Flow { protocol, source: inside, destination: remote } = data.flow;
+        if protocol == Protocol::Tcp && !data.tcp.plausible() {
+            return Err(Refusal::BadFlags);
+        }
+        if protocol == Protocol::Icmp && !data.asks {
+            return Err(Refusal::UnsolicitedQuery);
+        }
+        let id = match self.find(protocol, inside, remote, now, seen) {
+            Some(id) if !self.sessions[id].local => id,
+            Some(_) => return self.leave_to_us(data, now, seen),
+            None if self.addresses.home(&self.hash, remote.ip).is_some() => {
+                return self.leave_to_us(data, now, seen);
+            }
+            None => self.open_outbound(data, false, now, seen)?,
+        };
+        self.pass(id, Way::Out, data, now, seen);
+        let outside = self.outside(self.sessions[id].mapping);
+        Ok((Edit { source: Some(outside), ..Edit::default() }, Exit::Outside))
+    }
+
+    /// A packet from the inside to an address of ours: for another inside host, if one has that
+    /// outside endpoint, else for the host itself.
+    fn leave_to_us(&mut self, data: &Data, now: Time, seen: &mut impl Observer) -> Verdict {
+        let Flow { protocol, source: inside, destination: remote } = data.flow;
+        let hairpin = self.hairpin_target(protocol, remote).is_some();
+        if hairpin && !self.config.hairpin {
+            return Err(Refusal::HairpinOff);
+        }
+        if !hairpin && !self.config.host_access {
+            return Err(Refusal::HostAccessOff);
+        }
+        let id = match self.find(protocol, inside, remote, now, seen) {
+            Some(id) => id,
+            None => self.open_outbound(data, true, now, seen)?,
+        };
+        self.pass(id, Way::Out, data, now, seen);
+        let outside = self.outside(self.sessions[id].mapping);
+        let mut edit = Edit { source: Some(outside), ..Edit::default() };
+        if !hairpin {
+            return Ok((edit, Exit::Host));
+        }
+        let arriving = Data { flow: Flow { protocol, source: outside, destination: remote }, ..*data };
+        edit.destination = Some(self.arrive(&arriving, false, now, seen)?);
+        Ok((edit, Exit::Hairpin))
+    }
+
+    /// A packet to an outside endpoint; tells whose it is.
+    fn arrive(
+        &mut self,
+        data: &Data,
+        wire: bool,
+        now: Time,
+        seen: &mut impl Observer,
+    ) -> Result<Endpoint, Refusal> {
+        let Flow { protocol, source: remote, destination: outside } = data.flow;
+        let Some(mapping) = self.owner(data, now, seen) else {
+            let query = protocol == Protocol::Icmp;
+            let unknown = if query { Refusal::UnsolicitedQuery } else { Refusal::NoMapping };
+            return Err(self.unless_ours(remote, wire, unknown));
+        };
+        if protocol == Protocol::Tcp && !data.tcp.plausible() {
+            return Err(self.unless_ours(remote, wire, Refusal::BadFlags));
+        }
+        let inside = self.mappings[mapping].inside;
+        let guess = self.guess(mapping, remote, now);
+        if let Some(id) = guess.or_else(|| self.find(protocol, inside, remote, now, seen)) {
+            if wire && self.sessions[id].local {
+                return Err(Refusal::SourceIsOurs);
+            }
+            // The inside endpoint already talks to this remote by another outside endpoint.
+            if self.sessions[id].mapping != mapping {
+                return Err(Refusal::Filtered);
+            }
+            self.pass(id, Way::In, data, now, seen);
+            return Ok(inside);
+        }
+        let local = self.addresses.home(&self.hash, remote.ip).is_some();
+        if local && wire {
+            return Err(Refusal::SourceIsOurs);
+        }
+        match protocol {
+            Protocol::Icmp => return Err(Refusal::UnsolicitedQuery),
+            Protocol::Tcp if !data.tcp.opens() => return Err(Refusal::NoSession),
+            _ => {}
+        }
+        // The search may have met an overdue session, the last of its mapping.
+        let mapping = self.owner(data, now, seen).ok_or(Refusal::NoMapping)?;
+        if !self.admits(mapping, remote.ip, now, seen) {
+            return Err(Refusal::Filtered);
+        }
+        let id = self.open_inbound(mapping, remote, local, now, seen)?;
+        debug_assert_eq!(self.outside(mapping), outside);
+        self.pass(id, Way::In, data, now, seen);
+        Ok(inside)
+    }
+
+    fn unless_ours(&self, remote: Endpoint, wire: bool, refusal: Refusal) -> Refusal {
+        let ours = wire && self.addresses.home(&self.hash, remote.ip).is_some();
+        if ours { Refusal::SourceIsOurs } else { refusal }
+    }
+
+    /// The mapping that has the outside endpoint to which a packet came.
+    #[inline]
+    fn owner(&mut self, data: &Data, now: Time, seen: &mut impl Observer) -> Option<u32> {
+        let Flow { protocol, source: remote, destination: outside } = data.flow;
+        let external = self.addresses.external(&self.hash, outside.ip)?;
+        match protocol {
+            Protocol::Icmp if data.asks => None,
+            Protocol::Other(_) => {
+                let id = self.find_portless(protocol, external, remote, now, seen)?;
+                Some(self.sessions[id].mapping)
+            }
+            _ => self.ports.owner(protocol, external, outside.port),
+        }
+    }
+
+    /// The latest session of a mapping, if it is the one with this remote.
+    #[inline]
+    fn guess(&self, mapping: u32, remote: Endpoint, now: Time) -> Option<u32> {
+        let recent = self.mappings[mapping].recent;
+        if recent == NONE {
+            return None;
+        }
+        let session = &self.sessions[recent];
+        let right = session.taken() && session.mapping == mapping && session.remote == remote;
+        (right && !self.overdue(recent, now)).then_some(recent)
+    }
+
+    /// The live session of this inside endpoint with this remote. One that is overdue is closed.
+    #[inline]
+    fn find(
+        &mut self,
+        protocol: Protocol,
+        inside: Endpoint,
+        remote: Endpoint,
+        now: Time,
+        seen: &mut impl Observer,
+    ) -> Option<u32> {
+        let (sessions, mappings) = (&self.sessions, &self.mappings);
+        let id = self.by_flow.find(self.hash.pair(protocol, inside, remote), |id| {
+            let session = &sessions[id];
+            let mapping = &mappings[session.mapping];
+            session.remote == remote && mapping.inside == inside && mapping.protocol == protocol
+        })?;
+        if self.overdue(id, now) {
+            self.close(id, Closed::Expired, now, seen);
+            return None;
+        }
+        Some(id)
+    }
+
+    /// Who we say that the inside host of a mapping is.
+    #[inline]
+    fn outside(&self, mapping: u32) -> Endpoint {
+        let Mapping { external, outside_port, .. } = self.mappings[mapping];
+        Endpoint { ip: self.addresses.ip(external), port: outside_port }
+    }
+
+    /// Closes sessions whose time has come; does a bounded amount of work a call (1,024 sessions).
     pub fn expire(&mut self, now: Time, seen: &mut impl Observer) {
-        let _ = (now, seen);
-        todo!()
+        self.clock = self.clock.max(now);
+        self.sweep(now, seen);
     }
 
     /// When [`Nat::expire`] has something to do next; may be early, never late by more than the
-    /// timer's grain (1/8 s).
+    /// timer's grain (1/8 s). In the past if the last call left something undone.
     pub fn next_deadline(&self) -> Option<Time> {
-        todo!()
+        self.wheel.next().map(Time::from_nanos)
     }
 
-    /// Gives an outside port to the pool: the host has agreed that it is ours.
+    /// Gives an outside port to the pool: the host has agreed that it is ours. Ports of foreign
+    /// addresses, of protocols without ports, and all if ports need no lease, are passed over.
     pub fn lease(&mut self, protocol: Protocol, outside: Endpoint) {
-        let _ = (protocol, outside);
-        todo!()
+        if let Some(external) = self.addresses.external(&self.hash, outside.ip) {
+            self.ports.lease(protocol, external, outside.port, self.clock);
+        }
     }
 
     /// How many more leased ports the pool would like to have, by protocol and address, so that
     /// the next burst of new flows finds them ready. Nothing if nothing is wanted.
     pub fn wanted(&self) -> impl Iterator<Item = (Protocol, IpAddr, usize)> + '_ {
-        std::iter::empty()
+        self.ports.wanted().map(|(protocol, external, count)| (protocol, self.addresses.ip(external), count))
     }
 
     /// Takes one leased port that has been unused for long out of the pool, to be given back to
     /// the host.
     pub fn give_back(&mut self, now: Time) -> Option<(Protocol, Endpoint)> {
-        let _ = now;
-        todo!()
+        self.clock = self.clock.max(now);
+        let idle = self.config.timeouts.lease.as_nanos() / u128::from(wheel::GRAIN);
+        let idle = u32::try_from(idle).unwrap_or(u32::MAX);
+        let (protocol, external, port) = self.ports.give_back(now, idle)?;
+        Some((protocol, Endpoint { ip: self.addresses.ip(external), port }))
     }
 
     /// Adds a port forward: packets to `outside` go to `inside`, from any remote. The port must
-    /// have been leased to us by the host (the caller has seen to it); it leaves the pool.
+    /// have been leased to us by the host (the caller has seen to it); it leaves the pool, and
+    /// does not return to it when the forward is removed: the lease is the caller's.
     ///
     /// # Errors
-    /// Why not.
+    /// [`PublishError::ForeignAddress`] also if `inside` is of the other family, and
+    /// [`PublishError::Taken`] also for port 0 and protocols other than TCP and UDP, which have
+    /// no port to publish.
     pub fn publish(
         &mut self,
         protocol: Protocol,
         outside: Endpoint,
         inside: Endpoint,
     ) -> Result<(), PublishError> {
-        let _ = (protocol, outside, inside);
-        todo!()
+        let external = self.addresses.external(&self.hash, outside.ip).ok_or(PublishError::ForeignAddress)?;
+        if outside.ip.is_ipv4() != inside.ip.is_ipv4() {
+            return Err(PublishError::ForeignAddress);
+        }
+        if self.forwards.len() >= self.config.limits.publish {
+            return Err(PublishError::Limit);
+        }
+        let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp) && outside.port != 0;
+        if !ported || !self.ports.claim(protocol, external, outside.port) {
+            return Err(PublishError::Taken);
+        }
+        let host = self.hosts.open(&self.hash, inside.ip);
+        self.hosts[host].forwards += 1;
+        let mapping = self.mappings.add(Mapping {
+            sessions: 0,
+            host,
+            recent: NONE,
+            inside,
+            outside_port: outside.port,
+            external,
+            protocol,
+            published: true,
+        });
+        self.ports.set_owner(protocol, external, outside.port, mapping);
+        self.forwards.insert(protocol, inside, mapping);
+        Ok(())
     }
 
-    /// Removes a port forward and its sessions. False if there was none.
+    /// Removes a port forward and its sessions. False if there was none. Looks at every session
+    /// if the forward has any.
     pub fn unpublish(
         &mut self,
         protocol: Protocol,
@@ -113,32 +464,96 @@ impl Nat {
         now: Time,
         seen: &mut impl Observer,
     ) -> bool {
-        let _ = (protocol, outside, now, seen);
-        todo!()
+        let external = self.addresses.external(&self.hash, outside.ip);
+        let owner = external.and_then(|external| self.ports.owner(protocol, external, outside.port));
+        let Some(mapping) = owner.filter(|owner| self.mappings[*owner].published) else { return false };
+        let Mapping { inside, host, external, .. } = self.mappings[mapping];
+        for id in 0..self.sessions.end() {
+            if self.mappings[mapping].sessions == 0 {
+                break;
+            }
+            if self.sessions[id].taken() && self.sessions[id].mapping == mapping {
+                self.close(id, Closed::Unpublished, now, seen);
+            }
+        }
+        self.ports.unclaim(protocol, external, outside.port);
+        self.forwards.remove(protocol, inside, mapping);
+        self.mappings.remove(&self.hash, mapping);
+        self.hosts[host].forwards -= 1;
+        self.hosts.settle(&self.hash, host);
+        true
     }
 
-    /// The port forwards: protocol, outside, inside.
+    /// The port forwards: protocol, outside, inside; sorted.
     pub fn published(&self) -> Vec<(Protocol, Endpoint, Endpoint)> {
-        todo!()
+        let forward = |id| {
+            let Mapping { protocol, inside, .. } = self.mappings[id];
+            (protocol, self.outside(id), inside)
+        };
+        let mut forwards: Vec<_> = self.forwards.iter().map(forward).collect();
+        forwards.sort_unstable();
+        forwards
     }
 
     /// Up to `limit` sessions from `cursor` on, and the cursor for the next call (`None` at the
     /// end). Sessions that come or go between calls may or may not be seen; none is seen twice.
+    /// A call looks at 65,536 rows at most, so it may tell few sessions, or none, and a cursor.
     pub fn sessions(&self, cursor: u32, limit: usize, now: Time) -> (Vec<SessionView>, Option<u32>) {
-        let _ = (cursor, limit, now);
-        todo!()
+        list(cursor, limit, self.sessions.end(), |row| self.live(row, now).then(|| self.view(row, now)))
+    }
+
+    /// Up to `limit` mappings from `cursor` on, in the manner of [`Nat::sessions`].
+    pub fn mappings(&self, cursor: u32, limit: usize) -> (Vec<MappingView>, Option<u32>) {
+        list(cursor, limit, self.mappings.end(), |row| {
+            let Mapping { protocol, inside, sessions, published, host, .. } = self.mappings[row];
+            (host != NONE).then(|| MappingView {
+                protocol,
+                inside,
+                outside: self.outside(row),
+                sessions: sessions as usize,
+                published,
+            })
+        })
     }
 
     /// Forgets the session with this number, if it is still the one it was.
     pub fn forget(&mut self, id: u64, now: Time, seen: &mut impl Observer) -> bool {
-        let _ = (id, now, seen);
-        todo!()
+        let row = (id & u64::from(u32::MAX)) as u32;
+        if !self.live(row, now) || self.sessions.id(row) != id {
+            return false;
+        }
+        self.close(row, Closed::Flushed, now, seen);
+        true
     }
 
     /// How full the tables are.
     pub fn counts(&self) -> Counts {
-        todo!()
+        let indices = self.by_flow.bytes() + self.portless.bytes() + self.peers.bytes();
+        let closing = self.closing.capacity() * size_of::<(u32, u32)>();
+        Counts {
+            sessions: self.sessions.len(),
+            mappings: self.mappings.len(),
+            free_ports: self.ports.free(),
+            bytes: self.sessions.bytes()
+                + self.mappings.bytes()
+                + self.hosts.bytes()
+                + self.ports.bytes()
+                + self.wheel.bytes()
+                + indices
+                + closing,
+        }
     }
+}
+
+/// Pages through rows `cursor..end`.
+fn list<T>(cursor: u32, limit: usize, end: u32, view: impl Fn(u32) -> Option<T>) -> (Vec<T>, Option<u32>) {
+    let mut listed = Vec::new();
+    let mut row = cursor;
+    while row < end && row - cursor < LISTED && listed.len() < limit {
+        listed.extend(view(row));
+        row += 1;
+    }
+    (listed, (row < end).then_some(row))
 }
 
 /// Why a port forward was not made.

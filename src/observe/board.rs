@@ -131,3 +131,101 @@ impl FlowBoard {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Endpoint, Protocol};
+    use std::net::Ipv4Addr;
+
+    fn session(id: u64) -> SessionView {
+        let end = Endpoint::new(Ipv4Addr::LOCALHOST, 1);
+        SessionView {
+            id,
+            protocol: Protocol::Udp,
+            inside: end,
+            outside: end,
+            remote: end,
+            tcp: None,
+            answered: true,
+            published: false,
+            opened: Time::ZERO,
+            expires_in: Duration::ZERO,
+            packets_out: 0,
+            packets_in: 0,
+            bytes_out: 0,
+            bytes_in: 0,
+        }
+    }
+
+    fn ids(board: &FlowBoard) -> Vec<u64> {
+        let mut ids: Vec<u64> = board.snapshot().iter().map(|session| session.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    #[test]
+    fn a_sweep_replaces_what_was_there() {
+        let board = FlowBoard::new();
+        assert!(!board.wanted());
+        let first = board.request();
+        assert!(board.wanted());
+        assert!(!board.wait(first, Duration::ZERO));
+        board.begin(Time::from_secs(5));
+        assert!(!board.wanted(), "one sweep serves all who asked before it began");
+        board.put(&[session(1), session(2)]);
+        board.finish();
+        assert!(board.wait(first, Duration::ZERO));
+        assert_eq!((ids(&board), board.taken_at()), (vec![1, 2], Time::from_secs(5)));
+
+        board.request();
+        board.begin(Time::from_secs(6));
+        board.put(&[session(2), session(3)]);
+        board.finish();
+        assert_eq!(ids(&board), [2, 3]);
+        board.forget();
+        assert!(board.snapshot().is_empty());
+    }
+
+    #[test]
+    fn a_request_during_a_sweep_waits_for_the_next_one() {
+        let board = FlowBoard::new();
+        board.request();
+        board.begin(Time::ZERO);
+        let late = board.request();
+        board.finish();
+        assert!(!board.wait(late, Duration::ZERO), "the sweep may have passed its place already");
+        assert!(board.wanted());
+        board.begin(Time::ZERO);
+        board.finish();
+        assert!(board.wait(late, Duration::ZERO));
+    }
+
+    #[test]
+    fn readers_and_the_worker_do_not_stop_each_other() {
+        const READERS: usize = 4;
+        let board = FlowBoard::new();
+        let page: Vec<SessionView> = (0..1000).map(session).collect();
+        std::thread::scope(|scope| {
+            let reader = || {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let sweep = board.request();
+                        assert!(board.wait(sweep, Duration::from_secs(30)));
+                        let seen = board.select(|session| session.id < 500).len();
+                        assert_eq!(seen, 500, "what stays is seen, also while a sweep is under way");
+                    }
+                })
+            };
+            let readers: Vec<_> = std::iter::repeat_with(reader).take(READERS).collect();
+            while !readers.iter().all(|reader| reader.is_finished()) {
+                if board.wanted() {
+                    board.begin(Time::ZERO);
+                    board.put(&page);
+                    board.finish();
+                }
+                std::thread::yield_now();
+            }
+        });
+    }
+}

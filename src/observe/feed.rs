@@ -80,8 +80,9 @@ impl Feed {
         }
         let event = Arc::new(event);
         for queue in lock(&self.shared.queues).iter() {
-            if queue.wanted.kinds.has(event.kind()) && queue.wanted.filter.event(&event) {
-                queue.push(&event);
+            if queue.wanted.kinds.has(event.kind()) && queue.wanted.filter.event(&event) && queue.push(&event)
+            {
+                self.shared.listeners[Kind::Packet as usize].fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
@@ -90,16 +91,16 @@ impl Feed {
     /// there was nothing; it must not block. Dropping the subscription ends it.
     pub fn subscribe(&self, wanted: Wanted, wake: impl Fn() + Send + Sync + 'static) -> Subscription {
         let queue = Arc::new(Queue { wanted, wake: Box::new(wake), waiting: Mutex::default() });
-        lock(&self.shared.queues).push(Arc::clone(&queue));
         self.count(&queue, |listeners| {
             listeners.fetch_add(1, Ordering::Relaxed);
         });
+        lock(&self.shared.queues).push(Arc::clone(&queue));
         Subscription { feed: self.clone(), queue }
     }
 
     fn count(&self, queue: &Queue, change: impl Fn(&AtomicUsize)) {
         for kind in Kind::ALL {
-            if queue.wanted.kinds.has(kind) {
+            if queue.listens(kind) {
                 change(&self.shared.listeners[kind as usize]);
             }
         }
@@ -107,17 +108,20 @@ impl Feed {
 }
 
 impl Queue {
-    fn push(&self, event: &Arc<Event>) {
+    /// True if this was the last packet that is wanted.
+    fn push(&self, event: &Arc<Event>) -> bool {
         let mut waiting = lock(&self.waiting);
+        let mut last = false;
         if event.kind() == Kind::Packet {
             if waiting.packets >= self.wanted.packets {
-                return;
+                return false;
             }
             waiting.packets += 1;
+            last = waiting.packets == self.wanted.packets;
         }
         if waiting.events.len() >= QUEUE {
             waiting.lost += 1;
-            return;
+            return last;
         }
         let first = waiting.events.is_empty();
         waiting.events.push_back(Arc::clone(event));
@@ -125,6 +129,13 @@ impl Queue {
         if first {
             (self.wake)();
         }
+        last
+    }
+
+    /// Whether it is among those that [`Feed::listeners`] counts for `kind`.
+    fn listens(&self, kind: Kind) -> bool {
+        let enough = || lock(&self.waiting).packets >= self.wanted.packets;
+        self.wanted.kinds.has(kind) && !(kind == Kind::Packet && enough())
     }
 }
 
@@ -164,5 +175,71 @@ impl Drop for Subscription {
         self.feed.count(&self.queue, |listeners| {
             listeners.fetch_sub(1, Ordering::Relaxed);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Time;
+    use crate::observe::event::{Note, PacketSeen, What};
+    use std::sync::atomic::AtomicU32;
+
+    fn note() -> Event {
+        Event { at: Time::ZERO, what: What::Note(Note::LinkUp("eth0".into())) }
+    }
+
+    fn packet() -> Event {
+        let seen = PacketSeen {
+            fate: "out",
+            from: "tapnat0".into(),
+            to: None,
+            flow: None,
+            translated: None,
+            length: 20,
+            before: vec![0x45],
+            after: Vec::new(),
+        };
+        Event { at: Time::ZERO, what: What::Packet(Box::new(seen)) }
+    }
+
+    fn wanted(kind: Kind, packets: u64) -> Wanted {
+        Wanted { kinds: [kind].into_iter().collect(), filter: Filter::default(), packets }
+    }
+
+    #[test]
+    fn a_slow_subscriber_is_told_what_it_lost_and_the_memory_is_bounded() {
+        let feed = Feed::new();
+        let woken = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&woken);
+        let slow = feed.subscribe(wanted(Kind::Note, 0), move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        for _ in 0..QUEUE + 7 {
+            feed.push(note());
+        }
+        assert_eq!(woken.load(Ordering::Relaxed), 1, "woken once while nothing is taken");
+        assert_eq!(slow.take(10).len(), 10);
+        let told = slow.take(usize::MAX);
+        assert_eq!(told.len(), QUEUE - 10 + 1);
+        assert_eq!(told.last(), Some(&Told::Lost(7)));
+        assert_eq!(slow.take(usize::MAX), []);
+    }
+
+    #[test]
+    fn only_what_is_wanted_is_counted_and_given() {
+        let feed = Feed::new();
+        let notes = feed.subscribe(wanted(Kind::Note, 0), || {});
+        let packets = feed.subscribe(wanted(Kind::Packet, 2), || {});
+        assert_eq!([feed.listeners(Kind::Note), feed.listeners(Kind::Packet)], [1, 1]);
+        for _ in 0..3 {
+            feed.push(packet());
+        }
+        assert_eq!(feed.listeners(Kind::Packet), 0, "two packets were enough");
+        assert_eq!((notes.take(9).len(), packets.take(9).len()), (0, 2));
+        drop(packets);
+        assert_eq!(feed.listeners(Kind::Packet), 0);
+        drop(notes);
+        assert_eq!(feed.listeners(Kind::Note), 0);
     }
 }

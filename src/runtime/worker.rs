@@ -14,6 +14,7 @@ use super::stock::Stock;
 use crate::flow::{LinkId, Summary, Time};
 use crate::gateway::{Command, Fate, Gateway, Outbox, Reply};
 use crate::io::guard::Guard;
+use crate::io::netlink::{Change, Watcher};
 use crate::nat::{Observer, Step};
 use crate::observe::event::{Event, Kind, Note, PacketSeen, What};
 use crate::observe::{Feed, FlowBoard};
@@ -65,6 +66,8 @@ pub struct Worker {
     pub clock: Clock,
     /// SIGINT and SIGTERM.
     pub signals: Signals,
+    /// Tells of changed interfaces, addresses and routes.
+    pub watcher: Watcher,
     /// What is not for every turn.
     pub chores: Chores,
 }
@@ -123,7 +126,7 @@ impl Worker {
             }
             self.flush(&mut out);
             if woken.signal
-                && let Some(name) = self.signals.next()
+                && let Some(name) = self.signals.take_one()
             {
                 return Ok(Ended::Signal(name));
             }
@@ -232,7 +235,7 @@ impl Worker {
     fn between_bursts(&mut self, woken: Woken, out: &mut Outbox) {
         let now = self.clock.now();
         if woken.changes {
-            self.links.changed();
+            self.read_changes();
         }
         self.revive(now);
         if woken.mailbox {
@@ -244,6 +247,25 @@ impl Worker {
         }
         self.lease(now);
         self.publish_board(now);
+    }
+
+    /// Changed interfaces are looked at when a link is down; the links follow routes and
+    /// neighbours by themselves.
+    fn read_changes(&mut self) {
+        while let Ok(Some(change)) = self.watcher.next() {
+            if matches!(change, Change::Link { .. } | Change::Address | Change::Lost) {
+                self.links.changed();
+            }
+        }
+    }
+
+    /// Fills the stock of ports before the first packet.
+    pub fn stock_up(&mut self) {
+        let now = self.clock.now();
+        self.lease(now);
+        while self.chores.more_leases {
+            self.lease(now);
+        }
     }
 
     /// Opens links again that were down.
@@ -275,12 +297,13 @@ impl Worker {
             _ => None,
         };
         let mut leased_now = false;
-        if let (Some((protocol, outside)), true) = (publishes, self.stock.is_some()) {
-            if !self.guard.holds(protocol, outside) {
-                match self.guard.lease(protocol, outside) {
-                    Ok(()) => leased_now = true,
-                    Err(error) => return Reply::NotLeased(error.to_string()),
-                }
+        if let Some((protocol, outside)) = publishes
+            && self.stock.is_some()
+            && !self.guard.holds(protocol, outside)
+        {
+            match self.guard.lease(protocol, outside) {
+                Ok(()) => leased_now = true,
+                Err(error) => return Reply::NotLeased(error.to_string()),
             }
         }
         let mut reply = self.gateway.apply(command, now, &mut Watching::new(&self.feed));

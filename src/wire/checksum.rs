@@ -154,7 +154,9 @@ pub fn complete(buffer: &mut Buffer, skip: usize) {
     }
     let Some(packet) = buffer.bytes_mut().get_mut(skip..) else { return };
     let Some(protocol) = packet.get(9).map(|number| Protocol::from_ipv4_number(*number)) else { return };
-    let Some(part) = packet.get_mut(usize::from(partial.start)..) else { return };
+    let Some([high, low]) = packet.get(2..4) else { return };
+    let length = usize::from(u16::from_be_bytes([*high, *low])).min(packet.len());
+    let Some(part) = packet.get_mut(usize::from(partial.start)..length) else { return };
     let field = usize::from(partial.offset);
     if field + 2 > part.len() {
         return;
@@ -190,7 +192,7 @@ pub fn complete_if_looped(buffer: &mut Buffer, skip: usize) -> bool {
 /// Writes the pseudo-header sum into the checksum field of the TCP or UDP packet at
 /// `buffer[skip..]` and says so in `offload.checksum`: for a super-frame whose checksum the
 /// receiving device verified and then left meaningless.
-pub(super) fn make_partial(buffer: &mut Buffer, skip: usize) {
+pub fn make_partial(buffer: &mut Buffer, skip: usize) {
     let Some(view) = buffer.bytes().get(skip..).and_then(View::of) else { return };
     let (Some(field), Ok(start)) = (field(view.protocol), u16::try_from(view.header)) else { return };
     let (pseudo, at) = (view.pseudo(), skip + view.header + field);

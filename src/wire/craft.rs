@@ -9,7 +9,7 @@ use etherparse::{
     Icmpv4Type, IpDscp, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, PacketBuilder, TcpHeader,
     TcpOptionElement,
 };
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 /// The time to live that crafted packets start with (the recommended default, RFC 1700).
 pub const TTL: u8 = 64;
@@ -101,8 +101,7 @@ pub fn may_be_reported(packet: &Packet) -> bool {
         return false;
     }
     let Summary::Data(data) = packet.summary else { return false };
-    let (std::net::IpAddr::V4(source), std::net::IpAddr::V4(destination)) =
-        (data.flow.source.ip, data.flow.destination.ip)
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (data.flow.source.ip, data.flow.destination.ip)
     else {
         return false;
     };
@@ -111,8 +110,8 @@ pub fn may_be_reported(packet: &Packet) -> bool {
     !nobody && !class_d_or_e(source) && !class_d_or_e(destination)
 }
 
-/// The reply to the echo request `request`: its identifier, sequence number and data, its TOS, a
-/// TTL of its own, no IP options. `None` if it is not a whole echo request with a right checksum.
+/// The reply to the echo request `request`: its identifier, sequence number, data and DSCP, a TTL
+/// of its own, no IP options. `None` if it is not a whole echo request with a right checksum.
 pub fn echo_reply(request: &[u8]) -> Option<Vec<u8>> {
     let parsed = Packet::parse(request, &super::Offload::default()).ok()?;
     let (source, destination) = addresses(&parsed)?;
@@ -138,7 +137,7 @@ pub fn echo_reply(request: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The reset that answers the TCP segment `segment` (RFC 9293 §3.10.7.1). `None` if it is no TCP
-/// segment, or is a reset itself.
+/// segment, or is a reset itself. The segment's checksum is not asked for: it may be partial.
 pub fn tcp_reset(segment: &[u8]) -> Option<Vec<u8>> {
     let parsed = Packet::parse(segment, &super::Offload::default()).ok()?;
     let Summary::Data(data) = parsed.summary else { return None };
@@ -299,7 +298,7 @@ fn ip_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: IpNumber) -> Ipv
 fn addresses(packet: &Packet) -> Option<(Ipv4Addr, Ipv4Addr)> {
     let Summary::Data(data) = packet.summary else { return None };
     match (data.flow.source.ip, data.flow.destination.ip) {
-        (std::net::IpAddr::V4(source), std::net::IpAddr::V4(destination)) => Some((source, destination)),
+        (IpAddr::V4(source), IpAddr::V4(destination)) => Some((source, destination)),
         _ => None,
     }
 }

@@ -1,6 +1,10 @@
 //! Bytes to meaning and back. No state, no decisions; the only user of etherparse and the only
 //! writer of packet bytes.
 //!
+//! Reading: [`Frame`], then [`Packet`]; [`icmp`] for what an ICMP error quotes. Changing:
+//! [`Packet::apply`], on top of [`checksum`]. Cutting: [`Segments`] for super-frames, [`Fragments`]
+//! for a smaller MTU. Making: [`craft`]. Showing: [`display`].
+//!
 //! A packet is checked once, in [`Packet::parse`]: version, header length, total length against
 //! the bytes there are, header checksum. Whoever holds a [`Packet`] may index by its offsets.
 

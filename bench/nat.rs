@@ -1,0 +1,150 @@
+//! What a decision costs: on an existing session, both ways, at three table sizes in random
+//! order; for a new flow; and for expiry. Prints the bytes a session takes, all included, when
+//! every session has a mapping of its own.
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use tapnat::flow::{Data, Endpoint, Flow, Protocol, Summary, TcpFlags, Time};
+use tapnat::nat::{Decision, Nat, NatConfig};
+
+/// A table of `n` sessions, and the packets that meet them, in an order unlike their making.
+struct Table {
+    nat: Nat,
+    out: Vec<Summary>,
+    back: Vec<Summary>,
+}
+
+fn packet(protocol: Protocol, source: Endpoint, destination: Endpoint) -> Summary {
+    let tcp = if protocol == Protocol::Tcp { TcpFlags::SYN } else { TcpFlags::default() };
+    Summary::Data(Data { flow: Flow { protocol, source, destination }, tcp, asks: true, length: 100 })
+}
+
+/// The `n`th flow: each from an inside endpoint of its own, to a remote of its own; 100 a host.
+fn flow(n: u32, protocol: Protocol) -> Summary {
+    let inside = Ipv4Addr::from_bits(0x0a00_0000 + 2 + n / 100);
+    let remote = Ipv4Addr::from_bits(0xc633_0000 + n.wrapping_mul(2_654_435_761) % 0x10_0000);
+    packet(protocol, Endpoint::new(inside, 1024 + (n % 100) as u16 * 7), Endpoint::new(remote, 443))
+}
+
+fn empty(sessions: u32) -> Nat {
+    // 20 addresses of 64,512 ports hold a million mappings at 0.78.
+    let count = sessions.div_ceil(50_000) as u8;
+    let addresses = (1..=count).map(|n| IpAddr::from([203, 0, 113, n]));
+    let config = NatConfig { ports: 1024..=65535, ..NatConfig::new(addresses.collect()) };
+    Nat::new(config, [7; 32])
+}
+
+fn table(sessions: u32) -> Table {
+    let mut nat = empty(sessions);
+    let (mut out, mut back) = (Vec::new(), Vec::new());
+    // A step prime to the size visits all, far from one another.
+    for n in (0..sessions).map(|n| (u64::from(n) * 7_368_787 % u64::from(sessions)) as u32) {
+        let packet = flow(n, Protocol::Udp);
+        let Decision::Translate { edit, .. } = nat.outbound(&packet, Time::ZERO, &mut ()) else {
+            panic!("refused: the table must hold every flow");
+        };
+        let outside = edit.source.expect("an outbound edit has a source");
+        out.push(packet);
+        back.push(self::packet(Protocol::Udp, packet.flow().destination, outside));
+    }
+    assert_eq!(nat.counts().sessions, sessions as usize);
+    shuffle(&mut out);
+    shuffle(&mut back);
+    Table { nat, out, back }
+}
+
+/// Fisher and Yates, with a xorshift generator.
+fn shuffle(packets: &mut [Summary]) {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    for i in (1..packets.len()).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        packets.swap(i, (state % (i as u64 + 1)) as usize);
+    }
+}
+
+/// Resident bytes of this process.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
+}
+
+fn memory() {
+    let before = resident();
+    let nat = empty(1_000_000);
+    println!("empty: {} KiB resident, {} KiB held", (resident() - before) / 1024, nat.counts().bytes / 1024);
+    drop(nat);
+    let before = resident();
+    let mut nat = empty(1_000_000);
+    for n in 0..1_000_000 {
+        black_box(nat.outbound(&flow(n, Protocol::Udp), Time::ZERO, &mut ()));
+    }
+    let counts = nat.counts();
+    println!(
+        "full: {} sessions, {} mappings, {:.1} bytes a session held, {:.1} resident",
+        counts.sessions,
+        counts.mappings,
+        counts.bytes as f64 / counts.sessions as f64,
+        (resident() - before) as f64 / counts.sessions as f64,
+    );
+}
+
+fn decide(criterion: &mut Criterion) {
+    memory();
+    let mut group = criterion.benchmark_group("decide");
+    group.throughput(Throughput::Elements(1));
+    for sessions in [1_000, 64_000, 1_000_000] {
+        let Table { mut nat, out, back } = table(sessions);
+        for (name, packets) in [("outbound", &out), ("inbound", &back)] {
+            let mut at = 0;
+            group.bench_function(format!("{name}/{sessions}"), |bencher| {
+                bencher.iter(|| {
+                    at = if at + 1 == packets.len() { 0 } else { at + 1 };
+                    let packet = black_box(&packets[at]);
+                    if name == "outbound" {
+                        nat.outbound(packet, Time::ZERO, &mut ())
+                    } else {
+                        nat.inbound(packet, Time::ZERO, &mut ())
+                    }
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn open_and_expire(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("life");
+    let batch = 50_000;
+    group.throughput(Throughput::Elements(u64::from(batch)));
+    group.sample_size(10);
+    let fill = |nat: &mut Nat| {
+        for n in 0..batch {
+            black_box(nat.outbound(&flow(n, Protocol::Udp), Time::ZERO, &mut ()));
+        }
+    };
+    group.bench_function("open", |bencher| {
+        bencher.iter_batched_ref(|| empty(batch), fill, BatchSize::PerIteration);
+    });
+    group.bench_function("expire", |bencher| {
+        let full = || {
+            let mut nat = empty(batch);
+            fill(&mut nat);
+            nat
+        };
+        let expire = |nat: &mut Nat| {
+            let late = Time::from_secs(400);
+            while nat.next_deadline().is_some_and(|deadline| deadline <= late) {
+                nat.expire(late, &mut ());
+            }
+            assert_eq!(nat.counts().sessions, 0);
+        };
+        bencher.iter_batched_ref(full, expire, BatchSize::PerIteration);
+    });
+    group.finish();
+}
+
+criterion_group!(benches, decide, open_and_expire);
+criterion_main!(benches);
