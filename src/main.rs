@@ -1,3 +1,7 @@
 //! The `tapnat` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tapnat::cli::main()
+}

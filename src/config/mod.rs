@@ -1,1 +1,38 @@
-//! config
+//! Text to settings: the command line and a TOML file in, checked plain data out.
+//!
+//! ```text
+//! flags.rs  --.
+//!              >-- raw.rs: text with places -- resolve.rs: parsed and checked --> settings.rs
+//! file.rs   --'
+//! ```
+
+pub mod error;
+pub mod file;
+pub mod flags;
+pub mod publish;
+pub mod raw;
+pub mod resolve;
+pub mod settings;
+
+pub use error::ConfigError;
+pub use flags::RunFlags;
+pub use resolve::{check_name, default_control, resolve};
+pub use settings::{
+    GuardChoice, LogLevel, NatSettings, PublishSpec, Settings, TapChoice, TapOffload, UplinkChoice,
+};
+
+use std::path::Path;
+
+/// The settings that the options say, over those of the file they name. `runtime_dir` is
+/// `$XDG_RUNTIME_DIR`.
+///
+/// # Errors
+/// The first thing that is wrong with either.
+pub fn load(flags: &RunFlags, runtime_dir: Option<&Path>) -> Result<Settings, ConfigError> {
+    let given = flags.raw()?;
+    let raw = match &flags.config {
+        Some(path) => given.over(file::read(path)?, &["tap", "tap-fd"]),
+        None => given,
+    };
+    resolve(&raw, runtime_dir)
+}

@@ -1,1 +1,19 @@
-//! control
+//! The interface other programs speak: one JSON object a line over a Unix socket.
+//!
+//! ```text
+//! client.rs ==== socket ==== server.rs -- connection.rs -- requests.rs -- engine.rs: the runtime
+//!                protocol.rs says what goes over it
+//! ```
+
+pub mod client;
+pub mod connection;
+pub mod engine;
+pub mod protocol;
+pub mod requests;
+pub mod server;
+pub mod socket;
+
+pub use client::{Client, ClientError};
+pub use engine::{About, Engine, Gone};
+pub use server::Server;
+pub use socket::SocketError;

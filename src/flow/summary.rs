@@ -48,6 +48,22 @@ impl Summary {
         }
     }
 
+    /// The source address of the packet itself.
+    pub fn source(&self) -> IpAddr {
+        match self {
+            Summary::Data(data) => data.flow.source.ip,
+            Summary::Error(error) => error.from,
+        }
+    }
+
+    /// The destination address of the packet itself.
+    pub fn destination(&self) -> IpAddr {
+        match self {
+            Summary::Data(data) => data.flow.destination.ip,
+            Summary::Error(error) => error.to,
+        }
+    }
+
     /// The protocol of [`Summary::flow`].
     pub fn protocol(&self) -> Protocol {
         self.flow().protocol

@@ -1,1 +1,335 @@
-//! gateway
+//! The box: joins bytes to decisions. Pure: what it receives, when, and what it was configured
+//! with decide what it sends.
+//!
+//! [`Gateway::receive`] takes one packet and says its fate. The packet that passes stays in the
+//! buffer it came in, edited in place; whatever else has to be sent (answers, questions,
+//! fragments, packets that waited) goes into the [`Outbox`]. The walk through [`inside`] and
+//! [`outside`] is in strict order: checks, then hop, then the translator, then the one edit, then
+//! the link header. Nothing is changed before everything that may refuse the packet has spoken, so
+//! an ICMP error always quotes what its receiver sent.
+
+pub mod bucket;
+pub mod command;
+pub mod counters;
+pub mod drop_reason;
+pub mod errors;
+pub mod fragments;
+pub mod hop;
+pub mod inside;
+pub mod neighbors;
+pub mod outside;
+pub mod services;
+
+pub use command::{Command, Reply};
+pub use counters::{Answer, CountersView, Way};
+pub use drop_reason::DropReason;
+
+use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
+use crate::nat::{Counts, Nat, NatConfig, Observer};
+use crate::wire::Buffer;
+use crate::wire::ethernet::{self, Frame, MacAddr};
+use bucket::TokenBucket;
+use counters::Counters;
+use fragments::Fragments;
+use neighbors::Neighbors;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The TAP: Ethernet frames of the containers.
+pub const INSIDE: LinkId = LinkId(0);
+/// The uplink: IP packets.
+pub const OUTSIDE: LinkId = LinkId(1);
+/// The host's own stack: IP packets.
+pub const HOST: LinkId = LinkId(2);
+
+/// An inside subnet and the gateway's address in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Subnet {
+    /// The gateway's address.
+    pub gateway: Ipv4Addr,
+    /// Length of the prefix, 1 to 30.
+    pub prefix: u8,
+}
+
+impl Subnet {
+    fn mask(self) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
+    }
+
+    /// Whether `ip` is in the subnet, network and broadcast address included.
+    pub fn covers(self, ip: Ipv4Addr) -> bool {
+        (u32::from(ip) ^ u32::from(self.gateway)) & self.mask() == 0
+    }
+
+    /// Whether `ip` can be a host's: in the subnet, neither network nor broadcast address.
+    pub fn has_host(self, ip: Ipv4Addr) -> bool {
+        let host = u32::from(ip) & !self.mask();
+        self.covers(ip) && host != 0 && host != !self.mask()
+    }
+}
+
+/// Settings of a gateway: plain data.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GatewayConfig {
+    /// The inside subnets; at least one.
+    pub subnets: Vec<Subnet>,
+    /// The gateway's MAC inside.
+    pub mac: MacAddr,
+    /// What the TAP can take.
+    pub inside: LinkInfo,
+    /// What the uplink can take.
+    pub outside: LinkInfo,
+    /// The translator's settings.
+    pub nat: NatConfig,
+    /// Inside hosts at most.
+    pub hosts: usize,
+    /// ICMP errors of our own: how many at once.
+    pub error_burst: u32,
+    /// ICMP errors of our own: how many a second.
+    pub errors_per_second: u32,
+}
+
+impl GatewayConfig {
+    /// Defaults for these subnets and links.
+    pub fn new(
+        subnets: Vec<Subnet>,
+        mac: MacAddr,
+        inside: LinkInfo,
+        outside: LinkInfo,
+        nat: NatConfig,
+    ) -> Self {
+        GatewayConfig {
+            subnets,
+            mac,
+            inside,
+            outside,
+            nat,
+            hosts: 4096,
+            error_burst: 50,
+            errors_per_second: 1000,
+        }
+    }
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It passes: send the buffer on this link.
+    Pass(LinkId),
+    /// It was cut into fragments, which are in the outbox.
+    Cut(LinkId),
+    /// It waits, for an ARP answer or for its first fragment.
+    Held,
+    /// The gateway took it for itself; an answer, if there is one, is in the outbox.
+    Taken(Answer),
+    /// It is dropped.
+    Dropped(DropReason),
+}
+
+/// Packets to send besides the one that was received.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// In order: where, and what.
+    pub packets: Vec<(LinkId, Buffer)>,
+}
+
+impl Outbox {
+    fn push(&mut self, link: LinkId, packet: Buffer) {
+        self.packets.push((link, packet));
+    }
+}
+
+/// The gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    config: GatewayConfig,
+    nat: Nat,
+    neighbors: Neighbors,
+    fragments: Fragments,
+    errors: TokenBucket,
+    counters: Counters,
+}
+
+impl Gateway {
+    /// A gateway that knows nobody yet. The same seed and inputs give the same outputs.
+    pub fn new(config: GatewayConfig, seed: [u8; 32]) -> Self {
+        Gateway {
+            nat: Nat::new(config.nat.clone(), seed),
+            neighbors: Neighbors::new(config.mac, config.hosts),
+            fragments: Fragments::new(&seed),
+            errors: TokenBucket::new(config.error_burst, config.errors_per_second),
+            counters: Counters::default(),
+            config,
+        }
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> &GatewayConfig {
+        &self.config
+    }
+
+    /// Takes one packet that came in by `from`, which must be one of [`INSIDE`], [`OUTSIDE`] and
+    /// [`HOST`]. If the fate is [`Fate::Pass`], `packet` holds what to send.
+    pub fn receive(
+        &mut self,
+        from: LinkId,
+        packet: &mut Buffer,
+        now: Time,
+        out: &mut Outbox,
+        seen: &mut impl Observer,
+    ) -> Fate {
+        let length = packet.len();
+        let fate = if from == INSIDE {
+            self.receive_inside(packet, now, out, seen)
+        } else {
+            self.receive_outside(from, packet, now, out, seen)
+        };
+        match fate {
+            Fate::Dropped(reason) => self.counters.dropped(reason),
+            Fate::Pass(to) | Fate::Cut(to) => {
+                let header = if from == INSIDE { usize::from(self.config.inside.header) } else { 0 };
+                self.counters.passed(way(from, to), length.saturating_sub(header));
+            }
+            Fate::Taken(_) | Fate::Held => {}
+        }
+        fate
+    }
+
+    /// Takes the kernel's word that a packet could not be sent.
+    pub fn send_failed(&mut self) {
+        self.counters.dropped(DropReason::SendFailed);
+    }
+
+    /// Takes a path MTU that the uplink met on its way out.
+    pub fn set_outside(&mut self, info: LinkInfo) {
+        self.config.outside = info;
+    }
+
+    /// Carries out a change or answers a question.
+    pub fn apply(&mut self, command: Command, now: Time, seen: &mut impl Observer) -> Reply {
+        match command {
+            Command::Publish { protocol, outside, inside } => {
+                match self.nat.publish(protocol, outside, inside) {
+                    Ok(()) => Reply::Done,
+                    Err(error) => Reply::NotPublished(error),
+                }
+            }
+            Command::Unpublish { protocol, outside } => {
+                if self.nat.unpublish(protocol, outside, now, seen) {
+                    Reply::Done
+                } else {
+                    Reply::NotFound
+                }
+            }
+            Command::Published => Reply::Published(self.nat.published()),
+            Command::Sessions { cursor, limit } => {
+                let (sessions, next) = self.nat.sessions(cursor, limit, now);
+                Reply::Sessions(sessions, next)
+            }
+            Command::Forget(ids) => {
+                Reply::Forgotten(ids.into_iter().filter(|id| self.nat.forget(*id, now, seen)).count())
+            }
+            Command::Counters => Reply::Counters(Box::new(self.counters.view()), self.nat.counts()),
+        }
+    }
+
+    /// Does what time asks for: ends sessions, repeats questions, lets held packets go.
+    pub fn tick(&mut self, now: Time, out: &mut Outbox, seen: &mut impl Observer) {
+        self.nat.expire(now, seen);
+        for _ in 0..self.fragments.expire(now) {
+            self.counters.dropped(DropReason::FragmentOrphan);
+        }
+        let subnets = &self.config.subnets;
+        let asker = |ip| subnets.iter().find(|subnet| subnet.covers(ip)).map(|subnet| subnet.gateway);
+        let (questions, lost) = self.neighbors.tick(now, asker);
+        for question in questions {
+            self.counters.answered(Answer::ArpQuestion);
+            out.push(INSIDE, question);
+        }
+        for _ in lost {
+            self.counters.dropped(DropReason::NoNeighbor);
+        }
+    }
+
+    /// When [`Gateway::tick`] has something to do next.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let deadlines =
+            [self.nat.next_deadline(), self.neighbors.next_deadline(), self.fragments.next_deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// See [`Nat::lease`].
+    pub fn lease(&mut self, protocol: Protocol, outside: Endpoint) {
+        self.nat.lease(protocol, outside);
+    }
+
+    /// See [`Nat::wanted`].
+    pub fn wanted(&self) -> impl Iterator<Item = (Protocol, IpAddr, usize)> + '_ {
+        self.nat.wanted()
+    }
+
+    /// See [`Nat::give_back`].
+    pub fn give_back(&mut self, now: Time) -> Option<(Protocol, Endpoint)> {
+        self.nat.give_back(now)
+    }
+
+    /// How full the tables are.
+    pub fn counts(&self) -> Counts {
+        self.nat.counts()
+    }
+
+    /// The gateway's own address in the subnet of `ip`.
+    fn address_for(&self, ip: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.config.subnets.iter().find(|subnet| subnet.covers(ip)).map(|subnet| subnet.gateway)
+    }
+
+    /// Puts the Ethernet header of the inside host `to` before the IP packet in `packet`; or holds
+    /// the packet while asking who has `to`.
+    fn deliver_inside(&mut self, to: IpAddr, packet: &mut Buffer, now: Time, out: &mut Outbox) -> Fate {
+        let IpAddr::V4(to) = to else { return Fate::Dropped(DropReason::NotOurAddress) };
+        let Some(from) = self.address_for(to) else { return Fate::Dropped(DropReason::NoNeighbor) };
+        match self.neighbors.lookup(to, from, now) {
+            neighbors::Lookup::Known(mac, question) => {
+                let frame = Frame { destination: mac, source: self.config.mac, ethertype: ethernet::IPV4 };
+                packet.push_front(&frame.to_bytes());
+                self.ask(question, out);
+                Fate::Pass(INSIDE)
+            }
+            neighbors::Lookup::Unknown(question) => {
+                self.ask(question, out);
+                let mut held = Buffer::from_bytes(packet.bytes());
+                held.offload = packet.offload;
+                if self.neighbors.hold(to, held).is_some() {
+                    self.counters.dropped(DropReason::NeighborLimit);
+                }
+                Fate::Held
+            }
+            neighbors::Lookup::Full => Fate::Dropped(DropReason::NeighborLimit),
+        }
+    }
+
+    fn ask(&mut self, question: Option<Buffer>, out: &mut Outbox) {
+        if let Some(question) = question {
+            self.counters.answered(Answer::ArpQuestion);
+            out.push(INSIDE, question);
+        }
+    }
+
+    fn is_inside(&self, ip: Ipv4Addr) -> bool {
+        self.config.subnets.iter().any(|subnet| subnet.covers(ip))
+    }
+
+    /// Whether `ip` is an address of the host: packets to it do not go to the wire.
+    fn is_host(&self, ip: IpAddr) -> bool {
+        self.config.nat.external.contains(&ip) || self.config.nat.host_addresses.contains(&ip)
+    }
+}
+
+fn way(from: LinkId, to: LinkId) -> Way {
+    match (from, to) {
+        (INSIDE, INSIDE) => Way::Hairpin,
+        (INSIDE, HOST) => Way::ToHost,
+        (INSIDE, _) => Way::Out,
+        (HOST, _) => Way::FromHost,
+        _ => Way::In,
+    }
+}

@@ -1,10 +1,26 @@
 //! Bytes in and out of the process: devices and sockets. Reads headers where a socket makes it,
 //! never sees a translator.
 
+pub mod deliver;
+pub mod filter;
+pub mod guard;
+pub mod memory;
+pub mod netlink;
+pub mod nexthop;
+pub mod probe;
+pub mod setup;
+pub mod sys;
+pub mod tap;
+pub mod uplink;
+pub mod virtio;
+
+pub use deliver::deliver;
+
 use crate::flow::LinkInfo;
 use crate::wire::Buffer;
+use filter::Wanted;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 /// An interface that packets come from and go to. A `send` or `recv` never blocks.
 pub trait Link {
@@ -24,7 +40,7 @@ pub trait Link {
     fn recv(&mut self, buffer: &mut Buffer) -> io::Result<()>;
 
     /// Sends the packet in `buffer`, which starts as `recv` leaves it and asks for nothing that
-    /// [`LinkInfo`] does not promise (see [`deliver`]). The buffer's contents are undefined after.
+    /// [`LinkInfo`] does not promise (see [`deliver()`]). The buffer's contents are undefined after.
     ///
     /// # Errors
     /// The kernel's word; the packet is lost. `EMSGSIZE` if it is above the path's MTU.
@@ -41,14 +57,26 @@ pub trait Link {
     /// Descriptors whose readability means that `recv` has something.
     fn readable(&self) -> Vec<BorrowedFd<'_>>;
 
+    /// Opens the link again after an error of `recv` that said it is gone or down. The
+    /// descriptors of [`Link::readable`] may be others then.
+    ///
+    /// # Errors
+    /// It is still gone or down.
+    fn reopen(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Lets in other packets from the next one on, where the link has a filter.
+    ///
+    /// # Errors
+    /// The kernel's word; the old filter then stays, in part or whole.
+    fn set_wanted(&mut self, wanted: &Wanted) -> io::Result<()> {
+        let _ = wanted;
+        Ok(())
+    }
+
     /// Losses that the link saw itself, by a stable word, since it was opened.
     fn counters(&mut self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
-}
-
-/// Keeps the unused import honest until the links are here.
-#[doc(hidden)]
-pub fn descriptor(fd: &impl AsFd) -> BorrowedFd<'_> {
-    fd.as_fd()
 }

@@ -176,6 +176,13 @@ impl Nat {
         self.come_in(packet, false, now, seen)
     }
 
+    /// Whether a mapping has this outside endpoint: what comes to it is an inside host's, and not
+    /// the host's own. Changes nothing.
+    pub fn owns(&self, protocol: Protocol, outside: Endpoint) -> bool {
+        let external = self.addresses.external(&self.hash, outside.ip);
+        external.is_some_and(|external| self.ports.owner(protocol, external, outside.port).is_some())
+    }
+
     #[inline]
     fn come_in(&mut self, packet: &Summary, wire: bool, now: Time, seen: &mut impl Observer) -> Decision {
         let verdict = match packet {

@@ -1,1 +1,77 @@
-//! runtime
+//! Where time and threads live: opens what [`Settings`] name, runs the worker until a signal, and
+//! takes away what it made.
+
+pub mod clock;
+pub mod host;
+pub mod links;
+pub mod mailbox;
+pub mod poller;
+pub mod publish;
+pub mod ready;
+pub mod signals;
+pub mod start;
+pub mod stock;
+pub mod worker;
+
+use crate::config::Settings;
+use crate::control::server::Server;
+use crate::io::netlink::Watcher;
+use crate::observe::{Feed, FlowBoard};
+use anyhow::Context;
+use mailbox::mailbox;
+use poller::Poller;
+use signals::Signals;
+use start::Started;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use worker::{Chores, Ended, Worker};
+
+/// Is the gateway that `settings` describe, until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Why it cannot start or go on: the thing, the cause and the cure.
+pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    let signals = Signals::take().context("signal handlers")?;
+    let clock = clock::Clock::start();
+    let Started { gateway, links, guard, stock, host, about } = start::start(settings, clock)?;
+
+    let mut poller = Poller::new().context("epoll")?;
+    links.watch(&mut poller).context("epoll: links")?;
+    for fd in signals.descriptors() {
+        poller.watch_signals(fd).context("epoll: signals")?;
+    }
+    let watcher = Watcher::open().context("netlink watcher")?;
+    poller.watch_changes(watcher.as_fd()).context("epoll: netlink")?;
+
+    let (board, feed) = (Arc::new(FlowBoard::new()), Feed::new());
+    let waker = poller.waker().context("eventfd")?;
+    let (handle, mailbox) = mailbox(waker, Arc::clone(&board), feed.clone(), about.clone(), clock);
+    let mut worker = Worker {
+        gateway,
+        links,
+        guard,
+        stock,
+        poller,
+        mailbox,
+        board,
+        feed,
+        clock,
+        signals,
+        watcher,
+        host,
+        chores: Chores::default(),
+    };
+    publish::publish_all(&mut worker, settings)?;
+    worker.stock_up();
+    let server = Server::start(&settings.control, Arc::new(handle))?;
+
+    tracing::info!("{}", start::line(&about));
+    ready::tell(settings.ready_fd)?;
+    let Ended::Signal(signal) = worker.run().context("the packet loop")?;
+    tracing::info!("{signal}: stopping; {} sessions end", worker.gateway.counts().sessions);
+    // The worker goes first: questions that wait for it then end at once, and the server with them.
+    let mut host = worker.into_host();
+    drop(server);
+    host.made.undo().context("undoing what was set up")?;
+    Ok(())
+}

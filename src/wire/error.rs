@@ -1,5 +1,8 @@
 //! Why bytes are not a packet.
 
+use etherparse::err::ipv4::{HeaderError, HeaderSliceError};
+use etherparse::err::{LenError, tcp};
+
 /// Why bytes are not a packet we can read. Each names what was read and the numbers that clash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ParseError {
@@ -29,13 +32,81 @@ pub enum ParseError {
         /// What there is.
         have: usize,
     },
-    /// The IPv4 header checksum (of the packet, or of the header that an ICMP error quotes) is wrong.
+    /// A checksum is wrong: the IPv4 header's, an ICMP error's, or that of the header it quotes.
     #[error("{0}: bad checksum")]
     Checksum(&'static str),
+    /// A fragment that no honest sender makes (RFC 1858, RFC 3128), or a packet that cannot be
+    /// fragmented as asked.
+    #[error("fragment: {0}")]
+    Fragment(&'static str),
     /// The offload data that came with the packet contradicts the packet.
     #[error("offload: {0}")]
     Offload(&'static str),
     /// IPv6, which this version does not carry.
     #[error("IPv6 is not carried")]
     Ipv6,
+}
+
+impl ParseError {
+    /// The words of all variants, in the order of [`ParseError::index`].
+    pub const WORDS: [&'static str; 8] = [
+        "truncated",
+        "bad-version",
+        "bad-header-length",
+        "bad-length",
+        "bad-checksum",
+        "bad-offload",
+        "ipv6",
+        "bad-fragment",
+    ];
+
+    /// The stable word for counters.
+    pub fn word(self) -> &'static str {
+        Self::WORDS[self.index()]
+    }
+
+    /// This variant's place among the counters.
+    pub fn index(self) -> usize {
+        match self {
+            ParseError::Truncated { .. } => 0,
+            ParseError::Version(_) => 1,
+            ParseError::HeaderLength(_) => 2,
+            ParseError::Length { .. } => 3,
+            ParseError::Checksum(_) => 4,
+            ParseError::Offload(_) => 5,
+            ParseError::Ipv6 => 6,
+            ParseError::Fragment(_) => 7,
+        }
+    }
+
+    /// What etherparse found wrong with the IPv4 header that is called `what`.
+    pub(super) fn ipv4(what: &'static str, error: HeaderSliceError) -> Self {
+        match error {
+            HeaderSliceError::Len(error) => ParseError::truncated(what, error),
+            HeaderSliceError::Content(HeaderError::UnexpectedVersion { version_number: 6 }) => {
+                ParseError::Ipv6
+            }
+            HeaderSliceError::Content(HeaderError::UnexpectedVersion { version_number }) => {
+                ParseError::Version(version_number)
+            }
+            HeaderSliceError::Content(HeaderError::HeaderLengthSmallerThanHeader { ihl }) => {
+                ParseError::HeaderLength(ihl)
+            }
+        }
+    }
+
+    /// What etherparse found wrong with a TCP header.
+    pub(super) fn tcp(error: tcp::HeaderSliceError) -> Self {
+        match error {
+            tcp::HeaderSliceError::Len(error) => ParseError::truncated("TCP header", error),
+            tcp::HeaderSliceError::Content(tcp::HeaderError::DataOffsetTooSmall { data_offset }) => {
+                ParseError::Length { what: "TCP data offset", says: usize::from(data_offset) * 4, have: 20 }
+            }
+        }
+    }
+
+    /// Fewer bytes than the header called `what` needs.
+    pub(super) fn truncated(what: &'static str, error: LenError) -> Self {
+        ParseError::Truncated { what, need: error.required_len, have: error.len }
+    }
 }

@@ -3,6 +3,9 @@
 //! The meaning of a `virtio_net_hdr` (`include/uapi/linux/virtio_net.h`), with all offsets
 //! counted from the start of the IP header. Links add their own header's length.
 
+use super::{Packet, ParseError, checksum};
+use crate::flow::{Protocol, Summary};
+
 /// Work left to a later device. `Offload::default()` leaves none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Offload {
@@ -47,7 +50,63 @@ pub enum SegmentKind {
     Udp,
 }
 
+/// The most packets that one super-frame may become. Senders that know their path's MTU stay far
+/// below: 65535 bytes in segments of 64.
+pub const MAX_SEGMENTS: usize = 1024;
+
 impl Offload {
+    /// The offload with the header length of a super-frame set to what the packet has. What comes
+    /// with a received packet is a hint at best: kernels write the length of the first memory
+    /// fragment there, but take it at its word when it is sent to them.
+    #[must_use]
+    pub fn fitted(mut self, packet: &Packet) -> Offload {
+        if let Some(segment) = &mut self.segment {
+            segment.header = packet.payload;
+        }
+        self
+    }
+
+    /// Checks that the offload fits the packet it came with.
+    ///
+    /// # Errors
+    /// [`ParseError::Offload`] if not: somebody would otherwise write a checksum into data, or cut
+    /// a packet that cannot be cut.
+    pub(super) fn check(&self, packet: &Packet) -> Result<(), ParseError> {
+        let refuse = |why| Err(ParseError::Offload(why));
+        let protocol = packet.summary.protocol();
+        if matches!(packet.summary, Summary::Error(_)) || !matches!(protocol, Protocol::Tcp | Protocol::Udp) {
+            return refuse("only TCP and UDP leave work to a device");
+        }
+        if packet.fragment.is_some() {
+            return refuse("a fragment leaves no work to a device");
+        }
+        if let Some(checksum) = self.checksum {
+            if checksum.start != packet.header {
+                return refuse("the checksum does not start at the transport header");
+            }
+            // That the field is within the packet follows: the whole header is.
+            if checksum::field(protocol) != Some(usize::from(checksum.offset)) {
+                return refuse("the checksum field is not where the protocol has it");
+            }
+        }
+        let Some(segment) = self.segment else { return Ok(()) };
+        match (segment.kind, protocol) {
+            (SegmentKind::Tcp4, Protocol::Tcp) | (SegmentKind::Udp, Protocol::Udp) => {}
+            _ => return refuse("the kind of super-frame is not that of the packet"),
+        }
+        if segment.size == 0 {
+            return refuse("segments of no size");
+        }
+        let payload = packet.length as usize - usize::from(packet.payload);
+        if payload.div_ceil(usize::from(segment.size)) > MAX_SEGMENTS {
+            return refuse("too many segments");
+        }
+        if self.checksum.is_none() && !self.verified {
+            return refuse("the checksum of a super-frame is neither partial nor verified");
+        }
+        Ok(())
+    }
+
     /// The largest IP packet that leaves the last device, in bytes, given the length of the
     /// packet as it is now.
     pub fn wire_length(&self, length: usize) -> usize {

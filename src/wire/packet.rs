@@ -1,7 +1,14 @@
 //! One IP packet: read once into a [`Packet`], changed only by [`Packet::apply`].
+//!
+//! Reading asks every question about lengths, so that nothing behind it has to: whoever holds a
+//! `Packet` may index the bytes it was read from by its offsets. It does not ask whether the
+//! transport checksum is right; the receiver will, and a translator keeps a wrong one as wrong as
+//! it was.
 
-use super::{Buffer, Offload, ParseError};
-use crate::flow::{Edit, Summary};
+use super::icmp::{self, Kind, Quote};
+use super::{Buffer, Offload, ParseError, checksum};
+use crate::flow::{Data, Endpoint, ErrorAbout, Flow, Protocol, Summary, TcpFlags};
+use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
 
 /// The layout of one checked IP packet, and its summary. It borrows nothing: offsets count from
 /// the IP header.
@@ -11,6 +18,9 @@ pub struct Packet {
     pub summary: Summary,
     /// Length of the IP header with its options.
     pub header: u16,
+    /// Where the payload of the transport begins: the length of IP and transport header together.
+    /// Equal to `header` for later fragments and for protocols that we do not read.
+    pub payload: u16,
     /// Length of the IP packet by its length field.
     pub length: u32,
     /// Time to live.
@@ -29,6 +39,9 @@ pub struct Packet {
     pub mss: Option<(u16, u16)>,
     /// ICMP type and code, if the packet is ICMP (and not a later fragment).
     pub icmp: Option<(u8, u8)>,
+    /// The packet is an ICMP error about an ICMP error (or about an ICMP message that nobody may
+    /// answer): RFC 1122 §3.2.2 forbids it.
+    pub quotes_error: bool,
 }
 
 /// A fragment's place in its datagram.
@@ -41,23 +54,235 @@ pub struct Fragment {
 }
 
 impl Packet {
+    /// Reads the packet at `buffer[skip..]` as it was received and makes the buffer fit it:
+    /// padding behind the packet is cut off, the offload's header length is set right
+    /// ([`Offload::fitted`]), and a super-frame whose checksum the device only verified gets a
+    /// partial one, which is what a link that sends it expects.
+    ///
+    /// # Errors
+    /// As [`Packet::parse`]; the buffer is then as it was.
+    pub fn read(buffer: &mut Buffer, skip: usize) -> Result<Packet, ParseError> {
+        let packet = Packet::parse(buffer.bytes().get(skip..).unwrap_or(&[]), &buffer.offload)?;
+        buffer.truncate(skip + packet.length as usize);
+        buffer.offload = buffer.offload.fitted(&packet);
+        if buffer.offload.segment.is_some() && buffer.offload.checksum.is_none() {
+            checksum::make_partial(buffer, skip);
+        }
+        Ok(packet)
+    }
+
     /// Reads the IP packet at `bytes` (from the IP header on; bytes behind the packet's own length
     /// are padding and ignored). Checks version, header length, total length and header checksum,
     /// that TCP, UDP and ICMP headers are whole where the packet is not a later fragment, and for
-    /// ICMP errors the checksum of message and quoted header (RFC 5508 REQ-3).
+    /// ICMP errors the checksum of message and quoted header (RFC 5508 REQ-3). Checks that
+    /// `offload` fits the packet, all but `Segment::header`, which kernels use as a mere hint.
     ///
     /// # Errors
     /// What is wrong, with numbers.
     pub fn parse(bytes: &[u8], offload: &Offload) -> Result<Packet, ParseError> {
-        let _ = (bytes, offload);
-        todo!()
+        let ip =
+            Ipv4HeaderSlice::from_slice(bytes).map_err(|error| ParseError::ipv4("IPv4 header", error))?;
+        let header = ip.slice().len();
+        let length = usize::from(ip.total_len());
+        if length < header {
+            return Err(ParseError::Length { what: "IPv4 header", says: length, have: header });
+        }
+        let Some(payload) = bytes.get(header..length) else {
+            return Err(ParseError::Length { what: "IPv4 total length", says: length, have: bytes.len() });
+        };
+        if checksum::sum(ip.slice()) != 0xffff {
+            return Err(ParseError::Checksum("IPv4 header"));
+        }
+        let mut packet = Packet::blank(&ip);
+        if ip.is_fragmenting_payload() {
+            packet.fragment = Some(Fragment::read(&ip, payload.len())?);
+        }
+        if !packet.is_later_fragment() {
+            packet.read_transport(payload, offload)?;
+        }
+        if offload.checksum.is_some() || offload.segment.is_some() {
+            offload.check(&packet)?;
+        }
+        Ok(packet)
     }
 
-    /// Applies `edit` to the packet at `buffer[skip..]`: addresses, ports, hop and checksums
-    /// together, whole or partial as the buffer's offload says. The only place that writes into
-    /// forwarded packets. Everything that could be refused has been refused before.
-    pub fn apply(&self, edit: &Edit, buffer: &mut Buffer, skip: usize) {
-        let _ = (edit, buffer, skip);
-        todo!()
+    /// Whether the packet is a fragment other than the first, which has no ports.
+    #[inline]
+    pub fn is_later_fragment(&self) -> bool {
+        self.fragment.is_some_and(|fragment| fragment.offset != 0)
     }
+
+    /// What the IP header says; the transport is still to be read.
+    #[inline]
+    fn blank(ip: &Ipv4HeaderSlice) -> Packet {
+        let header = ip.slice().len();
+        Packet {
+            summary: Summary::Data(Data {
+                flow: Flow {
+                    protocol: Protocol::from_ipv4_number(ip.protocol().0),
+                    source: Endpoint::new(ip.source_addr(), 0),
+                    destination: Endpoint::new(ip.destination_addr(), 0),
+                },
+                tcp: TcpFlags::default(),
+                asks: true,
+                length: u32::from(ip.total_len()),
+            }),
+            header: header as u16,
+            payload: header as u16,
+            length: u32::from(ip.total_len()),
+            ttl: ip.ttl(),
+            tos: ip.slice()[1],
+            dont_fragment: ip.dont_fragment(),
+            fragment: None,
+            identification: ip.identification(),
+            source_routed: header > 20 && has_source_route(ip.options()),
+            mss: None,
+            icmp: None,
+            quotes_error: false,
+        }
+    }
+
+    /// Reads the transport header at the front of `payload`, the packet's bytes behind the IP
+    /// header.
+    #[inline]
+    fn read_transport(&mut self, payload: &[u8], offload: &Offload) -> Result<(), ParseError> {
+        let first = self.fragment.is_some();
+        let Summary::Data(data) = &mut self.summary else { return Ok(()) };
+        match data.flow.protocol {
+            Protocol::Tcp => {
+                let tcp = TcpHeaderSlice::from_slice(payload).map_err(|error| {
+                    if first {
+                        ParseError::Fragment("the first fragment does not hold the whole TCP header")
+                    } else {
+                        ParseError::tcp(error)
+                    }
+                })?;
+                data.flow.source.port = tcp.source_port();
+                data.flow.destination.port = tcp.destination_port();
+                data.tcp = TcpFlags(tcp.slice()[13]);
+                if data.tcp.has(TcpFlags::SYN) {
+                    self.mss = mss_option(tcp.slice(), self.header);
+                }
+                self.payload += tcp.slice().len() as u16;
+            }
+            Protocol::Udp => {
+                let udp = UdpHeaderSlice::from_slice(payload)
+                    .map_err(|error| ParseError::truncated("UDP header", error))?;
+                let says = usize::from(udp.length());
+                // The rest of a fragment's datagram comes later; a super-frame's length field is
+                // rewritten when it is cut.
+                let whole = !first && offload.segment.is_none();
+                if says < 8 || (whole && says > payload.len()) {
+                    return Err(ParseError::Length { what: "UDP length", says, have: payload.len() });
+                }
+                data.flow.source.port = udp.source_port();
+                data.flow.destination.port = udp.destination_port();
+                self.payload += 8;
+            }
+            Protocol::Icmp => return self.read_icmp(payload),
+            Protocol::Other(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Reads the ICMP message.
+    fn read_icmp(&mut self, message: &[u8]) -> Result<(), ParseError> {
+        let Some([icmp_type, code, _, _, id_high, id_low, _, _]) = message.first_chunk() else {
+            return Err(ParseError::Truncated {
+                what: "ICMP header",
+                need: icmp::HEADER,
+                have: message.len(),
+            });
+        };
+        self.icmp = Some((*icmp_type, *code));
+        self.payload += icmp::HEADER as u16;
+        let Summary::Data(data) = &mut self.summary else { return Ok(()) };
+        let identifier = u16::from_be_bytes([*id_high, *id_low]);
+        match Kind::of(*icmp_type) {
+            Kind::Asks => data.flow.source.port = identifier,
+            Kind::Answers => {
+                data.flow.destination.port = identifier;
+                data.asks = false;
+            }
+            Kind::Other => data.asks = false,
+            Kind::Error => {
+                if self.fragment.is_some() {
+                    return Err(ParseError::Fragment("an ICMP error that is fragmented cannot be checked"));
+                }
+                if checksum::sum(message) != 0xffff {
+                    return Err(ParseError::Checksum("ICMP error"));
+                }
+                let quote = Quote::read(message)?;
+                self.quotes_error = quote.is_error;
+                self.summary = Summary::Error(ErrorAbout {
+                    from: data.flow.source.ip,
+                    to: data.flow.destination.ip,
+                    about: quote.flow,
+                    length: self.length,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Fragment {
+    /// Reads the place of a fragment with `payload` bytes behind its IP header, and refuses those
+    /// that are made to deceive.
+    fn read(ip: &Ipv4HeaderSlice, payload: usize) -> Result<Fragment, ParseError> {
+        let offset = usize::from(ip.fragments_offset().value()) * 8;
+        let more = ip.more_fragments();
+        if payload == 0 {
+            return Err(ParseError::Fragment("without payload"));
+        }
+        if more && !payload.is_multiple_of(8) {
+            return Err(ParseError::Fragment("payload of all but the last is a multiple of 8 bytes"));
+        }
+        if offset + usize::from(ip.total_len()) > 65535 {
+            return Err(ParseError::Fragment("ends beyond the largest datagram"));
+        }
+        if offset == 8 && ip.protocol() == etherparse::IpNumber::TCP {
+            return Err(ParseError::Fragment("begins inside the TCP header"));
+        }
+        Ok(Fragment { offset: offset as u16, more })
+    }
+}
+
+/// Whether IPv4 options have a loose or strict source route.
+fn has_source_route(options: &[u8]) -> bool {
+    const LOOSE: u8 = 0x83;
+    const STRICT: u8 = 0x89;
+    tlv_options(options).any(|(kind, _, _)| matches!(kind, LOOSE | STRICT))
+}
+
+/// The value of the MSS option of a TCP header, and where it stands, counted from an IP header of
+/// `ip_header` bytes.
+fn mss_option(header: &[u8], ip_header: u16) -> Option<(u16, u16)> {
+    const MSS: u8 = 2;
+    let (_, at, _) = tlv_options(&header[20..]).find(|(kind, _, length)| *kind == MSS && *length == 4)?;
+    let at = 20 + at + 2;
+    let value = u16::from_be_bytes([header[at], header[at + 1]]);
+    Some((value, ip_header + at as u16))
+}
+
+/// The options of an IPv4 or TCP header, which share their format: kind, offset, length. Ends at
+/// the end-of-list option, or where an option runs out of the header.
+pub(super) fn tlv_options(options: &[u8]) -> impl Iterator<Item = (u8, usize, usize)> + '_ {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let kind = *options.get(at)?;
+        let length = match kind {
+            END => return None,
+            NO_OPERATION => 1,
+            _ => usize::from(*options.get(at + 1)?),
+        };
+        if length == 0 || (kind != NO_OPERATION && length < 2) || at + length > options.len() {
+            return None;
+        }
+        let found = (kind, at, length);
+        at += length;
+        Some(found)
+    })
 }

@@ -1,0 +1,145 @@
+//! The options of `tapnat run`, as written.
+
+use super::error::ConfigError;
+use super::raw::{KEYS, Place, Raw, Written};
+use std::path::PathBuf;
+
+/// The options of `tapnat run`. Each but `--config` is also a key of the file.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct RunFlags {
+    /// Read settings from this TOML file; options win over it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Instance name, for the control socket [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Unix socket of the control interface [default: tapnat/NAME.sock in $XDG_RUNTIME_DIR or /run]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<String>,
+    /// How much to log: error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// Write one line to this descriptor, and close it, when packets can flow
+    #[arg(long, value_name = "FD")]
+    pub ready_fd: Option<String>,
+
+    /// TAP to create, or to attach to if there is one [default: tapnat0]
+    #[arg(long, value_name = "NAME", help_heading = "Inside")]
+    pub tap: Option<String>,
+    /// Use an inherited TAP descriptor
+    #[arg(long, value_name = "FD", conflicts_with = "tap", help_heading = "Inside")]
+    pub tap_fd: Option<String>,
+    /// off: a plain TAP, frames as on a wire [default: auto]
+    #[arg(long, value_name = "auto|off", help_heading = "Inside")]
+    pub tap_offload: Option<String>,
+    /// Make the TAP a port of this bridge; create the bridge if there is none
+    #[arg(long, value_name = "NAME", help_heading = "Inside")]
+    pub bridge: Option<String>,
+    /// The gateway's own address and prefix inside, e.g. 10.88.0.1/24; can be repeated
+    #[arg(long, value_name = "CIDR", help_heading = "Inside")]
+    pub inside: Vec<String>,
+    /// The gateway's MAC inside [default: made from the TAP's name]
+    #[arg(long, value_name = "ADDR", help_heading = "Inside")]
+    pub mac: Option<String>,
+    /// MTU of the inside, in bytes [default: 1500]
+    #[arg(long, value_name = "N", help_heading = "Inside")]
+    pub mtu: Option<String>,
+
+    /// Outside interface [default: that of the default route]
+    #[arg(long, value_name = "IFACE", help_heading = "Outside")]
+    pub outside: Option<String>,
+    /// Address to translate to; can be repeated [default: the outside interface's]
+    #[arg(long, value_name = "ADDR", help_heading = "Outside")]
+    pub external: Vec<String>,
+    /// What carries packets outside [default: auto]
+    #[arg(long, value_name = "auto|packet|raw", help_heading = "Outside")]
+    pub uplink: Option<String>,
+    /// How the host's own stack is kept off our ports [default: auto]
+    #[arg(long, value_name = "auto|tcx|hold|off", help_heading = "Outside")]
+    pub guard: Option<String>,
+    /// External ports to use
+    #[arg(long, value_name = "FIRST-LAST", help_heading = "Outside")]
+    pub ports: Option<String>,
+    /// Forward a port: [ADDR:]PORT[-PORT]:INSIDE[:PORT[-PORT]]/tcp|udp; can be repeated
+    #[arg(long, value_name = "SPEC", help_heading = "Outside")]
+    pub publish: Vec<String>,
+
+    /// endpoint-independent, address-dependent or address-and-port-dependent (RFC 4787)
+    /// [default: endpoint-independent]
+    #[arg(long, value_name = "BEHAVIOUR", help_heading = "Translation")]
+    pub mapping: Option<String>,
+    /// Which remotes may answer, in the same words [default: address-dependent]
+    #[arg(long, value_name = "BEHAVIOUR", help_heading = "Translation")]
+    pub filtering: Option<String>,
+    /// Whether inside hosts reach each other by their outside endpoints [default: on]
+    #[arg(long, value_name = "on|off", help_heading = "Translation")]
+    pub hairpin: Option<String>,
+    /// Whether inside hosts reach services of the host itself [default: on]
+    #[arg(long, value_name = "on|off", help_heading = "Translation")]
+    pub host_access: Option<String>,
+    /// How long idle flows live, e.g. udp=5m, tcp-established=2h4m; can be repeated. Names: udp,
+    /// udp-dns, tcp-opening, tcp-established, tcp-closing, icmp, other, lease
+    #[arg(long, value_name = "NAME=DURATION", help_heading = "Translation")]
+    pub timeout: Vec<String>,
+    /// How many things may live, e.g. sessions=1000000; can be repeated. Names: sessions,
+    /// sessions-per-host, mappings-per-host, sessions-per-mapping, publish
+    #[arg(long, value_name = "NAME=N", help_heading = "Translation")]
+    pub limit: Vec<String>,
+}
+
+impl RunFlags {
+    /// The options as [`Raw`] settings.
+    ///
+    /// # Errors
+    /// A `--timeout` or `--limit` without `=`.
+    pub fn raw(&self) -> Result<Raw, ConfigError> {
+        let mut raw = Raw::default();
+        let one: [(&str, &Option<String>); 18] = [
+            ("name", &self.name),
+            ("control", &self.control),
+            ("tap", &self.tap),
+            ("tap-fd", &self.tap_fd),
+            ("tap-offload", &self.tap_offload),
+            ("bridge", &self.bridge),
+            ("mac", &self.mac),
+            ("mtu", &self.mtu),
+            ("outside", &self.outside),
+            ("uplink", &self.uplink),
+            ("guard", &self.guard),
+            ("ports", &self.ports),
+            ("mapping", &self.mapping),
+            ("filtering", &self.filtering),
+            ("hairpin", &self.hairpin),
+            ("host-access", &self.host_access),
+            ("ready-fd", &self.ready_fd),
+            ("log", &self.log),
+        ];
+        let many = [("inside", &self.inside), ("external", &self.external), ("publish", &self.publish)];
+        let tables = [("timeouts", &self.timeout), ("limits", &self.limit)];
+        let many = one
+            .into_iter()
+            .flat_map(|(key, value)| value.iter().map(move |text| (key, text)))
+            .chain(many.into_iter().flat_map(|(key, values)| values.iter().map(move |text| (key, text))));
+        for (key, text) in many {
+            raw.add(known(key).0, None, Written { text: text.clone(), place: Place::Flag(known(key).1) });
+        }
+        for (key, values) in tables {
+            let (key, flag) = known(key);
+            for text in values {
+                let place = Place::Flag(flag);
+                let Some((name, value)) = text.split_once('=') else {
+                    let cure = format!("write {flag} NAME=VALUE");
+                    return Err(ConfigError::new(&place, format!("`{text}` has no ="), cure));
+                };
+                raw.add(key, Some(name.to_owned()), Written { text: value.to_owned(), place });
+            }
+        }
+        Ok(raw)
+    }
+}
+
+/// A key of [`KEYS`] and its flag.
+fn known(key: &str) -> (&'static str, &'static str) {
+    let found = KEYS.iter().find(|(known, _, _)| *known == key);
+    found.map(|(key, flag, _)| (*key, *flag)).expect("only keys of the table are asked for")
+}

@@ -1,0 +1,184 @@
+//! What `tapnat run` does, resolved and checked: plain data.
+
+use crate::flow::Protocol;
+use crate::nat::{Behaviour, Limits, Timeouts};
+use ipnet::Ipv4Net;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+/// Everything that a gateway is told at start. Made by `resolve`, which has checked every
+/// rule that needs no look at the host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Instance name: letters, digits, `-`, `_` and `.`, 1 to 64 of them.
+    pub name: String,
+    /// Unix socket of the control interface.
+    pub control: PathBuf,
+    /// Which TAP.
+    pub tap: TapChoice,
+    /// Which form of it.
+    pub tap_offload: TapOffload,
+    /// Make the TAP a port of this bridge; create the bridge if there is none.
+    pub bridge: Option<String>,
+    /// The gateway's own addresses and prefixes inside. Never empty, never overlapping; each address
+    /// is a host address of its prefix.
+    pub inside: Vec<Ipv4Net>,
+    /// The gateway's MAC inside, unicast and not zero; `None` to make one up.
+    pub mac: Option<[u8; 6]>,
+    /// MTU of the inside, in bytes (68 to 65521).
+    pub mtu: u16,
+    /// The outside interface; `None` for that of the default route.
+    pub outside: Option<String>,
+    /// Addresses to translate to, all IPv4; empty for those of the outside interface.
+    pub external: Vec<IpAddr>,
+    /// What carries packets outside.
+    pub uplink: UplinkChoice,
+    /// How the host's own stack is kept off our ports.
+    pub guard: GuardChoice,
+    /// External ports to use (never 0); `None` for the default of the uplink and guard.
+    pub ports: Option<RangeInclusive<u16>>,
+    /// Port forwards to make at start. They do not clash with each other.
+    pub publish: Vec<PublishSpec>,
+    /// How the translator behaves.
+    pub nat: NatSettings,
+    /// Write one line here and close it when packets can flow.
+    pub ready_fd: Option<i32>,
+    /// How much is logged.
+    pub log: LogLevel,
+    /// What is allowed but probably not wanted, one line each, to be logged at start.
+    pub warnings: Vec<String>,
+}
+
+/// The part of [`crate::nat::NatConfig`] that does not depend on the host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NatSettings {
+    /// Mapping behaviour (RFC 4787 §4.1).
+    pub mapping: Behaviour,
+    /// Filtering behaviour (RFC 4787 §5).
+    pub filtering: Behaviour,
+    /// Inside hosts may reach each other by their outside endpoints (RFC 4787 REQ-9).
+    pub hairpin: bool,
+    /// Inside hosts may reach services of the host itself on its external address.
+    pub host_access: bool,
+    /// How long things live.
+    pub timeouts: Timeouts,
+    /// How many things may live.
+    pub limits: Limits,
+}
+
+impl Default for NatSettings {
+    fn default() -> Self {
+        NatSettings {
+            mapping: Behaviour::EndpointIndependent,
+            filtering: Behaviour::AddressDependent,
+            hairpin: true,
+            host_access: true,
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Which TAP the gateway serves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TapChoice {
+    /// The one of this name: made if there is none, attached to if there is.
+    Name(String),
+    /// The one behind this inherited descriptor.
+    Fd(i32),
+}
+
+/// Which form of the TAP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TapOffload {
+    /// With offload if the kernel gives it.
+    #[default]
+    Auto,
+    /// Plain: frames as on a wire.
+    Off,
+}
+
+/// What carries packets outside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum UplinkChoice {
+    /// The best that the host allows.
+    #[default]
+    Auto,
+    /// AF_PACKET on the outside interface.
+    Packet,
+    /// Raw IP sockets.
+    Raw,
+}
+
+/// How the host's own stack is kept off our ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum GuardChoice {
+    /// The best that the host allows.
+    #[default]
+    Auto,
+    /// A tcx program on the outside interface drops what comes to our ports.
+    Tcx,
+    /// A held, silent socket for each of our ports.
+    Hold,
+    /// Nothing: the external address is not the host's.
+    Off,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogLevel {
+    /// What ends the gateway.
+    Error,
+    /// What somebody should mend.
+    Warn,
+    /// What was chosen at start, and changes of state.
+    #[default]
+    Info,
+    /// Each change of a flow.
+    Debug,
+    /// Each packet.
+    Trace,
+}
+
+/// A port forward, as in `--publish`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PublishSpec {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The external address; `None` for all of them.
+    pub address: Option<IpAddr>,
+    /// External ports, never 0.
+    pub ports: RangeInclusive<u16>,
+    /// Who answers.
+    pub inside: Ipv4Addr,
+    /// Inside ports, never 0; as many as the external ones.
+    pub inside_ports: RangeInclusive<u16>,
+}
+
+impl PublishSpec {
+    /// The pairs of an external and an inside port, in order.
+    pub fn pairs(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
+        self.ports.clone().zip(self.inside_ports.clone())
+    }
+}
+
+impl fmt::Display for PublishSpec {
+    /// Writes what `--publish` reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let range = |f: &mut fmt::Formatter<'_>, ports: &RangeInclusive<u16>| {
+            write!(f, "{}", ports.start())?;
+            if ports.start() == ports.end() { Ok(()) } else { write!(f, "-{}", ports.end()) }
+        };
+        match self.address {
+            Some(IpAddr::V4(address)) => write!(f, "{address}:")?,
+            Some(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
+            None => {}
+        }
+        range(f, &self.ports)?;
+        write!(f, ":{}:", self.inside)?;
+        range(f, &self.inside_ports)?;
+        write!(f, "/{}", self.protocol)
+    }
+}

@@ -1,0 +1,60 @@
+//! Live changes and questions, carried out between packets.
+
+use super::counters::CountersView;
+use crate::flow::{Endpoint, Protocol};
+use crate::nat::{Counts, PublishError, SessionView};
+
+/// A change or a question.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Make a port forward. The runtime leases the port from the host first.
+    Publish {
+        /// TCP or UDP.
+        protocol: Protocol,
+        /// Where it is reached.
+        outside: Endpoint,
+        /// Who answers.
+        inside: Endpoint,
+    },
+    /// Remove a port forward.
+    Unpublish {
+        /// TCP or UDP.
+        protocol: Protocol,
+        /// Where it was reached.
+        outside: Endpoint,
+    },
+    /// List the port forwards.
+    Published,
+    /// List sessions from a cursor on.
+    Sessions {
+        /// 0, or what the last reply gave.
+        cursor: u32,
+        /// How many at most.
+        limit: usize,
+    },
+    /// Forget these sessions.
+    Forget(Vec<u64>),
+    /// Read the counters.
+    Counters,
+}
+
+/// The answer to a [`Command`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// There was nothing to do it to.
+    NotFound,
+    /// The port forward cannot be made.
+    NotPublished(PublishError),
+    /// The host would not give us the port; its own word why.
+    NotLeased(String),
+    /// The port forwards: protocol, outside, inside.
+    Published(Vec<(Protocol, Endpoint, Endpoint)>),
+    /// Sessions, and the cursor for the next page.
+    Sessions(Vec<SessionView>, Option<u32>),
+    /// How many sessions were forgotten.
+    Forgotten(usize),
+    /// The counters.
+    Counters(Box<CountersView>, Counts),
+}

@@ -1,0 +1,107 @@
+//! What the gateway says when it cannot pass a packet: ICMP errors, where they are due, at a
+//! limited rate (RFC 1812 §4.3.2).
+
+use super::{Answer, Fate, Gateway, INSIDE, Outbox};
+use crate::flow::{LinkId, Time};
+use crate::nat::Refusal;
+use crate::wire::craft::{self, IcmpError};
+use crate::wire::{Buffer, Packet};
+use std::net::IpAddr;
+
+/// Why a packet cannot pass, in ICMP's words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// 11/0.
+    TimeExceeded,
+    /// 3/4 with the MTU of the next link (RFC 1191).
+    TooBig(u16),
+    /// 3/3.
+    PortUnreachable,
+    /// 3/13: communication administratively prohibited (RFC 5508 REQ-8).
+    Prohibited,
+}
+
+impl Reason {
+    /// What a refusal of the translator is answered with, to a sender inside; `None` is silence.
+    pub(super) fn of_refusal(refusal: Refusal) -> Option<Reason> {
+        match refusal {
+            Refusal::PortsExhausted
+            | Refusal::SessionLimit
+            | Refusal::HostSessionLimit
+            | Refusal::HostMappingLimit
+            | Refusal::MappingSessionLimit
+            | Refusal::HairpinOff
+            | Refusal::HostAccessOff
+            | Refusal::ProtocolTaken => Some(Reason::Prohibited),
+            Refusal::NoMapping
+            | Refusal::Filtered
+            | Refusal::NoSession
+            | Refusal::BadFlags
+            | Refusal::ErrorWithoutSession
+            | Refusal::ErrorMisaddressed
+            | Refusal::UnsolicitedQuery
+            | Refusal::SourceIsOurs => None,
+        }
+    }
+
+    fn icmp(self) -> IcmpError {
+        match self {
+            Reason::TimeExceeded => IcmpError::TtlExceeded,
+            Reason::TooBig(mtu) => IcmpError::TooBig { mtu },
+            Reason::PortUnreachable => IcmpError::PortUnreachable,
+            Reason::Prohibited => IcmpError::Prohibited,
+        }
+    }
+
+    fn answer(self) -> Answer {
+        match self {
+            Reason::TimeExceeded => Answer::TimeExceeded,
+            Reason::TooBig(_) => Answer::FragmentationNeeded,
+            Reason::PortUnreachable | Reason::Prohibited => Answer::Unreachable,
+        }
+    }
+}
+
+impl Gateway {
+    /// Tells the sender of `packet`, which came in by `from` and stands in `buffer` as it was
+    /// sent, why it does not pass. Says nothing where RFC 1812 §4.3.2.7 forbids it: about ICMP
+    /// errors and other ICMP that is no query, and about later fragments.
+    pub(super) fn complain(
+        &mut self,
+        from: LinkId,
+        reason: Reason,
+        packet: &Packet,
+        buffer: &Buffer,
+        now: Time,
+        out: &mut Outbox,
+    ) {
+        if !craft::may_be_reported(packet) {
+            return;
+        }
+        let to = packet.summary.source();
+        // An error leaves with the address of the interface it leaves by (RFC 1812 §4.3.2.4).
+        let source = match (from, to) {
+            (INSIDE, IpAddr::V4(to)) => self.address_for(to).map(IpAddr::V4),
+            _ => Some(packet.summary.destination()),
+        };
+        let (Some(IpAddr::V4(source)), IpAddr::V4(receiver)) = (source, to) else { return };
+        if !self.errors.take(now) {
+            return self.counters.answered(Answer::RateLimited);
+        }
+        let error = craft::icmp_error(reason.icmp(), source, receiver, buffer.bytes());
+        let error = Buffer::from_bytes(&error);
+        self.counters.answered(reason.answer());
+        if from == INSIDE {
+            self.answer_inside(to, error, now, out);
+        } else {
+            out.push(from, error);
+        }
+    }
+
+    /// Sends an IP packet of our own to an inside host.
+    pub(super) fn answer_inside(&mut self, to: IpAddr, mut packet: Buffer, now: Time, out: &mut Outbox) {
+        if self.deliver_inside(to, &mut packet, now, out) == Fate::Pass(INSIDE) {
+            out.push(INSIDE, packet);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! A frame from the TAP: for us, for a neighbour, or for the world.
+
+use super::errors::Reason;
+use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, hop, services};
+use crate::flow::{Data, LinkInfo, Summary, Time};
+use crate::nat::{Decision, Exit, Observer};
+use crate::wire::ethernet::{self, Frame, MacAddr};
+use crate::wire::{Buffer, Packet};
+use std::net::{IpAddr, Ipv4Addr};
+
+impl Gateway {
+    pub(super) fn receive_inside(
+        &mut self,
+        frame: &mut Buffer,
+        now: Time,
+        out: &mut Outbox,
+        seen: &mut impl Observer,
+    ) -> Fate {
+        let Ok(Frame { destination: to, source: from, ethertype }) = Frame::parse(frame.bytes()) else {
+            return Fate::Dropped(DropReason::ShortFrame);
+        };
+        if to != self.config.mac && !to.is_multicast() {
+            return Fate::Dropped(DropReason::OtherMac);
+        }
+        match ethertype {
+            ethernet::ARP => self.arp(frame, now, out),
+            ethernet::IPV4 => self.ip_from_inside(frame, to, from, now, out, seen),
+            ethernet::IPV6 => Fate::Dropped(DropReason::Malformed(crate::wire::ParseError::Ipv6)),
+            _ => Fate::Dropped(DropReason::UnknownEtherType),
+        }
+    }
+
+    fn arp(&mut self, frame: &Buffer, now: Time, out: &mut Outbox) -> Fate {
+        let subnets = &self.config.subnets;
+        let ours = |ip| subnets.iter().any(|subnet| subnet.gateway == ip);
+        let local = |ip| subnets.iter().any(|subnet| subnet.has_host(ip));
+        let bytes = frame.bytes().get(ethernet::HEADER..).unwrap_or_default();
+        let outcome = match self.neighbors.arp(bytes, ours, local, now) {
+            Ok(outcome) => outcome,
+            Err(reason) => return Fate::Dropped(reason),
+        };
+        for mut packet in outcome.released {
+            let to = packet.bytes().get(16..20).and_then(|ip| <[u8; 4]>::try_from(ip).ok());
+            let Some(to) = to else { continue };
+            if self.deliver_inside(Ipv4Addr::from(to).into(), &mut packet, now, out) == Fate::Pass(INSIDE) {
+                out.push(INSIDE, packet);
+            }
+        }
+        if let Some(reply) = outcome.reply {
+            out.push(INSIDE, reply);
+        }
+        self.counters.answered(Answer::Arp);
+        Fate::Taken(Answer::Arp)
+    }
+
+    fn ip_from_inside(
+        &mut self,
+        frame: &mut Buffer,
+        to: MacAddr,
+        from: MacAddr,
+        now: Time,
+        out: &mut Outbox,
+        seen: &mut impl Observer,
+    ) -> Fate {
+        // From here on the buffer starts with the IP header.
+        frame.drop_front(ethernet::HEADER);
+        let packet = match Packet::read(frame, 0) {
+            Ok(packet) => packet,
+            Err(error) => return Fate::Dropped(DropReason::Malformed(error)),
+        };
+        let flow_ends = (packet.summary.source(), packet.summary.destination());
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = flow_ends else {
+            return Fate::Dropped(DropReason::Malformed(crate::wire::ParseError::Ipv6));
+        };
+        if let Err(reason) = self.check_inside_source(source, from) {
+            return Fate::Dropped(reason);
+        }
+        if to.is_multicast() || hop::martian_destination(destination) {
+            return Fate::Dropped(DropReason::MartianDestination);
+        }
+        if packet.source_routed {
+            return Fate::Dropped(DropReason::SourceRoute);
+        }
+        if self.is_inside(destination) {
+            return self.for_inside_address(&packet, frame, destination, now, out);
+        }
+        self.forward_out(&packet, frame, now, out, seen)
+    }
+
+    fn check_inside_source(&self, source: Ipv4Addr, from: MacAddr) -> Result<(), DropReason> {
+        if from.is_multicast() || from == self.config.mac || hop::martian_source(source) {
+            return Err(DropReason::MartianSource);
+        }
+        let subnet = self.config.subnets.iter().find(|subnet| subnet.has_host(source));
+        match subnet {
+            Some(subnet) if subnet.gateway != source => Ok(()),
+            _ => Err(DropReason::SpoofedSource),
+        }
+    }
+
+    /// The gateway's own address answers echo; everything else there is closed, and the other
+    /// inside hosts are reached without us.
+    fn for_inside_address(
+        &mut self,
+        packet: &Packet,
+        frame: &Buffer,
+        destination: Ipv4Addr,
+        now: Time,
+        out: &mut Outbox,
+    ) -> Fate {
+        if !self.config.subnets.iter().any(|subnet| subnet.gateway == destination) {
+            return Fate::Dropped(DropReason::InsideDestination);
+        }
+        if let Some(reply) = services::echo::offer(packet, frame) {
+            self.answer_inside(packet.summary.source(), reply, now, out);
+            self.counters.answered(Answer::Echo);
+            return Fate::Taken(Answer::Echo);
+        }
+        self.complain(INSIDE, Reason::PortUnreachable, packet, frame, now, out);
+        Fate::Dropped(DropReason::InsideDestination)
+    }
+
+    /// The way of a packet for the world, or for the host: hop, translator, edit, exit.
+    pub(super) fn forward_out(
+        &mut self,
+        packet: &Packet,
+        frame: &mut Buffer,
+        now: Time,
+        out: &mut Outbox,
+        seen: &mut impl Observer,
+    ) -> Fate {
+        if !hop::translatable(packet) {
+            return Fate::Dropped(DropReason::IcmpType);
+        }
+        let to_host = self.is_host(packet.summary.destination());
+        if packet.ttl <= 1 && !to_host {
+            self.complain(INSIDE, Reason::TimeExceeded, packet, frame, now, out);
+            return Fate::Dropped(DropReason::TtlExpired);
+        }
+        let link = if to_host { LinkInfo::plain(u16::MAX, 0) } else { self.config.outside };
+        let too_big = frame.offload.wire_length(frame.len()) > usize::from(link.mtu);
+        if too_big && (packet.dont_fragment || frame.offload.segment.is_some()) {
+            self.complain(INSIDE, Reason::TooBig(link.mtu), packet, frame, now, out);
+            return Fate::Dropped(DropReason::TooBig);
+        }
+        let decision = match packet.fragment {
+            None => self.nat.outbound(&packet.summary, now, seen),
+            Some(fragment) => match self.fragment_decision(INSIDE, packet, fragment, frame, now, out, seen) {
+                Ok(decision) => decision,
+                Err(fate) => return fate,
+            },
+        };
+        let (mut edit, exit) = match decision {
+            Decision::Translate { edit, exit } => (edit, exit),
+            Decision::Refuse(refusal) => {
+                if let Some(reason) = Reason::of_refusal(refusal) {
+                    self.complain(INSIDE, reason, packet, frame, now, out);
+                }
+                return Fate::Dropped(DropReason::Refused(refusal));
+            }
+        };
+        edit.spend_hop = exit != Exit::Host;
+        edit.clamp_mss = self.mss_limit(packet);
+        packet.apply(&edit, frame, 0);
+        match exit {
+            Exit::Host => Fate::Pass(HOST),
+            Exit::Hairpin | Exit::Inside => match edit.destination {
+                Some(destination) => self.deliver_inside(destination.ip, frame, now, out),
+                None => Fate::Dropped(DropReason::InsideDestination),
+            },
+            Exit::Outside if too_big => self.cut(frame, OUTSIDE, link.mtu, out),
+            Exit::Outside => Fate::Pass(OUTSIDE),
+        }
+    }
+
+    /// What the MSS option of this packet may say at most, if it has one: what fits both links.
+    pub(super) fn mss_limit(&self, packet: &Packet) -> Option<u16> {
+        packet.mss?;
+        let Summary::Data(Data { .. }) = packet.summary else { return None };
+        let mtu = self.config.inside.mtu.min(self.config.outside.mtu);
+        Some(mtu.saturating_sub(hop::IP_AND_TCP_HEADERS))
+    }
+}

@@ -1,0 +1,119 @@
+//! A packet from the uplink or from the host itself, to a host inside.
+
+use super::errors::Reason;
+use super::{DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, hop};
+use crate::flow::{LinkId, Time};
+use crate::nat::{Decision, Exit, Observer};
+use crate::wire::{Buffer, Packet};
+use std::net::IpAddr;
+
+impl Gateway {
+    pub(super) fn receive_outside(
+        &mut self,
+        from: LinkId,
+        buffer: &mut Buffer,
+        now: Time,
+        out: &mut Outbox,
+        seen: &mut impl Observer,
+    ) -> Fate {
+        let packet = match Packet::read(buffer, 0) {
+            Ok(packet) => packet,
+            Err(error) => return Fate::Dropped(DropReason::Malformed(error)),
+        };
+        if !self.config.nat.external.contains(&packet.summary.destination()) {
+            return Fate::Dropped(DropReason::NotOurAddress);
+        }
+        let IpAddr::V4(source) = packet.summary.source() else {
+            return Fate::Dropped(DropReason::MartianSource);
+        };
+        if hop::martian_source(source) || (self.is_inside(source) && from == OUTSIDE) {
+            return Fate::Dropped(DropReason::MartianSource);
+        }
+        if packet.source_routed {
+            return Fate::Dropped(DropReason::SourceRoute);
+        }
+        if !hop::translatable(&packet) {
+            return Fate::Dropped(DropReason::IcmpType);
+        }
+        self.forward_in(from, &packet, buffer, now, out, seen)
+    }
+
+    /// The way of a packet to an inside host: hop, translator, edit, exit.
+    pub(super) fn forward_in(
+        &mut self,
+        from: LinkId,
+        packet: &Packet,
+        buffer: &mut Buffer,
+        now: Time,
+        out: &mut Outbox,
+        seen: &mut impl Observer,
+    ) -> Fate {
+        let mtu = self.config.inside.mtu;
+        let too_big = buffer.offload.wire_length(buffer.len()) > usize::from(mtu);
+        if let Err(fate) = self.check_hop_in(from, packet, buffer, too_big, now, out) {
+            return fate;
+        }
+        let decision = match packet.fragment {
+            None if from == HOST => self.nat.from_host(&packet.summary, now, seen),
+            None => self.nat.inbound(&packet.summary, now, seen),
+            Some(fragment) => match self.fragment_decision(from, packet, fragment, buffer, now, out, seen) {
+                Ok(decision) => decision,
+                Err(fate) => return fate,
+            },
+        };
+        let (mut edit, exit) = match decision {
+            Decision::Translate { edit, exit } => (edit, exit),
+            Decision::Refuse(refusal) => return Fate::Dropped(DropReason::Refused(refusal)),
+        };
+        edit.spend_hop = from != HOST;
+        edit.clamp_mss = self.mss_limit(packet);
+        packet.apply(&edit, buffer, 0);
+        match (exit, edit.destination) {
+            (Exit::Inside | Exit::Hairpin, Some(destination)) if too_big => {
+                self.cut_inside(destination.ip, buffer, mtu, now, out)
+            }
+            (Exit::Inside | Exit::Hairpin, Some(destination)) => {
+                self.deliver_inside(destination.ip, buffer, now, out)
+            }
+            _ => Fate::Dropped(DropReason::NotOurAddress),
+        }
+    }
+
+    /// Time to live and size, for packets that the translator knows the owner of. All others are
+    /// the host's own: the host's stack has a copy and answers as it sees fit.
+    fn check_hop_in(
+        &mut self,
+        from: LinkId,
+        packet: &Packet,
+        buffer: &Buffer,
+        too_big: bool,
+        now: Time,
+        out: &mut Outbox,
+    ) -> Result<(), Fate> {
+        let expired = packet.ttl <= 1 && from == OUTSIDE;
+        let refuses_cut = too_big && (packet.dont_fragment || buffer.offload.segment.is_some());
+        if !expired && !refuses_cut {
+            return Ok(());
+        }
+        let flow = packet.summary.flow();
+        if !self.nat.owns(flow.protocol, flow.destination) {
+            return Err(Fate::Dropped(DropReason::Refused(crate::nat::Refusal::NoMapping)));
+        }
+        let (reason, dropped) = if expired {
+            (Reason::TimeExceeded, DropReason::TtlExpired)
+        } else {
+            (Reason::TooBig(self.config.inside.mtu), DropReason::TooBig)
+        };
+        self.complain(from, reason, packet, buffer, now, out);
+        Err(Fate::Dropped(dropped))
+    }
+
+    fn cut_inside(&mut self, to: IpAddr, buffer: &Buffer, mtu: u16, now: Time, out: &mut Outbox) -> Fate {
+        for mut piece in hop::pieces(buffer, mtu) {
+            if self.deliver_inside(to, &mut piece, now, out) == Fate::Pass(INSIDE) {
+                out.push(INSIDE, piece);
+            }
+        }
+        Fate::Cut(INSIDE)
+    }
+}

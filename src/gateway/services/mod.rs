@@ -1,0 +1,3 @@
+//! What the gateway answers itself, at its own inside address.
+
+pub mod echo;

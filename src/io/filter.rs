@@ -1,0 +1,311 @@
+//! Classic BPF programs that keep packets which cannot be ours from waking the process.
+//!
+//! ```text
+//! for the host itself, not tagged     (frames only)
+//! IPv4                                (frames only)
+//! by loopback, or not by loopback     (packets only)
+//! to one of our external addresses
+//! ICMP: yes       TCP, UDP: a later fragment, or to one of our ports       the rest: no
+//! ```
+
+use socket2::SockFilter;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+
+const LOAD_WORD: u16 = 0x20;
+const LOAD_HALF: u16 = 0x28;
+const LOAD_BYTE: u16 = 0x30;
+const LOAD_HALF_INDEXED: u16 = 0x48;
+const LOAD_BYTE_INDEXED: u16 = 0x50;
+const HEADER_LENGTH_TO_X: u16 = 0xb1;
+const JUMP: u16 = 0x05;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_ABOVE: u16 = 0x25;
+const JUMP_AT_LEAST: u16 = 0x35;
+const JUMP_ANY_BIT: u16 = 0x45;
+const RETURN: u16 = 0x06;
+const ANCILLARY: u32 = libc::SKF_AD_OFF.cast_unsigned();
+const PACKET_TYPE: u32 = ANCILLARY + libc::SKF_AD_PKTTYPE.cast_unsigned();
+const VLAN_PRESENT: u32 = ANCILLARY + libc::SKF_AD_VLAN_TAG_PRESENT.cast_unsigned();
+const DEVICE: u32 = ANCILLARY + libc::SKF_AD_IFINDEX.cast_unsigned();
+/// The number of `lo` in every network namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
+
+/// The kernel takes at most this many instructions (`BPF_MAXINSNS`).
+const LONGEST: usize = 4096;
+/// More addresses than this are not told apart by the program; the gateway looks at them anyway.
+const MOST_ADDRESSES: usize = 512;
+
+/// Which packets are wanted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Wanted {
+    /// The addresses that we translate to. If they are too many for a program, all are let in.
+    pub addresses: Vec<Ipv4Addr>,
+    /// The ports that we translate to. If they are too many for a program, all are let in.
+    pub ports: Vec<RangeInclusive<u16>>,
+}
+
+/// Where a program reads, and what else it looks at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// Ethernet frames of an AF_PACKET socket.
+    Frames,
+    /// IP packets of an AF_INET raw socket that came by a wire.
+    Packets,
+    /// IP packets of an AF_INET raw socket that came by loopback, without ICMP queries: there these
+    /// are our own.
+    Looped,
+}
+
+/// A program under construction; labels are not needed, since every test leaves by a jump of its
+/// own and short jumps skip exactly that.
+#[derive(Debug, Default)]
+struct Program(Vec<(u16, u8, u8, u32)>);
+
+impl Program {
+    fn load(&mut self, code: u16, at: u32) {
+        self.0.push((code, 0, 0, at));
+    }
+
+    fn accept(&mut self) {
+        self.0.push((RETURN, 0, 0, u32::MAX));
+    }
+
+    fn drop(&mut self) {
+        self.0.push((RETURN, 0, 0, 0));
+    }
+
+    /// Drops the packet unless the test holds.
+    fn require(&mut self, code: u16, value: u32) {
+        self.0.push((code, 1, 0, value));
+        self.drop();
+    }
+
+    /// Accepts the packet if the test holds.
+    fn accept_if(&mut self, code: u16, value: u32) {
+        self.0.push((code, 0, 1, value));
+        self.accept();
+    }
+
+    /// Drops the packet if the test holds.
+    fn drop_if(&mut self, code: u16, value: u32) {
+        self.0.push((code, 0, 1, value));
+        self.drop();
+    }
+
+    /// Goes on behind the block if the value equals one of `values`, else drops.
+    fn require_one_of(&mut self, values: &[u32]) {
+        for (index, value) in values.iter().enumerate() {
+            let rest = 2 * (values.len() - index - 1) + 1;
+            self.0.push((JUMP_EQUAL, 0, 1, *value));
+            self.0.push((JUMP, 0, 0, u32::try_from(rest).unwrap_or(u32::MAX)));
+        }
+        self.drop();
+    }
+}
+
+/// A filter that takes nothing: what a socket has until it knows what it wants.
+pub fn nothing() -> Vec<SockFilter> {
+    let mut program = Program::default();
+    program.drop();
+    finish(program)
+}
+
+/// The filter for a socket.
+pub fn build(wanted: &Wanted, form: Form) -> Vec<SockFilter> {
+    finish(write(wanted, form))
+}
+
+fn write(wanted: &Wanted, form: Form) -> Program {
+    let mut program = Program::default();
+    let ip = if form == Form::Frames { 14 } else { 0 };
+    if form == Form::Frames {
+        program.load(LOAD_BYTE, PACKET_TYPE);
+        program.require(JUMP_EQUAL, u32::from(libc::PACKET_HOST));
+        program.load(LOAD_BYTE, VLAN_PRESENT);
+        program.require(JUMP_EQUAL, 0);
+        program.load(LOAD_HALF, 12);
+        program.require(JUMP_EQUAL, libc::ETH_P_IP.cast_unsigned());
+    }
+    // Binding the socket to a device does not tell the two apart: the kernel says of a looped packet
+    // that it came by the device that owns the address.
+    if form != Form::Frames {
+        program.load(LOAD_WORD, DEVICE);
+    }
+    match form {
+        Form::Frames => {}
+        Form::Packets => program.drop_if(JUMP_EQUAL, LOOPBACK),
+        Form::Looped => program.require(JUMP_EQUAL, LOOPBACK),
+    }
+    if wanted.addresses.len() <= MOST_ADDRESSES {
+        program.load(LOAD_WORD, ip + 16);
+        let addresses: Vec<u32> = wanted.addresses.iter().map(|address| address.to_bits()).collect();
+        program.require_one_of(&addresses);
+    }
+    program.load(LOAD_BYTE, ip + 9);
+    icmp(&mut program, ip, form);
+    program.require_one_of(&[6, 17]);
+    program.load(LOAD_HALF, ip + 6);
+    program.accept_if(JUMP_ANY_BIT, 0x1fff);
+    program.load(HEADER_LENGTH_TO_X, ip);
+    program.load(LOAD_HALF_INDEXED, ip + 2);
+    if program.0.len() + 4 * wanted.ports.len() < LONGEST {
+        for range in &wanted.ports {
+            program.0.push((JUMP_AT_LEAST, 0, 2, u32::from(*range.start())));
+            program.0.push((JUMP_ABOVE, 1, 0, u32::from(*range.end())));
+            program.accept();
+        }
+        program.drop();
+    } else {
+        program.accept();
+    }
+    program
+}
+
+/// Decides about ICMP; the protocol is in the accumulator and is there again afterwards.
+fn icmp(program: &mut Program, ip: u32, form: Form) {
+    const ICMP: u32 = 1;
+    if form != Form::Looped {
+        program.accept_if(JUMP_EQUAL, ICMP);
+        return;
+    }
+    let mut queries = Program::default();
+    queries.load(LOAD_HALF, ip + 6);
+    queries.accept_if(JUMP_ANY_BIT, 0x1fff);
+    queries.load(HEADER_LENGTH_TO_X, ip);
+    queries.load(LOAD_BYTE_INDEXED, ip);
+    queries.drop_if(JUMP_EQUAL, 8);
+    queries.drop_if(JUMP_EQUAL, 13);
+    queries.accept();
+    let length = u8::try_from(queries.0.len()).expect("ten instructions");
+    program.0.push((JUMP_EQUAL, 0, length, ICMP));
+    program.0.append(&mut queries.0);
+}
+
+fn finish(program: Program) -> Vec<SockFilter> {
+    program.0.into_iter().map(|(code, yes, no, value)| SockFilter::new(code, yes, no, value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A classic BPF machine in a few lines, held against the packets that matter.
+    fn run(program: &[(u16, u8, u8, u32)], packet: &[u8], device: u32) -> bool {
+        let (mut at, mut a, mut x) = (0, 0u32, 0u32);
+        let read = |from: u32, count: usize| {
+            let from = from as usize;
+            packet.get(from..from + count).map(|bytes| bytes.iter().fold(0, |n, b| n << 8 | u32::from(*b)))
+        };
+        loop {
+            let (code, yes, no, k) = program[at];
+            at += 1;
+            let test = match code {
+                LOAD_WORD if k == DEVICE => {
+                    a = device;
+                    continue;
+                }
+                LOAD_BYTE if k == PACKET_TYPE || k == VLAN_PRESENT => {
+                    a = 0;
+                    continue;
+                }
+                LOAD_WORD | LOAD_HALF | LOAD_BYTE | LOAD_HALF_INDEXED | LOAD_BYTE_INDEXED => {
+                    let (base, count) = match code {
+                        LOAD_WORD => (k, 4),
+                        LOAD_HALF => (k, 2),
+                        LOAD_BYTE => (k, 1),
+                        LOAD_HALF_INDEXED => (k + x, 2),
+                        _ => (k + x, 1),
+                    };
+                    let Some(value) = read(base, count) else { return false };
+                    a = value;
+                    continue;
+                }
+                HEADER_LENGTH_TO_X => {
+                    x = (read(k, 1).unwrap() & 15) * 4;
+                    continue;
+                }
+                JUMP => {
+                    at += k as usize;
+                    continue;
+                }
+                RETURN => return k != 0,
+                JUMP_EQUAL => a == k,
+                JUMP_ABOVE => a > k,
+                JUMP_AT_LEAST => a >= k,
+                JUMP_ANY_BIT => a & k != 0,
+                other => panic!("no such instruction: {other:#x}"),
+            };
+            at += usize::from(if test { yes } else { no });
+        }
+    }
+
+    const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+    fn packet(protocol: u8, destination: Ipv4Addr, fragment: u16, word: [u8; 4]) -> Vec<u8> {
+        let mut bytes = vec![0; 24];
+        bytes[0] = 0x46;
+        bytes[6..8].copy_from_slice(&fragment.to_be_bytes());
+        bytes[9] = protocol;
+        bytes[16..20].copy_from_slice(&destination.octets());
+        bytes.extend(word);
+        bytes
+    }
+
+    fn to_port(port: u16) -> [u8; 4] {
+        let [high, low] = port.to_be_bytes();
+        [0, 0, high, low]
+    }
+
+    #[test]
+    fn what_is_ours_passes_and_nothing_else() {
+        let wanted =
+            Wanted { addresses: vec![Ipv4Addr::LOCALHOST, OURS], ports: vec![80..=80, 61000..=65535] };
+        let other = Ipv4Addr::new(192, 0, 2, 2);
+        let cases = [
+            (packet(6, OURS, 0x4000, to_port(61000)), true, true),
+            (packet(17, OURS, 0x2000, to_port(65535)), true, true),
+            (packet(6, OURS, 0, to_port(80)), true, true),
+            (packet(6, OURS, 0, to_port(81)), false, false),
+            (packet(6, OURS, 0, to_port(60999)), false, false),
+            (packet(17, OURS, 1, to_port(7)), true, true),
+            (packet(6, other, 0, to_port(61000)), false, false),
+            (packet(1, other, 0, [0; 4]), false, false),
+            (packet(1, OURS, 0, [0; 4]), true, true),
+            (packet(1, OURS, 0, [8, 0, 0, 0]), true, false),
+            (packet(1, OURS, 0, [13, 0, 0, 0]), true, false),
+            (packet(1, OURS, 0, [3, 4, 0, 0]), true, true),
+            (packet(1, OURS, 2, [8, 0, 0, 0]), true, true),
+            (packet(47, OURS, 0, to_port(61000)), false, false),
+        ];
+        let programs = [Form::Frames, Form::Packets, Form::Looped].map(|form| (form, write(&wanted, form).0));
+        for (ip, outside, inside) in cases {
+            for (form, program) in &programs {
+                let mut bytes = vec![0; 14];
+                bytes[12] = 0x08;
+                let bytes = if *form == Form::Frames { [bytes, ip.clone()].concat() } else { ip.clone() };
+                let expected = if *form == Form::Looped { inside } else { outside };
+                let device = if *form == Form::Looped { 1 } else { 2 };
+                assert_eq!(run(program, &bytes, device), expected, "{form:?} {ip:?}");
+                assert!(*form == Form::Frames || !run(program, &bytes, 3 - device));
+                for length in 0..bytes.len() - 4 {
+                    run(program, &bytes[..length], device);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_takes_every_program_however_much_is_wanted() {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        for count in [0, 1, MOST_ADDRESSES, MOST_ADDRESSES + 1, 5000] {
+            let addresses = (0..count as u32).map(Ipv4Addr::from_bits).collect();
+            let ports = (0..count as u16).map(|port| port..=port).collect();
+            let wanted = Wanted { addresses, ports };
+            for form in [Form::Frames, Form::Packets, Form::Looped] {
+                socket.attach_filter(&build(&wanted, form)).unwrap();
+            }
+        }
+        socket.attach_filter(&nothing()).unwrap();
+    }
+}

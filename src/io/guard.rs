@@ -1,0 +1,248 @@
+//! Keeps the host's own stack off our ports, where we translate to an address that the host owns.
+//!
+//! Whatever comes back to a translated port reaches the host's stack as well, which knows of no
+//! connection and would answer TCP with RST and UDP with "port unreachable"; and the host's own
+//! programs might choose the same port. So every port is *leased* from the host before it is used:
+//!
+//! * [`hold`]: a socket of ours is bound to the port and drops all it gets. The port is taken for
+//!   everybody else, and the stack is silent about it. Needs no privilege.
+//! * [`tcx`]: the same sockets, and a program in front of the stack that drops packets to leased
+//!   ports, which saves the kernel the work. Only with the packet uplink: a raw IP socket sits
+//!   behind that program.
+//!
+//! Whatever happens to this process, its descriptors are closed and the host answers as before.
+
+pub mod hold;
+pub mod tcx;
+
+use crate::flow::{Endpoint, Protocol};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::Socket;
+use std::collections::HashMap;
+use std::io;
+use std::net::Ipv4Addr;
+use tcx::Tcx;
+
+/// How the host's own stack is kept off our ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Not at all: something else does it, or the addresses are not the host's.
+    Off,
+    /// A socket holds each port.
+    Hold,
+    /// A socket holds each port, and a program drops what comes to it.
+    Tcx,
+}
+
+impl Kind {
+    /// The word of the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Off => "off",
+            Kind::Hold => "hold",
+            Kind::Tcx => "tcx",
+        }
+    }
+}
+
+/// Why the guard asked for cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// TCX stands in front of raw IP sockets.
+    #[error(
+        "guard tcx works with the packet uplink only (a raw IP socket would see nothing): use --guard hold"
+    )]
+    RawUplink,
+    /// The kernel refused map, program or link.
+    #[error("guard tcx: {0}: CAP_BPF and CAP_NET_ADMIN and Linux 6.6 are needed: use --guard hold")]
+    Tcx(io::Error),
+}
+
+/// Why a port cannot be leased.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// A program of the host has it.
+    #[error("{protocol} {endpoint} is in use by a program of the host")]
+    Taken {
+        /// TCP or UDP.
+        protocol: Protocol,
+        /// The address and port.
+        endpoint: Endpoint,
+    },
+    /// No descriptors or memory are left.
+    #[error(
+        "no descriptors left for held ports ({held} held, limit {limit}): raise it with `ulimit -n` or LimitNOFILE="
+    )]
+    OutOfDescriptors {
+        /// Ports held.
+        held: usize,
+        /// The limit of descriptors.
+        limit: u64,
+    },
+    /// The port is privileged.
+    #[error(
+        "{protocol} {endpoint}: not permitted: ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE"
+    )]
+    Forbidden {
+        /// TCP or UDP.
+        protocol: Protocol,
+        /// The address and port.
+        endpoint: Endpoint,
+    },
+    /// The host does not own the address.
+    #[error(
+        "{0} is not an address of this host: its ports need no lease (--guard off), or give it to an interface"
+    )]
+    NotLocal(Endpoint),
+    /// Anything else.
+    #[error("{protocol} {endpoint}: {source}")]
+    Other {
+        /// TCP or UDP.
+        protocol: Protocol,
+        /// The address and port.
+        endpoint: Endpoint,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl LeaseError {
+    fn new(protocol: Protocol, endpoint: Endpoint, held: usize, source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::EADDRINUSE) => LeaseError::Taken { protocol, endpoint },
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+                LeaseError::OutOfDescriptors { held, limit }
+            }
+            Some(libc::EACCES | libc::EPERM) => LeaseError::Forbidden { protocol, endpoint },
+            Some(libc::EADDRNOTAVAIL) => LeaseError::NotLocal(endpoint),
+            _ => LeaseError::Other { protocol, endpoint, source },
+        }
+    }
+}
+
+/// The leased ports.
+#[derive(Debug)]
+pub struct Guard {
+    kind: Kind,
+    why: String,
+    /// What is leased, and the socket that holds it; none for what needs no socket.
+    leases: HashMap<(Protocol, Endpoint), Option<Socket>, foldhash::fast::RandomState>,
+    tcx: Option<Tcx>,
+}
+
+impl Guard {
+    /// The guard asked for (`None`: the best there is) for translated addresses `externals` of the
+    /// interface numbered `interface`. `packet_uplink` says whether the uplink is of AF_PACKET.
+    /// Raises the limit of descriptors as far as it goes.
+    ///
+    /// # Errors
+    /// See [`GuardError`]; never if the best is asked for.
+    pub fn new(
+        ask: Option<Kind>,
+        packet_uplink: bool,
+        interface: u32,
+        externals: &[Ipv4Addr],
+    ) -> Result<Guard, GuardError> {
+        raise_descriptor_limit();
+        let tcx = || match packet_uplink {
+            true => Tcx::attach(interface, externals).map_err(GuardError::Tcx),
+            false => Err(GuardError::RawUplink),
+        };
+        let guard =
+            |kind, why: &str, tcx| Guard { kind, why: why.to_owned(), leases: HashMap::default(), tcx };
+        match ask {
+            Some(Kind::Off) => Ok(guard(Kind::Off, "asked for", None)),
+            Some(Kind::Hold) => Ok(guard(Kind::Hold, "asked for", None)),
+            Some(Kind::Tcx) => Ok(guard(Kind::Tcx, "asked for", Some(tcx()?))),
+            None => Ok(match tcx() {
+                Ok(tcx) => guard(Kind::Tcx, "dropped before the host's stack", Some(tcx)),
+                Err(error) => guard(Kind::Hold, &error.to_string(), None),
+            }),
+        }
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Why it is of this kind, in words for the start line.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// Leases a port from the host. What is leased already stays so; ICMP identifiers need no
+    /// socket, since the host's stack is silent about answers that it did not ask for.
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    pub fn lease(&mut self, protocol: Protocol, endpoint: Endpoint) -> Result<(), LeaseError> {
+        if self.holds(protocol, endpoint) {
+            return Ok(());
+        }
+        let socket = match (self.kind, protocol) {
+            (Kind::Off, _) | (_, Protocol::Icmp | Protocol::Other(_)) => None,
+            (Kind::Hold | Kind::Tcx, Protocol::Tcp | Protocol::Udp) => {
+                let socket = hold::hold(protocol, endpoint);
+                let held = self.leases.len();
+                Some(socket.map_err(|error| LeaseError::new(protocol, endpoint, held, error))?)
+            }
+        };
+        if let Some(tcx) = &self.tcx {
+            tcx.set(protocol, endpoint.port, true);
+        }
+        self.leases.insert((protocol, endpoint), socket);
+        Ok(())
+    }
+
+    /// Gives a port back to the host; one that is not leased is left alone.
+    pub fn release(&mut self, protocol: Protocol, endpoint: Endpoint) {
+        if self.leases.remove(&(protocol, endpoint)).is_none() {
+            return;
+        }
+        // One bit serves all addresses: it goes with the last of them.
+        let elsewhere = |tcx: &Tcx| {
+            let other = |ip: &Ipv4Addr| Endpoint { ip: (*ip).into(), port: endpoint.port };
+            tcx.externals().iter().any(|ip| self.leases.contains_key(&(protocol, other(ip))))
+        };
+        if let Some(tcx) = &self.tcx
+            && !elsewhere(tcx)
+        {
+            tcx.set(protocol, endpoint.port, false);
+        }
+    }
+
+    /// Whether the port is leased.
+    pub fn holds(&self, protocol: Protocol, endpoint: Endpoint) -> bool {
+        self.leases.contains_key(&(protocol, endpoint))
+    }
+
+    /// How many ports are leased.
+    pub fn held(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Puts the program in front of another interface: the outside one came back with a new
+    /// number. The leases stay as they are. Nothing to do for the other kinds.
+    ///
+    /// # Errors
+    /// [`GuardError::Tcx`]; held sockets then keep the host silent on their own.
+    pub fn reattach(&mut self, interface: u32) -> Result<(), GuardError> {
+        match &mut self.tcx {
+            Some(tcx) => tcx.reattach(interface).map_err(GuardError::Tcx),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Raises the limit of open descriptors to what this process may have; each held port needs one.
+/// Returns the limit, `u64::MAX` if there is none.
+pub fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if setrlimit(Resource::Nofile, raised).is_ok() {
+        return limit.maximum.unwrap_or(u64::MAX);
+    }
+    limit.current.unwrap_or(u64::MAX)
+}

@@ -1,0 +1,248 @@
+//! A program at the interface's ingress that drops what comes to leased ports.
+//!
+//! AF_PACKET sockets bound to all protocols have their copy by then; the host's stack never sees
+//! the packet. The program, where anything unclear goes on to the stack:
+//!
+//! ```text
+//! for the host itself, not tagged, IPv4, to one of our addresses, not a later fragment,
+//! TCP or UDP: is the bit of the destination port set in the protocol's 8 KiB of the map? drop
+//! ```
+//!
+//! Bits are written through memory that the map shares: a lease costs no system call here.
+
+use crate::flow::Protocol;
+use crate::io::sys::bpf::{self, BitMap, Instruction};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Bytes of one protocol's bits: 65536 ports.
+const BITS: u32 = 8192;
+/// Addresses that fit a program; more are left to the held sockets alone.
+const ADDRESSES: usize = 256;
+
+/// What the program returns: the next program, or the stack, decides.
+const NEXT: i32 = -1;
+const DROP: i32 = 2;
+
+/// Offsets in `struct __sk_buff`.
+const PACKET_TYPE: i16 = 4;
+const VLAN_PRESENT: i16 = 20;
+
+/// A program with its interface.
+#[derive(Debug)]
+pub struct Tcx {
+    bits: BitMap,
+    program: OwnedFd,
+    /// Its being open is what keeps the program attached.
+    link: OwnedFd,
+    externals: Vec<Ipv4Addr>,
+}
+
+impl Tcx {
+    /// Puts a program in front of the interface numbered `interface`, for packets to `externals`.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_BPF and CAP_NET_ADMIN, `EINVAL` before Linux 6.6.
+    pub fn attach(interface: u32, externals: &[Ipv4Addr]) -> io::Result<Tcx> {
+        let bits = BitMap::new(2 * BITS)?;
+        let externals: Vec<Ipv4Addr> = externals.iter().copied().take(ADDRESSES).collect();
+        let program = bpf::load_classifier("tapnat_guard", &assemble(&externals, bits.map()))?;
+        let link = bpf::attach_ingress(&program, interface)?;
+        Ok(Tcx { bits, program, link, externals })
+    }
+
+    /// Moves the program to another interface.
+    ///
+    /// # Errors
+    /// As [`Tcx::attach`].
+    pub fn reattach(&mut self, interface: u32) -> io::Result<()> {
+        self.link = bpf::attach_ingress(&self.program, interface)?;
+        Ok(())
+    }
+
+    /// The addresses it looks at.
+    pub fn externals(&self) -> &[Ipv4Addr] {
+        &self.externals
+    }
+
+    /// Whether packets to this port are dropped; protocols other than TCP and UDP never are.
+    pub fn set(&self, protocol: Protocol, port: u16, drop: bool) {
+        let base = match protocol {
+            Protocol::Tcp => 0,
+            Protocol::Udp => BITS as usize * 8,
+            Protocol::Icmp | Protocol::Other(_) => return,
+        };
+        self.bits.set(base + usize::from(port), drop);
+    }
+}
+
+/// Instructions, and jumps whose targets are not known yet: two labels are enough.
+#[derive(Default)]
+struct Assembler {
+    program: Vec<Instruction>,
+    to_next: Vec<usize>,
+    to_block: Vec<usize>,
+}
+
+impl Assembler {
+    fn put(&mut self, code: u8, destination: u8, source: u8, offset: i16, constant: i32) {
+        let registers = if cfg!(target_endian = "little") {
+            source << 4 | destination
+        } else {
+            destination << 4 | source
+        };
+        self.program.push(Instruction { code, registers, offset, constant });
+    }
+
+    fn move_register(&mut self, to: u8, from: u8) {
+        self.put(0xbf, to, from, 0, 0);
+    }
+
+    fn set(&mut self, to: u8, constant: i32) {
+        self.put(0xb7, to, 0, 0, constant);
+    }
+
+    fn and(&mut self, register: u8, constant: i32) {
+        self.put(0x57, register, 0, 0, constant);
+    }
+
+    fn shift_left(&mut self, register: u8, constant: i32) {
+        self.put(0x67, register, 0, 0, constant);
+    }
+
+    fn shift_right(&mut self, register: u8, constant: i32) {
+        self.put(0x77, register, 0, 0, constant);
+    }
+
+    fn shift_right_by(&mut self, register: u8, by: u8) {
+        self.put(0x7f, register, by, 0, 0);
+    }
+
+    fn add(&mut self, to: u8, from: u8) {
+        self.put(0x0f, to, from, 0, 0);
+    }
+
+    /// r0 = packet bytes at a fixed place, in host order; ends the program if they are not there.
+    fn packet(&mut self, width: Width, at: i32) {
+        self.put(0x20 | width as u8, 0, 0, 0, at);
+    }
+
+    /// r0 = packet bytes at `register` + `at`.
+    fn packet_at(&mut self, width: Width, register: u8, at: i32) {
+        self.put(0x40 | width as u8, 0, register, 0, at);
+    }
+
+    /// to = 32 bits of the context in r6.
+    fn context(&mut self, to: u8, offset: i16) {
+        self.put(0x61, to, 6, offset, 0);
+    }
+
+    fn load_byte(&mut self, to: u8, address: u8) {
+        self.put(0x71, to, address, 0, 0);
+    }
+
+    /// to = address of the map's value.
+    fn map_value(&mut self, to: u8, map: &OwnedFd) {
+        const PSEUDO_MAP_VALUE: u8 = 2;
+        self.put(0x18, to, PSEUDO_MAP_VALUE, 0, map.as_raw_fd());
+        self.put(0, 0, 0, 0, 0);
+    }
+
+    /// On to the next program unless register (32 bits) and constant are equal.
+    fn require(&mut self, register: u8, constant: i32) {
+        self.to_next.push(self.program.len());
+        self.put(0x56, register, 0, 0, constant);
+    }
+
+    /// On to the next program if they are equal.
+    fn refuse(&mut self, register: u8, constant: i32) {
+        self.to_next.push(self.program.len());
+        self.put(0x16, register, 0, 0, constant);
+    }
+
+    /// To where [`Assembler::here`] is said, if they are equal.
+    fn branch(&mut self, register: u8, constant: i32) {
+        self.to_block.push(self.program.len());
+        self.put(0x16, register, 0, 0, constant);
+    }
+
+    fn give_up(&mut self) {
+        self.to_next.push(self.program.len());
+        self.put(0x05, 0, 0, 0, 0);
+    }
+
+    fn here(&mut self) {
+        let branches = std::mem::take(&mut self.to_block);
+        self.land(&branches);
+    }
+
+    fn land(&mut self, jumps: &[usize]) {
+        for jump in jumps {
+            let distance = self.program.len() - jump - 1;
+            self.program[*jump].offset = i16::try_from(distance).expect("a few hundred instructions");
+        }
+    }
+
+    fn finish(mut self) -> Vec<Instruction> {
+        let jumps = std::mem::take(&mut self.to_next);
+        self.land(&jumps);
+        self.set(0, NEXT);
+        self.put(0x95, 0, 0, 0, 0);
+        self.program
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Width {
+    Word = 0x00,
+    Half = 0x08,
+    Byte = 0x10,
+}
+
+/// Frames have 14 bytes of Ethernet header here.
+fn assemble(externals: &[Ipv4Addr], map: &OwnedFd) -> Vec<Instruction> {
+    let mut code = Assembler::default();
+    code.move_register(6, 1);
+    code.context(2, PACKET_TYPE);
+    code.require(2, 0);
+    code.context(2, VLAN_PRESENT);
+    code.require(2, 0);
+    code.packet(Width::Half, 12);
+    code.require(0, 0x0800);
+    code.packet(Width::Word, 14 + 16);
+    for external in externals {
+        code.branch(0, external.to_bits().cast_signed());
+    }
+    code.give_up();
+    code.here();
+    code.packet(Width::Half, 14 + 6);
+    code.and(0, 0x1fff);
+    code.require(0, 0);
+    code.packet(Width::Byte, 14 + 9);
+    code.set(7, 0);
+    code.branch(0, 6);
+    code.set(7, BITS.cast_signed());
+    code.branch(0, 17);
+    code.give_up();
+    code.here();
+    code.packet(Width::Byte, 14);
+    code.and(0, 0x0f);
+    code.shift_left(0, 2);
+    code.move_register(8, 0);
+    code.packet_at(Width::Half, 8, 14 + 2);
+    code.move_register(1, 0);
+    code.shift_right(1, 3);
+    code.and(1, BITS.cast_signed() - 1);
+    code.add(1, 7);
+    code.map_value(2, map);
+    code.add(2, 1);
+    code.load_byte(3, 2);
+    code.and(0, 7);
+    code.shift_right_by(3, 0);
+    code.and(3, 1);
+    code.refuse(3, 0);
+    code.set(0, DROP);
+    code.put(0x95, 0, 0, 0, 0);
+    code.finish()
+}

@@ -1,0 +1,35 @@
+//! Descriptors that come as bare numbers: inherited ones, and those of crates without `AsFd`.
+
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+/// Takes over descriptor `fd`, which the process inherited (`--tap-fd`). Standard input, output
+/// and error are refused, and so is a number that is not open.
+///
+/// The caller must be the only one to adopt this number.
+///
+/// # Errors
+/// `EBADF` if it is not an open descriptor above 2.
+pub fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd <= libc::STDERR_FILENO {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: F_GETFD takes no pointer and is harmless on any number.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and whoever started the process handed it to us by its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes the descriptor out of a type that gives it up only as a number.
+pub fn release(owner: impl IntoRawFd) -> OwnedFd {
+    // SAFETY: `into_raw_fd` hands over ownership of an open descriptor.
+    unsafe { OwnedFd::from_raw_fd(owner.into_raw_fd()) }
+}
+
+/// The descriptor of a pnet channel, for as long as the channel lives.
+pub fn of_channel(channel: &pnet::transport::TransportSender) -> BorrowedFd<'_> {
+    // SAFETY: the channel keeps its socket open while it lives, and the result borrows it.
+    unsafe { BorrowedFd::borrow_raw(channel.socket.fd) }
+}

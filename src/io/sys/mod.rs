@@ -1,0 +1,14 @@
+//! System calls that no safe crate makes for us: the one home of `unsafe`.
+//!
+//! Small files by job. Each gives a safe face to one interface; what it means is said by the
+//! caller.
+
+#![allow(unsafe_code)]
+
+pub mod bpf;
+pub mod ethtool;
+pub mod fd;
+pub mod netns;
+pub mod packet;
+pub mod tun;
+pub mod wiretap;

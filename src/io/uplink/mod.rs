@@ -1,0 +1,117 @@
+//! The ways out: sockets that carry IP packets between the gateway and the outside.
+//!
+//! * [`packet`]: AF_PACKET on one interface; super-frames pass whole
+//! * [`raw`]: raw IP sockets; for hosts that refuse AF_PACKET, and towards the host's own services
+//! * [`sender`]: the sending side of [`raw`]
+
+pub mod packet;
+pub mod raw;
+pub mod sender;
+
+use super::Link;
+use super::filter::Wanted;
+use super::netlink::LinkFacts;
+use packet::PacketUplink;
+use raw::RawUplink;
+use std::io;
+
+/// Which kind of uplink.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// AF_PACKET.
+    Packet,
+    /// Raw IP sockets.
+    Raw,
+}
+
+/// Why there is no uplink. Each says the thing, the cause and the cure.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    /// There is no such interface.
+    #[error("interface {0} does not exist: see `ip link`, and choose another with --outside")]
+    NoInterface(String),
+    /// The interface is there and down.
+    #[error("interface {0} is down: `ip link set {0} up`")]
+    Down(String),
+    /// The interface has no Ethernet header.
+    #[error("interface {0} is not Ethernet, which the packet uplink needs: use --uplink raw")]
+    NotEthernet(String),
+    /// The socket is not permitted.
+    #[error(
+        "{0}: not permitted: CAP_NET_RAW is needed: run as root, or `setcap cap_net_admin,cap_net_raw,cap_bpf+ep` on the program"
+    )]
+    Forbidden(&'static str),
+    /// Anything else.
+    #[error("{what}: {source}")]
+    Other {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl UplinkError {
+    fn other(what: &'static str) -> impl Fn(io::Error) -> UplinkError {
+        move |source| match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => UplinkError::Forbidden(what),
+            _ => UplinkError::Other { what, source },
+        }
+    }
+
+    /// As an error of a [`Link`].
+    fn into_io(self) -> io::Error {
+        match self {
+            UplinkError::Other { source, .. } => source,
+            other => io::Error::new(io::ErrorKind::NetworkDown, other.to_string()),
+        }
+    }
+}
+
+/// An open uplink, and the reason for its kind.
+pub struct Chosen {
+    /// The uplink.
+    pub link: Box<dyn Link>,
+    /// Its kind.
+    pub kind: Kind,
+    /// Why this kind, in words for the start line.
+    pub why: String,
+}
+
+impl std::fmt::Debug for Chosen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} on {}: {}", self.kind, self.link.name(), self.why)
+    }
+}
+
+/// Opens the uplink on `interface`: of the kind asked for, or the best that the host allows.
+/// `inside_mtu` is the MTU of the TAP, in bytes.
+///
+/// # Errors
+/// See [`UplinkError`]; of the last kind that was tried.
+pub fn open(
+    ask: Option<Kind>,
+    interface: &str,
+    wanted: &Wanted,
+    inside_mtu: u16,
+) -> Result<Chosen, UplinkError> {
+    let packet = |why| -> Result<Chosen, UplinkError> {
+        let link = Box::new(PacketUplink::open(interface, wanted.clone())?);
+        Ok(Chosen { link, kind: Kind::Packet, why })
+    };
+    let raw = |why| -> Result<Chosen, UplinkError> {
+        let link = Box::new(RawUplink::wire(interface, wanted.clone(), inside_mtu)?);
+        Ok(Chosen { link, kind: Kind::Raw, why })
+    };
+    match ask {
+        Some(Kind::Packet) => packet("asked for".to_owned()),
+        Some(Kind::Raw) => raw("asked for".to_owned()),
+        None => packet("super-frames pass whole".to_owned())
+            .or_else(|refused| raw(format!("no packet socket: {refused}"))),
+    }
+}
+
+/// The interface's MTU as links know it.
+fn mtu(facts: &LinkFacts) -> u16 {
+    u16::try_from(facts.mtu).unwrap_or(u16::MAX)
+}

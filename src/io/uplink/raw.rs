@@ -1,0 +1,443 @@
+//! The raw IP uplink: one receiving socket for each protocol, one that sends.
+//!
+//! The kernel routes, resolves and reassembles. What comes has no offload metadata although it may
+//! need some: packets of local senders carry a checksum that is only begun, and the kernel merges
+//! TCP segments to packets of up to 64 KiB. Both are recognised by looking, and described as
+//! [`Offload`](crate::wire::Offload) again, so that nobody takes a merged packet for one that is too big.
+//!
+//! The same sockets serve two roles, which never see each other's packets because their filters
+//! look at the device by which a packet came:
+//!
+//! * **wire**: on the outside interface;
+//! * **host**: on loopback, where answers of the host's own services to our addresses come by.
+//!   What is sent to the host's own address loops through the kernel to its sockets.
+
+use super::sender::RawSender;
+use super::{UplinkError, mtu};
+use crate::flow::LinkInfo;
+use crate::io::Link;
+use crate::io::filter::{self, Form, Wanted};
+use crate::io::netlink::{Change, LinkFacts, Netlink, Watcher};
+use crate::wire::{Buffer, PartialChecksum, Segment, SegmentKind, checksum};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// How much may wait in each socket, in bytes.
+const SOCKET_BUFFER: usize = 16 << 20;
+/// Packets taken from one socket before the others have their turn.
+const BURST: u32 = 32;
+const LOOPBACK: &str = "lo";
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const CWR: u8 = 0x80;
+const DONT_FRAGMENT: u8 = 0x40;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    Wire,
+    Host,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    malformed: u64,
+    bad_checksum: u64,
+    too_big: u64,
+    send_failed: u64,
+}
+
+/// Raw IP sockets in one of the two roles.
+#[derive(Debug)]
+pub struct RawUplink {
+    name: String,
+    role: Role,
+    /// Where packets come by.
+    device: LinkFacts,
+    /// Tells of the device's end, which the sockets do not notice.
+    watcher: Watcher,
+    receivers: [Socket; 3],
+    /// Which receiver is read, and how many packets it has given in a row.
+    turn: usize,
+    given: u32,
+    sender: RawSender,
+    info: LinkInfo,
+    inside_mtu: u16,
+    wanted: Wanted,
+    counters: Counters,
+}
+
+impl RawUplink {
+    /// The way out through `interface`. `inside_mtu` is the TAP's MTU in bytes: merged packets are
+    /// described so that their parts fit it.
+    ///
+    /// # Errors
+    /// See [`UplinkError`].
+    pub fn wire(interface: &str, wanted: Wanted, inside_mtu: u16) -> Result<Self, UplinkError> {
+        Self::open(Role::Wire, interface, wanted, inside_mtu)
+    }
+
+    /// The way to the host's own services, on those of its addresses that we translate to.
+    ///
+    /// # Errors
+    /// See [`UplinkError`].
+    pub fn host(wanted: Wanted, inside_mtu: u16) -> Result<Self, UplinkError> {
+        Self::open(Role::Host, LOOPBACK, wanted, inside_mtu)
+    }
+
+    fn open(role: Role, device: &str, wanted: Wanted, inside_mtu: u16) -> Result<Self, UplinkError> {
+        let facts = Netlink::open().and_then(|netlink| netlink.link(device));
+        let facts = facts
+            .map_err(UplinkError::other("netlink"))?
+            .ok_or_else(|| UplinkError::NoInterface(device.to_owned()))?;
+        if !facts.up {
+            return Err(UplinkError::Down(device.to_owned()));
+        }
+        let (name, through) = match role {
+            Role::Wire => (format!("{device} (raw)"), Some(device)),
+            Role::Host => ("host (raw)".to_owned(), None),
+        };
+        let mtu = mtu(&facts);
+        let receiver = |protocol| open_receiver(protocol, through, &filter_of(role, &wanted));
+        Ok(RawUplink {
+            name,
+            role,
+            device: facts,
+            watcher: Watcher::open().map_err(UplinkError::other("netlink"))?,
+            receivers: [receiver(Protocol::TCP)?, receiver(Protocol::UDP)?, receiver(Protocol::ICMPV4)?],
+            turn: 0,
+            given: 0,
+            sender: RawSender::open(through, mtu)?,
+            info: LinkInfo::plain(mtu, 0),
+            inside_mtu,
+            wanted,
+            counters: Counters::default(),
+        })
+    }
+
+    /// Takes in what netlink has told: another MTU.
+    ///
+    /// # Errors
+    /// `ENETDOWN` if the device is down or gone: its successor has another number, so that the
+    /// sockets stay deaf until they are opened again.
+    fn update(&mut self) -> io::Result<()> {
+        let mut changed = false;
+        while let Some(change) = self.watcher.next()? {
+            changed |= match change {
+                Change::Link { index, .. } => index == self.device.index,
+                Change::Lost => true,
+                _ => false,
+            };
+        }
+        if !changed {
+            return Ok(());
+        }
+        match Netlink::open()?.link_by_index(self.device.index)? {
+            Some(facts) if facts.up => {
+                self.info.mtu = mtu(&facts);
+                self.sender.set_mtu(self.info.mtu);
+                Ok(())
+            }
+            _ => Err(io::Error::from_raw_os_error(libc::ENETDOWN)),
+        }
+    }
+
+    fn next_receiver(&mut self) {
+        self.turn = (self.turn + 1) % self.receivers.len();
+        self.given = 0;
+    }
+
+    /// Describes as offload what the kernel has merged or not finished.
+    fn describe(&mut self, buffer: &mut Buffer) -> io::Result<()> {
+        let limit = self.info.mtu.min(self.inside_mtu);
+        // On a wire a packet up to the MTU may be one that its sender made so; the host's own
+        // services never mean the size that loopback lets them send.
+        let sent = match self.role {
+            Role::Wire => self.info.mtu,
+            Role::Host => limit,
+        };
+        match describe(buffer, usize::from(limit), usize::from(sent)) {
+            Ok(()) => Ok(()),
+            Err(Unusable::Malformed) => {
+                self.counters.malformed += 1;
+                Err(io::ErrorKind::Interrupted.into())
+            }
+            Err(Unusable::Checksum) => {
+                self.counters.bad_checksum += 1;
+                Err(io::ErrorKind::Interrupted.into())
+            }
+        }
+    }
+}
+
+fn filter_of(role: Role, wanted: &Wanted) -> Vec<socket2::SockFilter> {
+    let form = match role {
+        Role::Wire => Form::Packets,
+        Role::Host => Form::Looped,
+    };
+    filter::build(wanted, form)
+}
+
+fn open_receiver(
+    protocol: Protocol,
+    device: Option<&str>,
+    program: &[socket2::SockFilter],
+) -> Result<Socket, UplinkError> {
+    let fail = || UplinkError::other("raw IP socket");
+    let kind = Type::RAW.nonblocking().cloexec();
+    let socket = Socket::new(Domain::IPV4, kind, Some(protocol)).map_err(fail())?;
+    // A raw socket receives from its first moment on: shut, emptied, and only then opened.
+    socket.attach_filter(&filter::nothing()).map_err(fail())?;
+    if let Some(device) = device {
+        socket.bind_device(Some(device.as_bytes())).map_err(fail())?;
+    }
+    while recv(&socket, &mut [0; 1][..], RecvFlags::empty()).is_ok() {}
+    if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER).is_err() {
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    }
+    socket.attach_filter(program).map_err(fail())?;
+    Ok(socket)
+}
+
+enum Unusable {
+    Malformed,
+    Checksum,
+}
+
+/// Describes as offload what is unfinished in the packet: a checksum that is only begun, and a TCP
+/// packet of more than `limit` bytes that was merged, which any of more than `sent` bytes must
+/// have been. Other packets above `sent` may be fragmented: on a wire they were, before.
+fn describe(buffer: &mut Buffer, limit: usize, sent: usize) -> Result<(), Unusable> {
+    let bytes = buffer.bytes();
+    let header = usize::from(*bytes.first().ok_or(Unusable::Malformed)? & 15) * 4;
+    if header < 20 || bytes.len() < header {
+        return Err(Unusable::Malformed);
+    }
+    let total = usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
+    if total < header || total > bytes.len() {
+        return Err(Unusable::Malformed);
+    }
+    let (protocol, flags) = (bytes[9], bytes[6]);
+    buffer.truncate(total);
+    if let Some(partial) = begun(buffer.bytes(), header) {
+        buffer.offload.checksum = Some(partial);
+    }
+    if total <= limit {
+        return Ok(());
+    }
+    if protocol != TCP {
+        if flags & DONT_FRAGMENT != 0 && total > sent {
+            allow_fragments(buffer.bytes_mut(), header);
+        }
+        checksum::complete(buffer, 0);
+        return Ok(());
+    }
+    if buffer.offload.checksum.is_none() && total > sent {
+        if checksum::transport_is_right(buffer.bytes()) != Some(true) {
+            return Err(Unusable::Checksum);
+        }
+        checksum::make_partial(buffer, 0);
+    }
+    if buffer.offload.checksum.is_some() {
+        buffer.offload.segment = Some(merged(buffer.bytes(), header, limit).ok_or(Unusable::Malformed)?);
+    }
+    Ok(())
+}
+
+/// The place of a checksum that holds only the pseudo-header sum. A whole checksum may have that
+/// value by chance, so the packet is then summed.
+fn begun(packet: &[u8], header: usize) -> Option<PartialChecksum> {
+    let offset = match packet[9] {
+        TCP => 16,
+        UDP => 6,
+        _ => return None,
+    };
+    let field = packet.get(header + offset..header + offset + 2)?;
+    let address = |at: usize| Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3]);
+    let length = u16::try_from(packet.len() - header).ok()?;
+    let pseudo = checksum::pseudo_header(address(12), address(16), packet[9], length);
+    if field != pseudo.to_be_bytes() || checksum::transport_is_right(packet) == Some(true) {
+        return None;
+    }
+    Some(PartialChecksum { start: u16::try_from(header).ok()?, offset: u16::try_from(offset).ok()? })
+}
+
+/// How to cut a merged TCP packet so that its parts have at most `limit` bytes.
+fn merged(packet: &[u8], header: usize, limit: usize) -> Option<Segment> {
+    let tcp = usize::from(packet.get(header + 12)? >> 4) * 4;
+    let headers = header + tcp;
+    if tcp < 20 || headers > packet.len() {
+        return None;
+    }
+    Some(Segment {
+        kind: SegmentKind::Tcp4,
+        size: u16::try_from(limit.checked_sub(headers).filter(|size| *size > 0)?).ok()?,
+        header: u16::try_from(headers).ok()?,
+        ecn: packet[header + 13] & CWR != 0,
+    })
+}
+
+/// Clears DF in a datagram that was put together from fragments, or never was on a wire.
+fn allow_fragments(packet: &mut [u8], header: usize) {
+    packet[6] &= !DONT_FRAGMENT;
+    packet[10..12].fill(0);
+    let sum = checksum::internet(&packet[..header]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+impl Link for RawUplink {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn info(&self) -> LinkInfo {
+        self.info
+    }
+
+    fn set_wanted(&mut self, wanted: &Wanted) -> io::Result<()> {
+        let program = filter_of(self.role, wanted);
+        for receiver in &self.receivers {
+            receiver.attach_filter(&program)?;
+        }
+        self.wanted = wanted.clone();
+        Ok(())
+    }
+
+    fn recv(&mut self, buffer: &mut Buffer) -> io::Result<()> {
+        buffer.clear();
+        if self.given >= BURST {
+            self.next_receiver();
+        }
+        let mut empty = 0;
+        while empty < self.receivers.len() {
+            match recv(&self.receivers[self.turn], buffer.spare(), RecvFlags::empty()) {
+                Ok((_, received)) => {
+                    self.given += 1;
+                    buffer.set_len(received);
+                    return self.describe(buffer);
+                }
+                Err(Errno::AGAIN) => {
+                    empty += 1;
+                    self.next_receiver();
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.update()?;
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn send(&mut self, buffer: &mut Buffer) -> io::Result<()> {
+        self.sender.send(buffer).inspect_err(|error| match error.raw_os_error() {
+            Some(libc::EMSGSIZE) => self.counters.too_big += 1,
+            _ => self.counters.send_failed += 1,
+        })
+    }
+
+    fn readable(&self) -> Vec<BorrowedFd<'_>> {
+        self.receivers.iter().map(AsFd::as_fd).chain([self.watcher.as_fd()]).collect()
+    }
+
+    fn counters(&mut self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("malformed", self.counters.malformed),
+            ("bad-checksum", self.counters.bad_checksum),
+            ("too-big", self.counters.too_big),
+            ("send-failed", self.counters.send_failed),
+        ]
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        let again = Self::open(self.role, &self.device.name, self.wanted.clone(), self.inside_mtu);
+        let mut again = again.map_err(UplinkError::into_io)?;
+        again.counters = std::mem::take(&mut self.counters);
+        *self = again;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A TCP or UDP packet with DF, of `length` bytes, its checksum whole or only begun.
+    fn packet(protocol: u8, length: u16, begun: bool) -> Buffer {
+        let mut bytes = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, protocol, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2];
+        bytes[2..4].copy_from_slice(&length.to_be_bytes());
+        bytes.resize(usize::from(length), 0xab);
+        let sum = checksum::internet(&bytes[..20]);
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        let field = if protocol == TCP { 36 } else { 26 };
+        (bytes[32], bytes[33]) = (0x50, 0x18);
+        bytes[24..26].copy_from_slice(&(length - 20).to_be_bytes());
+        bytes[field..field + 2].fill(0);
+        let mut buffer = Buffer::from_bytes(&bytes);
+        checksum::make_partial(&mut buffer, 0);
+        if !begun {
+            checksum::complete(&mut buffer, 0);
+        }
+        buffer.offload = crate::wire::Offload::default();
+        buffer
+    }
+
+    fn described(mut buffer: Buffer, limit: usize, sent: usize) -> Option<Buffer> {
+        describe(&mut buffer, limit, sent).is_ok().then_some(buffer)
+    }
+
+    #[test]
+    fn merged_segments_are_super_frames_again() {
+        for begun in [true, false] {
+            let buffer = described(packet(TCP, 9000, begun), 1400, 1500).unwrap();
+            assert_eq!(buffer.offload.checksum, Some(PartialChecksum { start: 20, offset: 16 }));
+            let segment = buffer.offload.segment.unwrap();
+            assert_eq!((segment.size, segment.header), (1360, 40));
+        }
+        let mut damaged = packet(TCP, 9000, false);
+        damaged.bytes_mut()[8999] ^= 1;
+        assert!(described(damaged, 1400, 1500).is_none());
+    }
+
+    #[test]
+    fn a_packet_too_big_for_the_inside_is_left_to_the_gateway_unless_it_was_merged() {
+        let genuine = described(packet(TCP, 1450, false), 1400, 1500).unwrap();
+        assert_eq!(genuine.offload, crate::wire::Offload::default());
+        let merged = described(packet(TCP, 1450, true), 1400, 1500).unwrap();
+        assert!(merged.offload.segment.is_some());
+        let small = described(packet(TCP, 700, true), 1400, 1500).unwrap();
+        assert!(small.offload.segment.is_none() && small.offload.checksum.is_some());
+    }
+
+    #[test]
+    fn big_datagrams_may_be_fragmented_and_have_whole_checksums() {
+        for begun in [true, false] {
+            let buffer = described(packet(UDP, 4000, begun), 1400, 1500).unwrap();
+            assert_eq!(buffer.offload, crate::wire::Offload::default());
+            assert_eq!(buffer.bytes()[6] & DONT_FRAGMENT, 0);
+            assert_eq!(checksum::internet(&buffer.bytes()[..20]), 0);
+            assert_eq!(checksum::transport_is_right(buffer.bytes()), Some(true));
+        }
+        let genuine = described(packet(UDP, 1450, false), 1400, 1500).unwrap();
+        assert_eq!(genuine.bytes()[6] & DONT_FRAGMENT, DONT_FRAGMENT);
+    }
+
+    #[test]
+    fn no_bytes_are_too_odd() {
+        for protocol in [TCP, UDP, 1] {
+            let whole = packet(protocol, 2000, true);
+            for length in 0..80 {
+                let _ = described(Buffer::from_bytes(&whole.bytes()[..length]), 40, 1500);
+            }
+            for at in 0..40 {
+                for value in 0..=255 {
+                    let mut odd = whole.clone();
+                    odd.bytes_mut()[at] = value;
+                    let _ = described(odd, 60, 1500);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What happened in a gateway, for those who watch: small values that a worker can make quickly.
+//!
+//! A worker makes an [`Event`], which holds copies of plain data and a [`Time`]. Whoever sends it on
+//! turns it into text later and elsewhere, with [`super::record::EventRecord`].
+
+use crate::flow::{Endpoint, Flow, Time};
+use crate::nat::{Closed, Refusal, SessionView, Step};
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// When.
+    pub at: Time,
+    /// What.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum What {
+    /// A session was opened.
+    Opened(SessionView),
+    /// A TCP session changed its state; the view shows the new one.
+    Changed(SessionView),
+    /// A session ended.
+    Closed(SessionView, Closed),
+    /// The translator refused a packet.
+    Refused(Flow, Refusal),
+    /// A packet went through the gateway, or was dropped in it.
+    Packet(Box<PacketSeen>),
+    /// Something happened to the gateway itself.
+    Note(Note),
+}
+
+/// The kinds of event that can be asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Kind {
+    /// Sessions opened.
+    Opened,
+    /// TCP sessions that changed their state.
+    Changed,
+    /// Sessions ended.
+    Closed,
+    /// Packets refused by the translator.
+    Refused,
+    /// Packets that passed, with their bytes before and after.
+    Packet,
+    /// Packets that were dropped, with their bytes.
+    Dropped,
+    /// Notes about the gateway itself.
+    Note,
+}
+
+impl Kind {
+    /// Every kind, in the order of their bits in [`Kinds`].
+    pub const ALL: [Kind; 7] =
+        [Kind::Opened, Kind::Changed, Kind::Closed, Kind::Refused, Kind::Packet, Kind::Dropped, Kind::Note];
+
+    /// The stable word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Opened => "opened",
+            Kind::Changed => "changed",
+            Kind::Closed => "closed",
+            Kind::Refused => "refused",
+            Kind::Packet => "packet",
+            Kind::Dropped => "dropped",
+            Kind::Note => "note",
+        }
+    }
+
+    /// The kind with this word.
+    pub fn from_word(word: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+}
+
+/// A set of kinds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Kinds(u8);
+
+impl Kinds {
+    /// Everything but packets, which are costly and must be asked for.
+    pub fn flows() -> Kinds {
+        Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::Packet | Kind::Dropped)).collect()
+    }
+
+    /// Whether `kind` is in the set.
+    pub fn has(self, kind: Kind) -> bool {
+        self.0 & 1 << kind as u8 != 0
+    }
+
+    /// The set with `kind` too.
+    #[must_use]
+    pub fn with(self, kind: Kind) -> Kinds {
+        Kinds(self.0 | 1 << kind as u8)
+    }
+}
+
+impl FromIterator<Kind> for Kinds {
+    fn from_iter<I: IntoIterator<Item = Kind>>(kinds: I) -> Kinds {
+        kinds.into_iter().fold(Kinds::default(), Kinds::with)
+    }
+}
+
+/// A packet before and after the gateway.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PacketSeen {
+    /// What became of it: a word of `passed`, `answered` or `dropped` in the counters.
+    pub fate: &'static str,
+    /// It was dropped; `fate` is the reason.
+    pub dropped: bool,
+    /// The link it came from.
+    pub from: String,
+    /// The link it left by, if it did.
+    pub to: Option<String>,
+    /// Its flow as it came, if it could be read.
+    pub flow: Option<Flow>,
+    /// Its flow as it left, if it did.
+    pub translated: Option<Flow>,
+    /// Length of the IP packet as it came, in bytes; a super-frame counts whole.
+    pub length: u32,
+    /// Its first bytes as it came, from the IP header on; at most [`PacketSeen::SNAP`].
+    pub before: Vec<u8>,
+    /// Its first bytes as it left, from the IP header on; at most [`PacketSeen::SNAP`]. Empty if it
+    /// did not leave.
+    pub after: Vec<u8>,
+}
+
+impl PacketSeen {
+    /// How many bytes of a packet an event keeps: every header and a look at the data. The bound of
+    /// a subscriber's memory follows from it.
+    pub const SNAP: usize = 256;
+
+    /// The bytes of `packet` that an event keeps.
+    pub fn snap(packet: &[u8]) -> Vec<u8> {
+        packet[..packet.len().min(PacketSeen::SNAP)].to_vec()
+    }
+
+    /// Who the inside host, its outside endpoint and the remote are, as far as the two flows tell:
+    /// the side that was changed is the inside host's, the other one the remote's.
+    pub fn roles(&self) -> Roles {
+        let (Some(before), Some(after)) = (self.flow, self.translated) else { return Roles::default() };
+        if before.source != after.source {
+            Roles {
+                inside: Some(before.source),
+                outside: Some(after.source),
+                remote: Some(after.destination),
+            }
+        } else if before.destination != after.destination {
+            let (inside, outside) = (after.destination, before.destination);
+            Roles { inside: Some(inside), outside: Some(outside), remote: Some(before.source) }
+        } else {
+            Roles::default()
+        }
+    }
+}
+
+/// The endpoints of a packet by their roles; all `None` where nobody can tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Roles {
+    /// Who the inside host is.
+    pub inside: Option<Endpoint>,
+    /// Who we say it is.
+    pub outside: Option<Endpoint>,
+    /// Who it talks to.
+    pub remote: Option<Endpoint>,
+}
+
+/// Something that happened to the gateway itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Note {
+    /// A link went down; its name, and why.
+    LinkDown(String, String),
+    /// A link came back; its name.
+    LinkUp(String),
+    /// Few outside ports are left: the address, and how many.
+    PortsLow(std::net::IpAddr, usize),
+    /// A limit was reached: its name, as in `--limit`, and its value.
+    LimitReached(&'static str, usize),
+    /// The gateway is about to end; why.
+    Stopping(String),
+}
+
+impl Note {
+    /// The stable word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Note::LinkDown(..) => "link-down",
+            Note::LinkUp(..) => "link-up",
+            Note::PortsLow(..) => "ports-low",
+            Note::LimitReached(..) => "limit-reached",
+            Note::Stopping(..) => "stopping",
+        }
+    }
+
+    /// One line for a person.
+    pub fn text(&self) -> String {
+        match self {
+            Note::LinkDown(link, why) => format!("{link} is down: {why}"),
+            Note::LinkUp(link) => format!("{link} is up again"),
+            Note::PortsLow(address, left) => format!("{left} ports are left on {address}"),
+            Note::LimitReached(limit, value) => format!("limit {limit}={value} is reached"),
+            Note::Stopping(why) => format!("stopping: {why}"),
+        }
+    }
+}
+
+impl Event {
+    /// The event of a step that the translator took.
+    pub fn from_step(step: Step, at: Time) -> Event {
+        let what = match step {
+            Step::Opened(session) => What::Opened(session),
+            Step::Changed(session) => What::Changed(session),
+            Step::Closed(session, why) => What::Closed(session, why),
+            Step::Refused(flow, why) => What::Refused(flow, why),
+        };
+        Event { at, what }
+    }
+
+    /// Which kind it is.
+    pub fn kind(&self) -> Kind {
+        match self.what {
+            What::Opened(_) => Kind::Opened,
+            What::Changed(_) => Kind::Changed,
+            What::Closed(..) => Kind::Closed,
+            What::Refused(..) => Kind::Refused,
+            What::Packet(ref packet) if packet.dropped => Kind::Dropped,
+            What::Packet(_) => Kind::Packet,
+            What::Note(_) => Kind::Note,
+        }
+    }
+}
+
+/// The stable word for why a session ended.
+pub fn closed_word(why: Closed) -> &'static str {
+    match why {
+        Closed::Expired => "expired",
+        Closed::Flushed => "flushed",
+        Closed::Unpublished => "unpublished",
+        Closed::Recycled => "recycled",
+        Closed::Reopened => "reopened",
+    }
+}

@@ -1,0 +1,179 @@
+//! The worker's links: sends what a link can take, and keeps count of those that are down.
+
+use super::poller::Poller;
+use crate::flow::{LinkId, LinkInfo};
+use crate::gateway::OUTSIDE;
+use crate::io::filter::Wanted;
+use crate::io::{Link, deliver};
+use crate::wire::Buffer;
+use std::fmt;
+use std::io::ErrorKind;
+
+/// What a receive came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Turned {
+    /// A packet is in the buffer.
+    Packet,
+    /// One was there that cannot be used; it is counted by the link.
+    Unusable,
+    /// None is there.
+    Empty,
+    /// The link is down, and was not before; why.
+    Down(String),
+}
+
+struct Slot {
+    link: Box<dyn Link>,
+    info: LinkInfo,
+    down: bool,
+}
+
+/// The links of a worker, by [`LinkId`].
+pub struct Links {
+    slots: Vec<Slot>,
+    scratch: Buffer,
+    news: bool,
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.slots.iter().map(|slot| slot.link.name())).finish()
+    }
+}
+
+impl Links {
+    /// Links in the order of their ids.
+    pub fn new(links: Vec<Box<dyn Link>>) -> Self {
+        let slot = |link: Box<dyn Link>| Slot { info: link.info(), link, down: false };
+        Links { slots: links.into_iter().map(slot).collect(), scratch: Buffer::new(), news: false }
+    }
+
+    /// Has the poller watch every link.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    pub fn watch(&self, poller: &mut Poller) -> std::io::Result<()> {
+        for (id, slot) in (0..).map(LinkId).zip(&self.slots) {
+            for fd in slot.link.readable() {
+                poller.watch_link(id, fd)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives one packet.
+    pub fn receive(&mut self, id: LinkId, packet: &mut Buffer) -> Turned {
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return Turned::Empty };
+        match slot.link.recv(packet) {
+            Ok(()) => Turned::Packet,
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock => Turned::Empty,
+                ErrorKind::Interrupted => Turned::Unusable,
+                _ if slot.down => Turned::Empty,
+                _ => {
+                    slot.down = true;
+                    Turned::Down(error.to_string())
+                }
+            },
+        }
+    }
+
+    /// Sends a packet as the link can take it. False if it, or a part of it, was lost.
+    pub fn send(&mut self, id: LinkId, packet: &mut Buffer) -> bool {
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return false };
+        !slot.down && deliver(slot.link.as_mut(), packet, &mut self.scratch).is_ok()
+    }
+
+    /// Hands over what links have gathered; how many packets were lost.
+    pub fn flush(&mut self) -> usize {
+        self.slots.iter_mut().map(|slot| slot.link.flush()).filter(Result::is_err).count()
+    }
+
+    /// The IP packet in a buffer of this link.
+    pub fn ip<'a>(&self, id: LinkId, packet: &'a Buffer) -> &'a [u8] {
+        let header = self.slots.get(usize::from(id.0)).map_or(0, |slot| usize::from(slot.info.header));
+        packet.bytes().get(header..).unwrap_or_default()
+    }
+
+    /// The link's name.
+    pub fn name(&self, id: LinkId) -> String {
+        self.slots.get(usize::from(id.0)).map_or_else(String::new, |slot| slot.link.name().to_owned())
+    }
+
+    /// Something has changed among the interfaces.
+    pub fn changed(&mut self) {
+        self.news = true;
+    }
+
+    /// Whether something has changed since links were last revived.
+    pub fn news(&self) -> bool {
+        self.news
+    }
+
+    /// Whether a link is down.
+    pub fn any_down(&self) -> bool {
+        self.slots.iter().any(|slot| slot.down)
+    }
+
+    /// Opens links that are down; those that are up again.
+    pub fn revive(&mut self, poller: &mut Poller) -> Vec<LinkId> {
+        self.news = false;
+        let mut up = Vec::new();
+        for (id, slot) in (0..).map(LinkId).zip(&mut self.slots) {
+            if slot.down && slot.link.reopen().is_ok() {
+                slot.down = false;
+                slot.info = slot.link.info();
+                for fd in slot.link.readable() {
+                    // A descriptor that stayed open is watched already.
+                    let _ = poller.watch_link(id, fd);
+                }
+                poller.set_ready(id, true);
+                up.push(id);
+            }
+        }
+        up
+    }
+
+    /// What the uplink can take, as it is at the moment.
+    pub fn outside_info(&mut self) -> Option<LinkInfo> {
+        let slot = self.slots.get_mut(usize::from(OUTSIDE.0))?;
+        slot.info = slot.link.info();
+        Some(slot.info)
+    }
+
+    /// Puts a link that was opened anew in the place of one that is gone.
+    ///
+    /// # Errors
+    /// The kernel's word; the new link is then dropped.
+    pub fn replace(&mut self, id: LinkId, link: Box<dyn Link>, poller: &mut Poller) -> std::io::Result<()> {
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return Ok(()) };
+        for fd in link.readable() {
+            poller.watch_link(id, fd)?;
+        }
+        *slot = Slot { info: link.info(), link, down: false };
+        Ok(())
+    }
+
+    /// Whether the link is down.
+    pub fn is_down(&self, id: LinkId) -> bool {
+        self.slots.get(usize::from(id.0)).is_some_and(|slot| slot.down)
+    }
+
+    /// Has links that filter let in these packets.
+    ///
+    /// # Errors
+    /// The kernel's word, of the first link that could not.
+    pub fn set_wanted(&mut self, wanted: &Wanted) -> std::io::Result<()> {
+        self.slots.iter_mut().try_for_each(|slot| slot.link.set_wanted(wanted))
+    }
+
+    /// What the links have lost, `link: word`.
+    pub fn counters(&mut self) -> Vec<(String, u64)> {
+        let named = |slot: &mut Slot| {
+            let name = slot.link.name().to_owned();
+            let counters = slot.link.counters();
+            counters.into_iter().map(move |(word, count)| (format!("{name}: {word}"), count))
+        };
+        self.slots.iter_mut().flat_map(named).collect()
+    }
+}

@@ -1,0 +1,435 @@
+//! The loop: wait, receive, decide, send; and between bursts of packets everything else.
+//!
+//! One thread does it all. A turn takes at most [`BURST`] packets or [`BURST_BYTES`] from each
+//! link, then the other links have theirs, so that no direction starves another and commands,
+//! timers and port leases are never far away. A super-frame is read, edited and sent at once, in
+//! one buffer that stays in the cache.
+
+use super::clock::Clock;
+use super::host::Host;
+use super::links::{Links, Turned};
+use super::mailbox::Mailbox;
+use super::poller::{LINKS, Poller, Woken};
+use super::signals::Signals;
+use super::stock::Stock;
+use crate::flow::{LinkId, Summary, Time};
+use crate::gateway::{Command, Fate, Gateway, INSIDE, OUTSIDE, Outbox, Reply};
+use crate::io::guard::Guard;
+use crate::io::netlink::{Change, Watcher};
+use crate::nat::{Observer, Step};
+use crate::observe::event::{Event, Kind, Note, PacketSeen, What};
+use crate::observe::{Feed, FlowBoard};
+use crate::wire::{Buffer, Packet};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Packets from one link in a turn.
+const BURST: usize = 64;
+/// Bytes from one link in a turn.
+const BURST_BYTES: usize = 256 * 1024;
+/// Sessions copied for readers in a turn.
+const BOARD_PAGE: usize = 512;
+/// How long the readers' table is kept after the last request.
+const BOARD_KEPT: Duration = Duration::from_secs(10);
+/// How often leased ports are looked through for some to give back.
+const SHRINK: Duration = Duration::from_secs(5);
+/// How often a link that is down is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why the loop ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// A signal, by its name.
+    Signal(&'static str),
+}
+
+/// All that one worker owns.
+#[derive(Debug)]
+pub struct Worker {
+    /// The box.
+    pub gateway: Gateway,
+    /// Its links.
+    pub links: Links,
+    /// The ports it holds.
+    pub guard: Guard,
+    /// The ports it will ask for; `None` where none need asking.
+    pub stock: Option<Stock>,
+    /// What wakes it.
+    pub poller: Poller,
+    /// Commands.
+    pub mailbox: Mailbox,
+    /// The readers' table.
+    pub board: Arc<FlowBoard>,
+    /// The watchers.
+    pub feed: Feed,
+    /// The time.
+    pub clock: Clock,
+    /// SIGINT and SIGTERM.
+    pub signals: Signals,
+    /// Tells of changed interfaces, addresses and routes.
+    pub watcher: Watcher,
+    /// What it made on the host, and what it needs to know of it.
+    pub host: Host,
+    /// What is not for every turn.
+    pub chores: Chores,
+}
+
+/// When what is not for every turn was done, and what is under way.
+#[derive(Debug, Default)]
+pub struct Chores {
+    sweep: Option<u32>,
+    swept: Option<Time>,
+    shrunk: Time,
+    retried: Time,
+    lease_failing: bool,
+    more_leases: bool,
+}
+
+/// Tells the watchers what the translator does.
+struct Watching<'a> {
+    feed: &'a Feed,
+    wanted: bool,
+}
+
+impl Watching<'_> {
+    fn new(feed: &Feed) -> Watching<'_> {
+        let kinds = [Kind::Opened, Kind::Changed, Kind::Closed, Kind::Refused];
+        let wanted = kinds.into_iter().any(|kind| feed.listeners(kind) > 0);
+        Watching { feed, wanted: wanted || tracing::enabled!(tracing::Level::DEBUG) }
+    }
+}
+
+impl Observer for Watching<'_> {
+    fn wants(&self) -> bool {
+        self.wanted
+    }
+
+    fn step(&mut self, step: Step, now: Time) {
+        tracing::debug!(?step);
+        self.feed.push(Event::from_step(step, now));
+    }
+}
+
+impl Worker {
+    /// Serves until a signal comes.
+    ///
+    /// # Errors
+    /// If waiting itself fails.
+    pub fn run(&mut self) -> io::Result<Ended> {
+        let mut packet = Buffer::new();
+        let mut out = Outbox::default();
+        loop {
+            let woken = self.poller.wait(self.timeout())?;
+            let now = self.clock.now();
+            for link in (0..LINKS as u8).map(LinkId) {
+                if self.poller.is_ready(link) {
+                    self.turn(link, &mut packet, now, &mut out);
+                }
+            }
+            self.flush(&mut out);
+            if woken.signal
+                && let Some(name) = self.signals.take_one()
+            {
+                return Ok(Ended::Signal(name));
+            }
+            self.between_bursts(woken, &mut out);
+        }
+    }
+
+    /// Ends everything but what is to be undone on the host.
+    pub fn into_host(self) -> Host {
+        self.host
+    }
+
+    /// One link's share of a turn.
+    fn turn(&mut self, link: LinkId, packet: &mut Buffer, now: Time, out: &mut Outbox) {
+        let mut bytes = 0;
+        for _ in 0..BURST {
+            match self.links.receive(link, packet) {
+                Turned::Packet => {}
+                Turned::Unusable => continue,
+                Turned::Empty => return self.poller.set_ready(link, false),
+                Turned::Down(why) => {
+                    self.note(Note::LinkDown(self.links.name(link), why), now);
+                    return self.poller.set_ready(link, false);
+                }
+            }
+            bytes += packet.len();
+            self.one_packet(link, packet, now, out);
+            if bytes > BURST_BYTES {
+                return;
+            }
+        }
+    }
+
+    fn one_packet(&mut self, link: LinkId, packet: &mut Buffer, now: Time, out: &mut Outbox) {
+        let looking = self.feed.listeners(Kind::Packet) + self.feed.listeners(Kind::Dropped) > 0;
+        let before = if looking { Some(self.look(link, packet)) } else { None };
+        let mut watching = Watching::new(&self.feed);
+        let fate = self.gateway.receive(link, packet, now, out, &mut watching);
+        if let Some(before) = before {
+            self.tell(before, fate, packet, now);
+        }
+        tracing::trace!(?link, ?fate);
+        if let Fate::Pass(to) = fate
+            && !self.links.send(to, packet)
+        {
+            self.gateway.send_failed();
+        }
+        // What goes out behind this packet must not wait for the end of the burst: fragments that
+        // waited for it keep their order.
+        if !out.packets.is_empty() {
+            self.flush(out);
+        }
+    }
+
+    fn flush(&mut self, out: &mut Outbox) {
+        for (link, mut packet) in out.packets.drain(..) {
+            if !self.links.send(link, &mut packet) {
+                self.gateway.send_failed();
+            }
+        }
+        for _ in 0..self.links.flush() {
+            self.gateway.send_failed();
+        }
+    }
+
+    fn look(&self, link: LinkId, packet: &Buffer) -> Box<PacketSeen> {
+        let bytes = self.links.ip(link, packet);
+        let parsed = Packet::parse(bytes, &packet.offload).ok();
+        Box::new(PacketSeen {
+            fate: "",
+            dropped: false,
+            from: self.links.name(link),
+            to: None,
+            flow: parsed.map(|packet| packet.summary.flow()),
+            translated: None,
+            length: parsed.map_or(bytes.len() as u32, |packet| packet.length),
+            before: PacketSeen::snap(bytes),
+            after: Vec::new(),
+        })
+    }
+
+    fn tell(&self, mut seen: Box<PacketSeen>, fate: Fate, packet: &Buffer, now: Time) {
+        seen.dropped = matches!(fate, Fate::Dropped(_));
+        seen.fate = match fate {
+            Fate::Pass(_) => "translated",
+            Fate::Cut(_) => "fragmented",
+            Fate::Held => "held",
+            Fate::Taken(answer) => answer.word(),
+            Fate::Dropped(reason) => reason.word(),
+        };
+        if let Fate::Pass(to) = fate {
+            let bytes = self.links.ip(to, packet);
+            seen.to = Some(self.links.name(to));
+            seen.translated = Packet::parse(bytes, &packet.offload).ok().map(|packet| match packet.summary {
+                Summary::Data(data) => data.flow,
+                Summary::Error(error) => error.about,
+            });
+            seen.after = PacketSeen::snap(bytes);
+        }
+        self.feed.push(Event { at: now, what: What::Packet(seen) });
+    }
+
+    fn note(&self, note: Note, now: Time) {
+        match &note {
+            Note::LinkUp(_) | Note::Stopping(_) => tracing::info!("{}", note.text()),
+            _ => tracing::warn!("{}", note.text()),
+        }
+        self.feed.push(Event { at: now, what: What::Note(note) });
+    }
+
+    /// What is done between bursts: changed interfaces, commands, timers, leases, readers.
+    fn between_bursts(&mut self, woken: Woken, out: &mut Outbox) {
+        let now = self.clock.now();
+        if woken.changes {
+            self.read_changes();
+        }
+        self.revive(now);
+        if woken.mailbox {
+            self.read_mail(now);
+        }
+        if self.gateway.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.gateway.tick(now, out, &mut Watching::new(&self.feed));
+            self.flush(out);
+        }
+        self.lease(now);
+        self.publish_board(now);
+    }
+
+    /// Changed interfaces are looked at when a link is down; the links follow routes and
+    /// neighbours by themselves.
+    fn read_changes(&mut self) {
+        let mut addresses = false;
+        while let Ok(Some(change)) = self.watcher.next() {
+            match change {
+                Change::Link { .. } => self.links.changed(),
+                Change::Address => addresses = true,
+                Change::Lost => {
+                    self.links.changed();
+                    addresses = true;
+                }
+                Change::Neighbor { .. } | Change::Route => {}
+            }
+        }
+        if addresses {
+            self.host.check_addresses(&self.gateway.config().nat.external);
+        }
+        if let Some(info) = self.links.outside_info() {
+            self.gateway.set_outside(info);
+        }
+    }
+
+    /// Fills the stock of ports before the first packet.
+    pub fn stock_up(&mut self) {
+        let now = self.clock.now();
+        self.lease(now);
+        while self.chores.more_leases {
+            self.lease(now);
+        }
+    }
+
+    /// Opens links again that were down.
+    fn revive(&mut self, now: Time) {
+        if !self.links.any_down() || (now.since(self.chores.retried) < RETRY && !self.links.news()) {
+            return;
+        }
+        self.chores.retried = now;
+        for link in self.links.revive(&mut self.poller) {
+            self.note(Note::LinkUp(self.links.name(link)), now);
+            if link == OUTSIDE {
+                self.host.outside_is_back(&mut self.guard);
+            }
+        }
+        if self.links.is_down(INSIDE) && self.host.make_tap_again(&mut self.links, &mut self.poller) {
+            self.note(Note::LinkUp(self.links.name(INSIDE)), now);
+        }
+    }
+
+    fn read_mail(&mut self, now: Time) {
+        while let Some((command, answer)) = self.mailbox.next() {
+            let reply = self.carry_out(command, now);
+            // Who asked may have given up.
+            let _ = answer.try_send(reply);
+        }
+    }
+
+    /// Carries out a command; for a port forward the host is asked for the port first.
+    pub fn carry_out(&mut self, command: Command, now: Time) -> Reply {
+        let publishes = match &command {
+            Command::Publish { protocol, outside, .. } => Some((*protocol, *outside)),
+            _ => None,
+        };
+        let mut leased_now = false;
+        if let Some((protocol, outside)) = publishes
+            && self.stock.is_some()
+            && !self.guard.holds(protocol, outside)
+        {
+            match self.guard.lease(protocol, outside) {
+                Ok(()) => leased_now = true,
+                Err(error) => return Reply::NotLeased(error.to_string()),
+            }
+        }
+        let changes_ports = matches!(command, Command::Publish { .. } | Command::Unpublish { .. });
+        let mut reply = self.gateway.apply(command, now, &mut Watching::new(&self.feed));
+        if changes_ports && reply == Reply::Done {
+            self.let_published_in(now);
+        }
+        match (&mut reply, publishes) {
+            (Reply::NotPublished(_), Some((protocol, outside))) if leased_now => {
+                self.guard.release(protocol, outside);
+            }
+            (Reply::Counters(counters, _), _) => {
+                counters.links = self.links.counters();
+                let held = self.guard.held() as u64;
+                counters.links.push(("guard: held-sockets".to_owned(), held));
+                if let Some(stock) = &self.stock {
+                    counters.links.push(("guard: taken-by-host".to_owned(), stock.taken));
+                    counters.links.push(("guard: lease-failed".to_owned(), stock.failed));
+                }
+            }
+            _ => {}
+        }
+        reply
+    }
+
+    /// Published ports may lie outside the range that the uplink's filter lets in.
+    fn let_published_in(&mut self, now: Time) {
+        let Reply::Published(published) = self.gateway.apply(Command::Published, now, &mut ()) else {
+            return;
+        };
+        let wanted = self
+            .host
+            .wanted(&self.gateway.config().nat, published.iter().map(|(_, outside, _)| outside.port));
+        if let Err(error) = self.links.set_wanted(&wanted) {
+            tracing::warn!("the packet filter could not be changed for published ports: {error}");
+        }
+    }
+
+    fn lease(&mut self, now: Time) {
+        let Some(stock) = &mut self.stock else { return };
+        match stock.fill(&mut self.gateway, &mut self.guard, now, Stock::a_turn()) {
+            Ok(more) => {
+                self.chores.more_leases = more;
+                if more {
+                    self.chores.lease_failing = false;
+                }
+            }
+            Err(error) => {
+                self.chores.more_leases = false;
+                if !std::mem::replace(&mut self.chores.lease_failing, true) {
+                    tracing::warn!("cannot hold more ports: {error}");
+                    let free = self.gateway.counts().free_ports;
+                    for address in self.gateway.config().nat.external.clone() {
+                        self.note(Note::PortsLow(address, free), now);
+                    }
+                }
+            }
+        }
+        if now.since(self.chores.shrunk) >= SHRINK {
+            self.chores.shrunk = now;
+            if let Some(stock) = &mut self.stock {
+                stock.shrink(&mut self.gateway, &mut self.guard, now);
+            }
+        }
+    }
+
+    fn publish_board(&mut self, now: Time) {
+        if self.chores.sweep.is_none() && self.board.wanted() {
+            self.board.begin(now);
+            self.chores.sweep = Some(0);
+        }
+        if let Some(cursor) = self.chores.sweep {
+            let page = Command::Sessions { cursor, limit: BOARD_PAGE };
+            let Reply::Sessions(sessions, next) = self.gateway.apply(page, now, &mut ()) else { return };
+            self.board.put(&sessions);
+            self.chores.sweep = next;
+            if next.is_none() {
+                self.board.finish();
+                self.chores.swept = Some(now);
+            }
+        } else if self.chores.swept.is_some_and(|swept| now.since(swept) > BOARD_KEPT) {
+            self.board.forget();
+            self.chores.swept = None;
+        }
+    }
+
+    /// How long the worker may sleep.
+    fn timeout(&self) -> Option<Duration> {
+        if self.chores.sweep.is_some() || self.chores.more_leases || self.board.wanted() {
+            return Some(Duration::ZERO);
+        }
+        let now = self.clock.now();
+        let shrink = (self.stock.is_some() && self.gateway.counts().sessions > 0)
+            .then_some(self.chores.shrunk + SHRINK);
+        let deadlines = [
+            self.gateway.next_deadline(),
+            self.stock.as_ref().and_then(|stock| stock.next_deadline(now)),
+            self.links.any_down().then_some(self.chores.retried + RETRY),
+            self.chores.swept.map(|swept| swept + BOARD_KEPT + Duration::from_millis(1)),
+            shrink,
+        ];
+        deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now))
+    }
+}
