@@ -20,7 +20,9 @@ use tapnat::wire::{Frame, MacAddr, Offload, PartialChecksum, fragment};
 const OF_THE_RUNTIME: &str = "send-failed";
 
 /// The word, and what provokes it.
-const TABLE: [(&str, fn() -> Rig); DropReason::COUNT - 1] = [
+type Row = (&'static str, fn() -> Rig);
+
+const TABLE: [Row; DropReason::COUNT - 1] = [
     ("truncated", || inside(&[0x45; 10])),
     ("bad-version", || inside(&changed(|packet| packet[0] = 0x55))),
     ("bad-header-length", || inside(&changed(|packet| packet[0] = 0x44))),
