@@ -48,8 +48,8 @@ impl Gateway {
         }
         if let Some(reply) = outcome.reply {
             out.push(INSIDE, reply);
+            self.counters.answered(Answer::Arp);
         }
-        self.counters.answered(Answer::Arp);
         Fate::Taken(Answer::Arp)
     }
 
