@@ -2,7 +2,7 @@
 
 use super::errors::Reason;
 use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, hop, services};
-use crate::flow::{Data, LinkInfo, Summary, Time};
+use crate::flow::{Data, LinkInfo, Protocol, Summary, Time};
 use crate::nat::{Decision, Exit, Observer};
 use crate::wire::ethernet::{self, Frame, MacAddr};
 use crate::wire::{Buffer, Packet};
@@ -48,8 +48,8 @@ impl Gateway {
         }
         if let Some(reply) = outcome.reply {
             out.push(INSIDE, reply);
+            self.counters.answered(Answer::Arp);
         }
-        self.counters.answered(Answer::Arp);
         Fate::Taken(Answer::Arp)
     }
 
@@ -116,7 +116,9 @@ impl Gateway {
             self.counters.answered(Answer::Echo);
             return Fate::Taken(Answer::Echo);
         }
-        self.complain(INSIDE, Reason::PortUnreachable, packet, frame, now, out);
+        if matches!(packet.summary.protocol(), Protocol::Tcp | Protocol::Udp) {
+            self.complain(INSIDE, Reason::PortUnreachable, packet, frame, now, out);
+        }
         Fate::Dropped(DropReason::InsideDestination)
     }
 
@@ -160,6 +162,14 @@ impl Gateway {
             }
         };
         edit.spend_hop = exit != Exit::Host;
+        // An address of ours may turn out to be another inside host's: a hop like any other.
+        if edit.spend_hop && packet.ttl <= 1 {
+            self.complain(INSIDE, Reason::TimeExceeded, packet, frame, now, out);
+            return Fate::Dropped(DropReason::TtlExpired);
+        }
+        if too_big && packet.fragment.is_none() {
+            edit.identification = Some(self.fragments.next_identification());
+        }
         edit.clamp_mss = self.mss_limit(packet);
         packet.apply(&edit, frame, 0);
         match exit {

@@ -1,0 +1,285 @@
+//! Every drop reason is met by a packet: one line of a table for each word, and nothing else is
+//! counted on the way.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/bytes.rs"]
+mod bytes;
+mod support;
+
+use bytes::{fix_header, fix_icmp, fragmentable, unfragmentable, with_protocol, with_ttl};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use support::*;
+use tapnat::flow::{Endpoint, Protocol, TcpFlags};
+use tapnat::gateway::{Command, DropReason, GatewayConfig, INSIDE, Reply};
+use tapnat::wire::craft::{self, IcmpError};
+use tapnat::wire::ethernet::IPV6;
+use tapnat::wire::{Frame, MacAddr, Offload, PartialChecksum, fragment};
+
+/// The reason that only the runtime can meet: the kernel would not take a packet.
+const OF_THE_RUNTIME: &str = "send-failed";
+
+/// The word, and what provokes it.
+type Row = (&'static str, fn() -> Rig);
+
+const TABLE: [Row; DropReason::COUNT - 1] = [
+    ("truncated", || inside(&[0x45; 10])),
+    ("bad-version", || inside(&changed(|packet| packet[0] = 0x55))),
+    ("bad-header-length", || inside(&changed(|packet| packet[0] = 0x44))),
+    ("bad-length", || inside(&changed(|packet| packet[3] += 1))),
+    ("bad-checksum", || inside(&changed(|packet| packet[11] ^= 1))),
+    ("bad-offload", bad_offload),
+    ("ipv6", ipv6),
+    ("bad-fragment", bad_fragment),
+    ("no-mapping", || outside(&craft::udp(at(S1, 53), at(X, 40000), b"scan"))),
+    ("filtered", filtered),
+    ("ports-exhausted", || with(|config| config.nat.ports = 40000..=40000, two_ports)),
+    ("session-limit", || with(|config| config.nat.limits.sessions = 1, two_ports)),
+    ("host-session-limit", || with(|config| config.nat.limits.sessions_per_host = 1, two_ports)),
+    ("host-mapping-limit", || with(|config| config.nat.limits.mappings_per_host = 1, two_ports)),
+    ("mapping-session-limit", || with(|config| config.nat.limits.sessions_per_mapping = 1, two_remotes)),
+    ("no-session", || inside(&craft::tcp(at(A, 1000), at(S1, 80), TcpFlags::ACK, 1, b"late"))),
+    ("bad-flags", || inside(&craft::tcp(at(A, 1000), at(S1, 80), TcpFlags::SYN.with(TcpFlags::FIN), 1, b""))),
+    ("error-without-session", || outside(&error_about(at(X, 40000), X))),
+    ("error-misaddressed", error_misaddressed),
+    ("unsolicited-query", || outside(&craft::echo(S1, X, true, 7, 1, b"ping"))),
+    ("hairpin-off", || with(|config| config.nat.hairpin = false, to_a_published_port)),
+    ("host-access-off", || with(|config| config.nat.host_access = false, to_the_host)),
+    ("protocol-taken", protocol_taken),
+    ("source-is-ours", || outside(&craft::udp(at(X, 53), at(X, 40000), b"loop"))),
+    ("short-frame", short_frame),
+    ("other-mac", || frame(|header| header.destination = MAC_B)),
+    ("unknown-ethertype", || frame(|header| header.ethertype = 0x88cc)),
+    ("bad-arp", bad_arp),
+    ("ttl-expired", || inside(&with_ttl(query(), 1))),
+    ("too-big", || inside(&unfragmentable(craft::udp(at(A, 1000), at(S1, 53), &[0; 1473])))),
+    ("martian-source", || inside(&craft::udp(at(Ipv4Addr::LOCALHOST, 1000), at(S1, 53), b""))),
+    ("martian-destination", || {
+        inside(&craft::udp(at(A, 1000), at(Ipv4Addr::new(224, 0, 0, 251), 5353), b""))
+    }),
+    ("spoofed-source", || inside(&craft::udp(at(S2, 1000), at(S1, 53), b""))),
+    ("inside-destination", || inside(&craft::udp(at(A, 1000), at(B, 53), b""))),
+    ("not-our-address", || outside(&craft::udp(at(S1, 53), at(S2, 53), b""))),
+    ("icmp-type", || inside(&redirect())),
+    ("source-route", || inside(&craft::with_ip_options(&query(), &[0x83, 7, 4, 1, 2, 3, 4, 0]).unwrap())),
+    ("fragment-orphan", fragment_orphan),
+    ("fragment-limit", fragment_limit),
+    ("no-neighbor", no_neighbor),
+    ("neighbor-limit", neighbor_limit),
+];
+
+#[test]
+fn each_word_is_met_by_a_packet_and_counted_alone() {
+    let mut wrong = Vec::new();
+    for (word, provoke) in TABLE {
+        let mut rig = provoke();
+        let counted = dropped(&mut rig);
+        let words: Vec<_> = counted.iter().map(|(word, _)| *word).collect();
+        if words != [word] {
+            wrong.push(format!("{word}: counted {counted:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_table_has_every_word_but_that_of_the_runtime() {
+    let mut table: BTreeSet<_> = TABLE.iter().map(|(word, _)| *word).collect();
+    assert_eq!(table.len(), TABLE.len(), "a word stands twice");
+    table.insert(OF_THE_RUNTIME);
+    assert_eq!(table, DropReason::words().collect::<BTreeSet<_>>());
+}
+
+#[test]
+fn what_the_kernel_refuses_is_counted_too() {
+    let mut rig = Rig::new();
+    rig.gateway.send_failed();
+    assert_eq!(dropped(&mut rig), [(OF_THE_RUNTIME, 1)]);
+}
+
+/// The drop counters that are not zero.
+fn dropped(rig: &mut Rig) -> Vec<(&'static str, u64)> {
+    let reply = rig.gateway.apply(Command::Counters, rig.now, &mut ());
+    let Reply::Counters(view, _) = reply else { panic!("{reply:?}") };
+    view.dropped.into_iter().filter(|(_, count)| *count > 0).collect()
+}
+
+fn query() -> Vec<u8> {
+    craft::udp(at(A, 1000), at(S1, 53), b"query")
+}
+
+/// A rig that has received this packet from host A.
+fn inside(packet: &[u8]) -> Rig {
+    let mut rig = Rig::new();
+    rig.from(MAC_A, packet);
+    rig
+}
+
+/// A rig that has received this packet from the uplink.
+fn outside(packet: &[u8]) -> Rig {
+    let mut rig = Rig::new();
+    rig.outside(packet);
+    rig
+}
+
+/// A rig with changed settings, after `packets`.
+fn with(change: fn(&mut GatewayConfig), packets: fn(&mut Rig)) -> Rig {
+    let mut config = config();
+    change(&mut config);
+    let mut rig = Rig::with(config);
+    packets(&mut rig);
+    rig
+}
+
+/// A query from A in a frame with a changed header.
+fn frame(change: fn(&mut Frame)) -> Rig {
+    let mut header = Frame { destination: MAC, source: MAC_A, ethertype: tapnat::wire::ethernet::IPV4 };
+    change(&mut header);
+    let mut rig = Rig::new();
+    rig.frame(&[&header.to_bytes()[..], &query()].concat());
+    rig
+}
+
+fn changed(change: fn(&mut Vec<u8>)) -> Vec<u8> {
+    let mut packet = query();
+    change(&mut packet);
+    packet
+}
+
+fn bad_offload() -> Rig {
+    let mut rig = Rig::new();
+    let header = Frame { destination: MAC, source: MAC_A, ethertype: tapnat::wire::ethernet::IPV4 };
+    let checksum = Some(PartialChecksum { start: 20, offset: 2 });
+    let frame = [&header.to_bytes()[..], &query()].concat();
+    rig.receive(INSIDE, &frame, Offload { checksum, ..Offload::default() });
+    rig
+}
+
+fn ipv6() -> Rig {
+    frame(|header| header.ethertype = IPV6)
+}
+
+fn bad_fragment() -> Rig {
+    let mut packet = craft::tcp(at(A, 1000), at(S1, 80), TcpFlags::SYN, 1, b"");
+    packet[7] = 1;
+    fix_header(&mut packet);
+    inside(&packet)
+}
+
+fn filtered() -> Rig {
+    let mut rig = inside(&query());
+    let port = source_port(&rig.sent_outside()[0]);
+    rig.outside(&craft::udp(at(S2, 53), at(X, port), b"uninvited"));
+    rig
+}
+
+fn two_ports(rig: &mut Rig) {
+    for port in [1000, 1001] {
+        rig.from(MAC_A, &craft::udp(at(A, port), at(S1, 53), b""));
+    }
+}
+
+fn two_remotes(rig: &mut Rig) {
+    for remote in [S1, S2] {
+        rig.from(MAC_A, &craft::udp(at(A, 1000), at(remote, 53), b""));
+    }
+}
+
+/// What a router says about a packet from `source` to S1:53.
+fn error_about(source: std::net::SocketAddrV4, to: Ipv4Addr) -> Vec<u8> {
+    craft::icmp_error(IcmpError::HostUnreachable, R9, to, &craft::udp(source, at(S1, 53), b"query"))
+}
+
+fn error_misaddressed() -> Rig {
+    let other = Ipv4Addr::new(203, 0, 113, 2);
+    let mut config = config();
+    config.nat.external.push(IpAddr::V4(other));
+    let mut rig = Rig::with(config);
+    rig.from(MAC_A, &query());
+    let sent = rig.sent_outside().remove(0);
+    let receiver = if source(&sent) == X { other } else { X };
+    rig.outside(&error_about(at(source(&sent), source_port(&sent)), receiver));
+    rig
+}
+
+fn to_a_published_port(rig: &mut Rig) {
+    let (outside, inside) = (Endpoint::new(X, 8053), Endpoint::new(B, 53));
+    let publish = Command::Publish { protocol: Protocol::Udp, outside, inside };
+    assert_eq!(rig.gateway.apply(publish, rig.now, &mut ()), Reply::Done);
+    rig.from(MAC_A, &craft::udp(at(A, 1000), at(X, 8053), b""));
+}
+
+fn to_the_host(rig: &mut Rig) {
+    rig.from(MAC_A, &craft::tcp(at(A, 1000), at(X, 22), TcpFlags::SYN, 1, b""));
+}
+
+fn protocol_taken() -> Rig {
+    const GRE: u8 = 47;
+    let mut rig = Rig::new();
+    for (mac, ip) in [(MAC_A, A), (MAC_B, B)] {
+        rig.from(mac, &with_protocol(craft::udp(at(ip, 0), at(S1, 0), b""), GRE));
+    }
+    rig
+}
+
+fn short_frame() -> Rig {
+    let mut rig = Rig::new();
+    rig.frame(&[0; 13]);
+    rig
+}
+
+fn bad_arp() -> Rig {
+    let mut rig = Rig::new();
+    rig.frame(&arp(1, MAC_A, GATEWAY, MacAddr([0; 6]), GATEWAY));
+    rig
+}
+
+fn redirect() -> Vec<u8> {
+    const REDIRECT: u8 = 5;
+    let mut packet = craft::echo(A, S1, true, 1, 1, &query());
+    packet[20] = REDIRECT;
+    fix_icmp(&mut packet);
+    packet
+}
+
+/// The second fragment of a datagram from A, and those behind it: 48 bytes of payload each.
+fn later_fragments() -> Vec<Vec<u8>> {
+    let whole = fragmentable(craft::udp(at(A, 1000), at(S1, 53), &[7; 4000]), 77);
+    fragment::fragments(&whole, 68).unwrap().split_off(1)
+}
+
+fn fragment_orphan() -> Rig {
+    let mut rig = inside(&later_fragments()[0]);
+    rig.wait(20_000);
+    rig
+}
+
+fn fragment_limit() -> Rig {
+    let mut rig = Rig::new();
+    for piece in &later_fragments()[..65] {
+        rig.from(MAC_A, piece);
+    }
+    rig
+}
+
+fn no_neighbor() -> Rig {
+    let silent = Ipv4Addr::new(10, 0, 0, 4);
+    let mut rig = Rig::new();
+    rig.from(MAC_B, &craft::udp(at(silent, 1000), at(S1, 53), b""));
+    let port = source_port(&rig.sent_outside()[0]);
+    rig.outside(&craft::udp(at(S1, 53), at(X, port), b""));
+    for _ in 0..4 {
+        rig.wait(1000);
+    }
+    rig
+}
+
+fn neighbor_limit() -> Rig {
+    with(
+        |config| config.hosts = 2,
+        |rig| {
+            let third = Ipv4Addr::new(10, 0, 0, 4);
+            rig.frame(&arp(1, MAC_B, third, MacAddr([0; 6]), GATEWAY));
+        },
+    )
+}

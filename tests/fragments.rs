@@ -1,0 +1,113 @@
+//! Fragments under load, under attack and after duplication.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/bytes.rs"]
+mod bytes;
+mod support;
+
+use bytes::{fragmentable, with_ttl};
+use std::net::Ipv4Addr;
+use support::*;
+use tapnat::flow::{Endpoint, Protocol, TcpFlags};
+use tapnat::gateway::{Command, DropReason, Fate, INSIDE, OUTSIDE, Reply};
+use tapnat::wire::{craft, fragment};
+
+/// A datagram of 3000 bytes from an inside host to S1, in three fragments.
+fn three(from: Ipv4Addr, identification: u16) -> Vec<Vec<u8>> {
+    let whole = fragmentable(craft::udp(at(from, 1000), at(S1, 5000), &[1; 3000]), identification);
+    fragment::fragments(&whole, 1500).unwrap()
+}
+
+/// The identification of each packet sent outside since the last call.
+fn identifications(rig: &mut Rig) -> Vec<u16> {
+    rig.sent_outside().iter().map(|packet| word(packet, 4)).collect()
+}
+
+#[test]
+fn a_fast_sender_of_fragmented_datagrams_is_not_held_up() {
+    let mut rig = Rig::new();
+    for number in 0..20_000 {
+        for piece in three(A, number) {
+            assert_eq!(rig.from(MAC_A, &piece), Fate::Pass(OUTSIDE), "datagram {number}");
+        }
+        rig.sent.clear();
+    }
+}
+
+#[test]
+fn refused_datagrams_from_outside_do_not_keep_those_of_the_inside_out() {
+    let mut rig = Rig::new();
+    for number in 0..20_000 {
+        let whole = fragmentable(craft::udp(at(S2, 1), at(X, 40000), &[0; 1600]), number);
+        rig.outside(&fragment::fragments(&whole, 1500).unwrap()[0]);
+    }
+    for piece in three(A, 1) {
+        assert_eq!(rig.from(MAC_A, &piece), Fate::Pass(OUTSIDE));
+    }
+}
+
+#[test]
+fn unfinished_datagrams_are_bounded_and_end() {
+    let mut rig = Rig::new();
+    let mut refused = 0;
+    for number in 0..6000 {
+        let fate = rig.from(MAC_A, &three(A, number)[0]);
+        refused += usize::from(fate == Fate::Dropped(DropReason::FragmentLimit));
+    }
+    assert_eq!(refused, 6000 - 4096);
+    rig.wait(16_000);
+    assert_eq!(rig.from(MAC_A, &three(A, 6001)[0]), Fate::Pass(OUTSIDE));
+}
+
+#[test]
+fn a_first_fragment_that_comes_twice_belongs_to_one_datagram() {
+    let mut rig = Rig::new();
+    let pieces = three(A, 7);
+    for number in [0, 1, 0, 2] {
+        rig.from(MAC_A, &pieces[number]);
+    }
+    let seen = identifications(&mut rig);
+    assert!(seen.len() == 4 && seen.iter().all(|id| *id == seen[0]), "{seen:?}");
+}
+
+#[test]
+fn datagrams_that_the_gateway_cuts_do_not_mix() {
+    let mut config = config();
+    config.outside.mtu = 1280;
+    let mut rig = Rig::with(config);
+    for (mac, ip) in [(MAC_A, A), (MAC_B, B)] {
+        let packet = fragmentable(craft::udp(at(ip, 1000), at(S1, 5000), &[1; 1400]), 7);
+        assert_eq!(rig.from(mac, &packet), Fate::Cut(OUTSIDE));
+    }
+    let sent = rig.sent_outside();
+    let seen: Vec<_> = sent.iter().map(|packet| word(packet, 4)).collect();
+    assert!(seen.len() == 4 && seen[0] == seen[1] && seen[2] == seen[3] && seen[0] != seen[2], "{seen:?}");
+    assert!(sent.iter().all(|packet| sums_are_right(packet)));
+}
+
+#[test]
+fn a_hairpin_is_a_hop() {
+    let mut rig = Rig::new();
+    let (outside, inside) = (Endpoint::new(X, 8080), Endpoint::new(B, 80));
+    let publish = Command::Publish { protocol: Protocol::Tcp, outside, inside };
+    assert_eq!(rig.gateway.apply(publish, rig.now, &mut ()), Reply::Done);
+    let syn = craft::tcp(at(A, 1000), at(X, 8080), TcpFlags::SYN, 1, b"");
+    assert_eq!(rig.from(MAC_A, &with_ttl(syn.clone(), 1)), Fate::Dropped(DropReason::TtlExpired));
+    let (mac, error) = rig.sent_inside().remove(0);
+    assert_eq!(
+        (mac, source(&error), error[20], &error[28..]),
+        (MAC_A, GATEWAY, 11, &with_ttl(syn.clone(), 1)[..])
+    );
+    assert_eq!(rig.from(MAC_A, &with_ttl(syn, 2)), Fate::Pass(INSIDE));
+    assert_eq!(rig.sent_inside().remove(0).1[8], 1);
+}
+
+#[test]
+fn only_ports_are_said_to_be_unreachable() {
+    let mut rig = Rig::new();
+    let ping = fragmentable(craft::echo(A, GATEWAY, true, 7, 1, &[0; 2000]), 7);
+    for piece in fragment::fragments(&ping, 1500).unwrap() {
+        assert_eq!(rig.from(MAC_A, &piece), Fate::Dropped(DropReason::InsideDestination));
+    }
+    assert!(rig.sent.is_empty());
+}
