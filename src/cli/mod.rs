@@ -1,3 +1,101 @@
-//! cli
+//! The verbs a person types: one file each.
+//!
+//! A verb gives back `anyhow::Result`; [`main`] alone turns errors into one line and an exit code:
+//! 0 done, 1 it failed, 2 wrong usage.
 
+pub mod args;
+pub mod conntrack;
 pub mod demo;
+pub mod doctor;
+pub mod events;
+pub mod flows;
+pub mod flush;
+pub mod packet;
+pub mod publish;
+pub mod run;
+pub mod stats;
+pub mod text;
+
+use crate::config::ConfigError;
+use clap::{Parser, Subcommand};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// A NAT gateway wholly in user space: a TAP device in front of containers, a packet or raw socket
+/// behind, no netfilter rule and no IP forwarding between.
+#[derive(Parser, Debug)]
+#[command(name = "tapnat", version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tapnat demo                                      see it work, without root
+  tapnat doctor                                    what this host allows
+  tapnat run --bridge br0 --inside 10.88.0.1/24    be the gateway of the containers on br0
+  tapnat flows --watch                             who talks to whom, live
+  tapnat publish add 8080:10.88.0.2:80/tcp         let the world in to one of them";
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Be the gateway until SIGINT or SIGTERM
+    Run(Box<run::RunArgs>),
+    /// Two containers, a bridge and an "internet", built and shown in one command, no root needed
+    Demo(demo::Demo),
+    /// The translation table of a running gateway
+    Flows(flows::FlowsArgs),
+    /// What happens in a running gateway, as it happens
+    Events(events::EventsArgs),
+    /// Counters of a running gateway, every drop by its reason
+    Stats(stats::StatsArgs),
+    /// Forget flows of a running gateway
+    Flush(flush::FlushArgs),
+    /// Port forwards of a running gateway
+    Publish(publish::PublishArgs),
+    /// What this host allows, what is missing, and the command that mends it
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Reads the command line, does what it says, and gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come here too, for standard output; a closed pipe is no failure.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match dispatch(cli.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if reader_left(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let usage = error.downcast_ref::<ConfigError>().is_some_and(|error| error.usage);
+            let line = format!("{error:#}").split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
+            let _ = writeln!(io::stderr(), "tapnat: {line}");
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn dispatch(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Run(args) => run::run(&args),
+        Verb::Demo(demo) => demo.run(),
+        Verb::Flows(args) => flows::run(&args),
+        Verb::Events(args) => events::run(&args),
+        Verb::Stats(args) => stats::run(&args),
+        Verb::Flush(args) => flush::run(&args),
+        Verb::Publish(args) => publish::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
+    }
+}
+
+/// Whether the reader of our output has seen enough (`tapnat flows | head`).
+fn reader_left(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -100,7 +100,7 @@ impl Gateway {
 
     /// Sends an IP packet of our own to an inside host.
     pub(super) fn answer_inside(&mut self, to: IpAddr, mut packet: Buffer, now: Time, out: &mut Outbox) {
-        if self.to_inside(to, &mut packet, now, out) == Fate::Pass(INSIDE) {
+        if self.deliver_inside(to, &mut packet, now, out) == Fate::Pass(INSIDE) {
             out.push(INSIDE, packet);
         }
     }

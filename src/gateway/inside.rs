@@ -9,7 +9,7 @@ use crate::wire::{Buffer, Packet};
 use std::net::{IpAddr, Ipv4Addr};
 
 impl Gateway {
-    pub(super) fn from_inside(
+    pub(super) fn receive_inside(
         &mut self,
         frame: &mut Buffer,
         now: Time,
@@ -42,7 +42,7 @@ impl Gateway {
         for mut packet in outcome.released {
             let to = packet.bytes().get(16..20).and_then(|ip| <[u8; 4]>::try_from(ip).ok());
             let Some(to) = to else { continue };
-            if self.to_inside(Ipv4Addr::from(to).into(), &mut packet, now, out) == Fate::Pass(INSIDE) {
+            if self.deliver_inside(Ipv4Addr::from(to).into(), &mut packet, now, out) == Fate::Pass(INSIDE) {
                 out.push(INSIDE, packet);
             }
         }
@@ -165,7 +165,7 @@ impl Gateway {
         match exit {
             Exit::Host => Fate::Pass(HOST),
             Exit::Hairpin | Exit::Inside => match edit.destination {
-                Some(destination) => self.to_inside(destination.ip, frame, now, out),
+                Some(destination) => self.deliver_inside(destination.ip, frame, now, out),
                 None => Fate::Dropped(DropReason::InsideDestination),
             },
             Exit::Outside if too_big => self.cut(frame, OUTSIDE, link.mtu, out),

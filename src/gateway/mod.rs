@@ -179,9 +179,9 @@ impl Gateway {
     ) -> Fate {
         let length = packet.len();
         let fate = if from == INSIDE {
-            self.from_inside(packet, now, out, seen)
+            self.receive_inside(packet, now, out, seen)
         } else {
-            self.from_outside(from, packet, now, out, seen)
+            self.receive_outside(from, packet, now, out, seen)
         };
         match fate {
             Fate::Dropped(reason) => self.counters.dropped(reason),
@@ -284,7 +284,7 @@ impl Gateway {
 
     /// Puts the Ethernet header of the inside host `to` before the IP packet in `packet`; or holds
     /// the packet while asking who has `to`.
-    fn to_inside(&mut self, to: IpAddr, packet: &mut Buffer, now: Time, out: &mut Outbox) -> Fate {
+    fn deliver_inside(&mut self, to: IpAddr, packet: &mut Buffer, now: Time, out: &mut Outbox) -> Fate {
         let IpAddr::V4(to) = to else { return Fate::Dropped(DropReason::NotOurAddress) };
         let Some(from) = self.address_for(to) else { return Fate::Dropped(DropReason::NoNeighbor) };
         match self.neighbors.lookup(to, from, now) {

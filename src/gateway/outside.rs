@@ -8,7 +8,7 @@ use crate::wire::{Buffer, Packet};
 use std::net::IpAddr;
 
 impl Gateway {
-    pub(super) fn from_outside(
+    pub(super) fn receive_outside(
         &mut self,
         from: LinkId,
         buffer: &mut Buffer,
@@ -73,7 +73,7 @@ impl Gateway {
                 self.cut_inside(destination.ip, buffer, mtu, now, out)
             }
             (Exit::Inside | Exit::Hairpin, Some(destination)) => {
-                self.to_inside(destination.ip, buffer, now, out)
+                self.deliver_inside(destination.ip, buffer, now, out)
             }
             _ => Fate::Dropped(DropReason::NotOurAddress),
         }
@@ -110,7 +110,7 @@ impl Gateway {
 
     fn cut_inside(&mut self, to: IpAddr, buffer: &Buffer, mtu: u16, now: Time, out: &mut Outbox) -> Fate {
         for mut piece in hop::pieces(buffer, mtu) {
-            if self.to_inside(to, &mut piece, now, out) == Fate::Pass(INSIDE) {
+            if self.deliver_inside(to, &mut piece, now, out) == Fate::Pass(INSIDE) {
                 out.push(INSIDE, piece);
             }
         }

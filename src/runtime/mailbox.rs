@@ -7,7 +7,7 @@ use crate::flow::Time;
 use crate::gateway::{Command, Reply};
 use crate::observe::{Feed, FlowBoard};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
 /// Commands that wait for the worker at a time.
@@ -27,10 +27,7 @@ pub struct Mailbox {
 impl Mailbox {
     /// The next command, if there is one.
     pub fn next(&self) -> Option<Letter> {
-        match self.letters.try_recv() {
-            Ok(letter) => Some(letter),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.letters.try_recv().ok()
     }
 }
 

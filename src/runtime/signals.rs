@@ -35,7 +35,7 @@ impl Signals {
     }
 
     /// The name of a signal that has come.
-    pub fn next(&mut self) -> Option<&'static str> {
+    pub fn take_one(&mut self) -> Option<&'static str> {
         let mut byte = [0; 1];
         self.streams
             .iter_mut()

@@ -154,5 +154,5 @@ impl Stock {
 }
 
 fn pick(random: &mut ChaCha8Rng, below: usize) -> usize {
-    (u64::from(random.next_u32()) * below as u64 >> 32) as usize
+    ((u64::from(random.next_u32()) * below as u64) >> 32) as usize
 }

@@ -126,7 +126,7 @@ impl Worker {
             }
             self.flush(&mut out);
             if woken.signal
-                && let Some(name) = self.signals.next()
+                && let Some(name) = self.signals.take_one()
             {
                 return Ok(Ended::Signal(name));
             }
@@ -297,12 +297,13 @@ impl Worker {
             _ => None,
         };
         let mut leased_now = false;
-        if let (Some((protocol, outside)), true) = (publishes, self.stock.is_some()) {
-            if !self.guard.holds(protocol, outside) {
-                match self.guard.lease(protocol, outside) {
-                    Ok(()) => leased_now = true,
-                    Err(error) => return Reply::NotLeased(error.to_string()),
-                }
+        if let Some((protocol, outside)) = publishes
+            && self.stock.is_some()
+            && !self.guard.holds(protocol, outside)
+        {
+            match self.guard.lease(protocol, outside) {
+                Ok(()) => leased_now = true,
+                Err(error) => return Reply::NotLeased(error.to_string()),
             }
         }
         let mut reply = self.gateway.apply(command, now, &mut Watching::new(&self.feed));
