@@ -11,6 +11,7 @@ use tapnat::io::netlink::Netlink;
 use tapnat::lab::product::Product;
 use tapnat::lab::programs::http::{self, Client};
 use tapnat::lab::programs::icmp::Answer;
+use tapnat::lab::programs::now;
 use tapnat::lab::topology::{BRIDGE, HOST, Options, ROUTER, SERVERS, UPLINK};
 
 /// Connections in a row.
@@ -77,9 +78,10 @@ pub fn killed_gateway_leaves_a_healthy_host(form: Form) {
     let mut setup = Setup::plain(form);
     let mut client = setup.on("red").run(|| Client::connect(at(SERVERS[0], 80), SOON).unwrap()).unwrap();
     let port = peer_of(&client.get("/").unwrap()).port();
+    let start = now();
     setup.gateway.0.kill().unwrap();
     let host = setup.on("host");
-    let took = eventually("the kernel cleans up", Duration::from_secs(1), || {
+    eventually("the kernel cleans up", Duration::from_secs(1), || {
         setup.world.link("host", TAP).is_none()
             && setup
                 .on("internet")
@@ -87,6 +89,8 @@ pub fn killed_gateway_leaves_a_healthy_host(form: Form) {
                 .unwrap()
                 .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     });
+    let took = now() - start;
+    assert!(took < Duration::from_secs(1), "{took:?} until the host answered normally");
     println!("    healthy {} ms after SIGKILL", took.as_millis());
     assert!(host.run(|| TcpListener::bind((HOST, port)).is_ok()).unwrap(), "port {port} is still taken");
     assert_eq!(page(host, at(SERVERS[0], 80), "/").unwrap().status, 200);
