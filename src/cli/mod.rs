@@ -33,7 +33,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  tapnat demo                                      see it work, without root
+  tapnat demo                                      see it at work, with nothing to set up
   tapnat doctor                                    what this host allows
   tapnat run --bridge br0 --inside 10.88.0.1/24    be the gateway of the containers on br0
   tapnat flows --watch                             who talks to whom, live
@@ -44,7 +44,7 @@ Examples:
 pub enum Verb {
     /// Be the gateway until SIGINT or SIGTERM
     Run(Box<run::RunArgs>),
-    /// Two containers, a bridge and an "internet", built and shown in one command, no root needed
+    /// Two containers, a bridge and an internet, built, shown at work and taken down; no root needed
     Demo(demo::Demo),
     /// The translation table of a running gateway
     Flows(flows::FlowsArgs),
@@ -85,7 +85,7 @@ pub fn main() -> ExitCode {
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Run(args) => run::run(&args),
-        Verb::Demo(demo) => demo.run(),
+        Verb::Demo(args) => args.run(),
         Verb::Flows(args) => flows::run(&args),
         Verb::Events(args) => events::run(&args),
         Verb::Stats(args) => stats::run(&args),

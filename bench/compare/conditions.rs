@@ -1,0 +1,58 @@
+//! On what machine, when and how it was measured.
+
+use serde::Serialize;
+use std::fs;
+use std::time::SystemTime;
+
+/// Everything that a reader needs to judge the figures.
+#[derive(Clone, Debug, Serialize)]
+pub struct Conditions {
+    /// UTC, RFC 3339.
+    pub date: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// What the processor calls itself.
+    pub cpu: String,
+    /// Processors that this process may use.
+    pub cores: usize,
+    /// The load average of the last minute before the start: what else the machine was doing.
+    pub load_before: f64,
+    /// Rounds.
+    pub rounds: u32,
+    /// Seconds that each load was measured.
+    pub seconds: f64,
+    /// MTU of every wire, in bytes.
+    pub mtu: u32,
+    /// As root, or in a user namespace.
+    pub user: &'static str,
+}
+
+impl Conditions {
+    /// Looks at the machine.
+    pub fn gather(rounds: u32, seconds: f64, mtu: u32, root: bool) -> Conditions {
+        let text = |path| fs::read_to_string(path).unwrap_or_default();
+        let cpu = text("/proc/cpuinfo")
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name.to_string())
+            })
+            .unwrap_or_else(|| std::env::consts::ARCH.to_string());
+        #[expect(clippy::disallowed_methods, reason = "the date of the measurement")]
+        let date = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        Conditions {
+            date,
+            kernel: text("/proc/sys/kernel/osrelease").trim().to_string(),
+            cpu,
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            load_before: text("/proc/loadavg")
+                .split(' ')
+                .next()
+                .and_then(|word| word.parse().ok())
+                .unwrap_or(f64::NAN),
+            rounds,
+            seconds,
+            mtu,
+            user: if root { "root" } else { "an ordinary user in a user namespace" },
+        }
+    }
+}
