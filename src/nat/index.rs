@@ -78,13 +78,14 @@ impl Index {
     #[inline]
     pub(super) fn find(&self, hash: u64, mut same: impl FnMut(u32) -> bool) -> Option<u32> {
         let tag = self.tag(hash);
+        let low = (1u32 << self.bits) - 1;
         let mut at = self.home(hash);
         loop {
             let line = self.line(at);
             // Bit n: place n is taken and has this tag.
             let mut hits = 0u32;
             for (n, entry) in line.iter().enumerate() {
-                hits |= u32::from((entry ^ tag).wrapping_sub(1) >> self.bits == 0) << n;
+                hits |= u32::from((entry ^ tag).wrapping_sub(1) < low) << n;
             }
             while hits != 0 {
                 let row = self.row(line[hits.trailing_zeros() as usize % LINE]);
@@ -188,7 +189,7 @@ mod tests {
 
     /// Hashes that collide a lot, in the low bits and in the tag.
     fn hash(id: u32) -> u64 {
-        u64::from(id % 3) | u64::from(id % 2) << 62
+        u64::from(id % 3) | u64::from(id % 4) << (32 + 7)
     }
 
     proptest! {

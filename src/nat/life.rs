@@ -205,23 +205,25 @@ impl Nat {
     /// Ends the session that closed both ways longest ago; with `external`, one whose end frees a
     /// TCP port of that address. False if there is none among the first candidates.
     fn recycle(&mut self, external: Option<u16>, now: Time, seen: &mut impl Observer) -> bool {
-        for _ in 0..CANDIDATES.min(self.closing.len()) {
-            let Some((id, generation)) = self.closing.pop_front() else { return false };
+        let mut at = 0;
+        for _ in 0..CANDIDATES {
+            let Some(&(id, generation)) = self.closing.get(at) else { return false };
             let session = &self.sessions[id];
-            let closing = session.taken()
-                && self.sessions.links[id].generation == generation
-                && session.kind == Kind::Tcp
-                && session.state == State::Closing;
+            let closing = session.kind == Kind::Tcp
+                && session.state == State::Closing
+                && self.sessions.links[id].generation == generation;
             if !closing {
+                self.closing.remove(at);
                 continue;
             }
             let mapping = &self.mappings[session.mapping];
             let frees = !mapping.published && mapping.sessions == 1;
             if external.is_none_or(|external| frees && mapping.external == external) {
+                self.closing.remove(at);
                 self.close(id, Closed::Recycled, now, seen);
                 return true;
             }
-            self.closing.push_back((id, generation));
+            at += 1;
         }
         false
     }

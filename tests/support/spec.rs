@@ -27,6 +27,8 @@ pub struct Session {
     syn: [bool; 2],
     fin: [bool; 2],
     reset: bool,
+    /// When FINs had gone both ways: the turn, and which way the last went.
+    closed: Option<(u64, usize)>,
 }
 
 pub struct Spec {
@@ -35,6 +37,8 @@ pub struct Spec {
     pub sessions: Vec<Session>,
     /// Ports that the host has leased to us.
     pub leased: BTreeSet<(Protocol, u16)>,
+    /// Counts packets.
+    turn: u64,
 }
 
 type Verdict<T> = Result<T, Refusal>;
@@ -77,7 +81,7 @@ impl Session {
         ((self.mapping.protocol == Protocol::Tcp).then_some(state), left)
     }
 
-    fn pass(&mut self, way: usize, data: &Data, now: Time, config: &NatConfig) {
+    fn pass(&mut self, way: usize, data: &Data, now: Time, turn: u64, config: &NatConfig) {
         let flags = data.tcp;
         if data.flow.protocol == Protocol::Tcp && flags.has(TcpFlags::RST) {
             if !self.closing() && !self.reset {
@@ -89,11 +93,12 @@ impl Session {
             return;
         }
         if flags.opens() && (self.closing() || self.reset) {
-            (self.syn, self.fin, self.reset) = ([false; 2], [false; 2], false);
+            (self.syn, self.fin, self.reset, self.closed) = ([false; 2], [false; 2], false, None);
         }
         let resumed = std::mem::replace(&mut self.reset, false);
         if flags.has(TcpFlags::FIN) && self.established() && !resumed {
             self.fin[way] = true;
+            self.closed = self.closed.or(self.closing().then_some((turn, way)));
         }
         if flags.has(TcpFlags::SYN) && !resumed {
             self.syn[way] = true;
@@ -104,7 +109,7 @@ impl Session {
 
 impl Spec {
     pub fn new(config: NatConfig) -> Self {
-        Spec { config, forwards: Vec::new(), sessions: Vec::new(), leased: BTreeSet::new() }
+        Spec { config, forwards: Vec::new(), sessions: Vec::new(), leased: BTreeSet::new(), turn: 0 }
     }
 
     fn external(&self) -> IpAddr {
@@ -117,8 +122,8 @@ impl Spec {
     }
 
     pub fn owner(&self, protocol: Protocol, outside: Endpoint) -> Option<Mapping> {
-        let mappings = self.forwards.iter().chain(self.sessions.iter().map(|session| &session.mapping));
-        mappings.filter(|m| m.protocol == protocol && m.outside == outside).cloned().next()
+        let mut mappings = self.forwards.iter().chain(self.sessions.iter().map(|session| &session.mapping));
+        mappings.find(|m| m.protocol == protocol && m.outside == outside).cloned()
     }
 
     fn find(&mut self, protocol: Protocol, inside: Endpoint, remote: Endpoint) -> Option<&mut Session> {
@@ -130,11 +135,11 @@ impl Spec {
     }
 
     fn open(&mut self, mapping: Mapping, remote: Endpoint, now: Time) {
-        let (syn, fin) = ([false; 2], [false; 2]);
-        self.sessions.push(Session { mapping, remote, counts_from: now, syn, fin, reset: false });
+        let (syn, fin, reset, closed) = ([false; 2], [false; 2], false, None);
+        self.sessions.push(Session { mapping, remote, counts_from: now, syn, fin, reset, closed });
     }
 
-    fn mapping_for(&self, flow: Flow, offered: Option<Endpoint>) -> Verdict<Mapping> {
+    fn mapping_for(&mut self, flow: Flow, offered: Option<Endpoint>) -> Verdict<Mapping> {
         let Flow { protocol, source: inside, destination: remote } = flow;
         let part = match self.config.mapping {
             Behaviour::EndpointIndependent => None,
@@ -153,12 +158,22 @@ impl Spec {
             *leased == protocol && self.owner(protocol, Endpoint::new(self.external(), *port)).is_none()
         });
         if !free && protocol != Protocol::Icmp {
-            return Err(Refusal::PortsExhausted);
+            let recycled = self.recyclable(protocol).ok_or(Refusal::PortsExhausted)?;
+            self.sessions.remove(recycled);
         }
         let outside = offered.expect("a port was free, and none was chosen");
         assert!(self.owner(protocol, outside).is_none(), "two owners of {outside}");
         assert!(protocol == Protocol::Icmp || self.leased.contains(&(protocol, outside.port)));
         Ok(Mapping { protocol, inside, outside, part, published: false })
+    }
+
+    /// The connection closed longest ago whose end frees a port.
+    fn recyclable(&self, protocol: Protocol) -> Option<usize> {
+        let alone = |m: &Mapping| self.sessions.iter().filter(|s| s.mapping == *m).count() == 1;
+        let done = self.sessions.iter().enumerate().filter(|(_, s)| {
+            s.mapping.protocol == protocol && s.closing() && !s.mapping.published && alone(&s.mapping)
+        });
+        done.min_by_key(|(_, s)| s.closed).map(|(at, _)| at)
     }
 
     fn opens(data: &Data) -> Verdict<()> {
@@ -167,6 +182,7 @@ impl Spec {
     }
 
     pub fn outbound(&mut self, data: &Data, now: Time, offered: Option<Endpoint>) -> Decision {
+        self.turn += 1;
         match self.leave(data, now, offered) {
             Ok((edit, exit)) => Decision::Translate { edit, exit },
             Err(why) => Decision::Refuse(why),
@@ -185,9 +201,9 @@ impl Spec {
             let mapping = self.mapping_for(data.flow, offered)?;
             self.open(mapping, remote, now);
         }
-        let config = self.config.clone();
+        let (config, turn) = (self.config.clone(), self.turn);
         let session = self.find(protocol, inside, remote).expect("opened above");
-        session.pass(OUT, data, now, &config);
+        session.pass(OUT, data, now, turn, &config);
         let outside = session.mapping.outside;
         let mut edit = Edit { source: Some(outside), ..Edit::default() };
         if hairpin {
@@ -205,6 +221,7 @@ impl Spec {
     }
 
     pub fn inbound(&mut self, data: &Data, now: Time) -> Decision {
+        self.turn += 1;
         match self.arrive(data, now) {
             Ok(inside) => {
                 let edit = Edit { destination: Some(inside), ..Edit::default() };
@@ -219,12 +236,12 @@ impl Spec {
         let icmp = protocol == Protocol::Icmp;
         let unknown = if icmp { Refusal::UnsolicitedQuery } else { Refusal::NoMapping };
         let mapping = self.owner(protocol, outside).filter(|_| !(icmp && data.asks)).ok_or(unknown)?;
-        let config = self.config.clone();
+        let (config, turn) = (self.config.clone(), self.turn);
         if let Some(session) = self.find(protocol, mapping.inside, remote) {
             if session.mapping.outside != outside {
                 return Err(Refusal::Filtered);
             }
-            session.pass(IN, data, now, &config);
+            session.pass(IN, data, now, turn, &config);
             return Ok(mapping.inside);
         }
         if icmp {
@@ -243,7 +260,7 @@ impl Spec {
         }
         let inside = mapping.inside;
         self.open(mapping, remote, now);
-        self.find(protocol, inside, remote).expect("opened above").pass(IN, data, now, &config);
+        self.find(protocol, inside, remote).expect("opened above").pass(IN, data, now, turn, &config);
         Ok(inside)
     }
 
