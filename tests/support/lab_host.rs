@@ -149,6 +149,33 @@ pub fn second_gateway_on_one_tap_is_told(form: Form) {
     assert_ping(setup.on("red"), SERVERS[0]);
 }
 
+/// What cannot be is said in one line that names it, and nothing is left behind.
+pub fn impossible_wishes_are_refused_in_one_line(form: Form) {
+    let world = World::new(Options::default());
+    let before = links(&world);
+    let wishes: [(&[&str], &str); 5] = [
+        (&["--outside", "nope0"], "nope0"),
+        (&["--bridge", "eth0"], "eth0"),
+        (&["--inside", "203.0.113.9/24"], "203.0.113"),
+        (&["--external", "192.0.2.77"], "192.0.2.77"),
+        (&["--uplink", "raw", "--guard", "tcx"], "tcx"),
+    ];
+    for (wish, name) in wishes {
+        let arguments = world.arguments(form, wish);
+        let mut gateway = Product::start_unready(Path::new(PROGRAM), world.on("host"), &arguments).unwrap();
+        let status = gateway.wait(SOON).unwrap();
+        let said = gateway.said();
+        assert!(
+            matches!(status.and_then(|status| status.code()), Some(1 | 2)),
+            "{wish:?}: {status:?}; {said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{wish:?}: {said}");
+        assert!(said.contains(name), "{wish:?}: {said}");
+        assert_eq!(links(&world), before, "{wish:?} left something behind");
+        assert!(!world.control().exists(), "{wish:?} left its control socket behind");
+    }
+}
+
 pub fn outside_interface_down_and_up_again(form: Form) {
     let mut setup = Setup::plain(form);
     assert_ping(setup.on("red"), SERVERS[0]);
