@@ -164,12 +164,12 @@ impl Worker {
     }
 
     fn one_packet(&mut self, link: LinkId, packet: &mut Buffer, now: Time, out: &mut Outbox) {
-        let looking = self.feed.listeners(Kind::Packet) > 0;
+        let looking = self.feed.listeners(Kind::Packet) + self.feed.listeners(Kind::Dropped) > 0;
         let before = if looking { Some(self.look(link, packet)) } else { None };
         let mut watching = Watching::new(&self.feed);
         let fate = self.gateway.receive(link, packet, now, out, &mut watching);
         if let Some(before) = before {
-            self.tell(link, before, fate, packet, now);
+            self.tell(before, fate, packet, now);
         }
         tracing::trace!(?link, ?fate);
         if let Fate::Pass(to) = fate
@@ -200,6 +200,7 @@ impl Worker {
         let parsed = Packet::parse(bytes, &packet.offload).ok();
         Box::new(PacketSeen {
             fate: "",
+            dropped: false,
             from: self.links.name(link),
             to: None,
             flow: parsed.map(|packet| packet.summary.flow()),
@@ -210,7 +211,8 @@ impl Worker {
         })
     }
 
-    fn tell(&self, from: LinkId, mut seen: Box<PacketSeen>, fate: Fate, packet: &Buffer, now: Time) {
+    fn tell(&self, mut seen: Box<PacketSeen>, fate: Fate, packet: &Buffer, now: Time) {
+        seen.dropped = matches!(fate, Fate::Dropped(_));
         seen.fate = match fate {
             Fate::Pass(_) => "translated",
             Fate::Cut(_) => "fragmented",
@@ -227,7 +229,6 @@ impl Worker {
             });
             seen.after = PacketSeen::snap(bytes);
         }
-        let _ = from;
         self.feed.push(Event { at: now, what: What::Packet(seen) });
     }
 
