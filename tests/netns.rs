@@ -20,8 +20,11 @@ use lab_harness::Test;
 use lab_setup::{Form, PLAIN, forms};
 use std::process::ExitCode;
 
+/// A test that takes a form of the gateway, by its name.
+type Named = (&'static str, fn(Form));
+
 /// Tests that run on every form of the gateway.
-const EVERY_FORM: [(&str, fn(Form)); 9] = [
+const EVERY_FORM: [Named; 9] = [
     ("ping_from_both", lab_traffic::ping_from_both),
     ("http_from_both", lab_traffic::http_from_both),
     ("dns_from_both", lab_traffic::dns_from_both),
@@ -34,7 +37,7 @@ const EVERY_FORM: [(&str, fn(Form)); 9] = [
 ];
 
 /// Tests to which uplink and guard matter, but not the TAP.
-const EVERY_UPLINK_AND_GUARD: [(&str, fn(Form)); 5] = [
+const EVERY_UPLINK_AND_GUARD: [Named; 5] = [
     ("many_connections_beside_the_hosts_own", lab_host::many_connections_beside_the_hosts_own),
     ("ports_of_the_host_are_never_given", lab_host::ports_of_the_host_are_never_given),
     ("our_ports_are_refused_to_host_programs", lab_host::our_ports_are_refused_to_host_programs),
@@ -43,13 +46,14 @@ const EVERY_UPLINK_AND_GUARD: [(&str, fn(Form)); 5] = [
 ];
 
 /// Tests to which only the uplink matters.
-const EVERY_UPLINK: [(&str, fn(Form)); 7] = [
+const EVERY_UPLINK: [Named; 8] = [
     ("containers_reach_each_other", lab_traffic::containers_reach_each_other),
     ("hairpin_between_containers", lab_edges::hairpin_between_containers),
     ("last_hop_gives_time_exceeded", lab_edges::last_hop_gives_time_exceeded),
     ("inside_addresses_never_leave", lab_edges::inside_addresses_never_leave),
     ("container_with_a_new_mac_is_found_again", lab_edges::container_with_a_new_mac_is_found_again),
     ("second_gateway_on_one_tap_is_told", lab_host::second_gateway_on_one_tap_is_told),
+    ("impossible_wishes_are_refused_in_one_line", lab_host::impossible_wishes_are_refused_in_one_line),
     ("idle_gateway_uses_no_processor", lab_host::idle_gateway_uses_no_processor),
 ];
 
@@ -63,7 +67,7 @@ fn tests() -> Vec<Test> {
     for form in forms() {
         let every_tap = form.tap == PLAIN.tap;
         let only_uplink = every_tap && form.guard == PLAIN.guard;
-        let mut chosen: Vec<(&str, fn(Form))> = EVERY_FORM.to_vec();
+        let mut chosen: Vec<Named> = EVERY_FORM.to_vec();
         chosen.extend(EVERY_UPLINK_AND_GUARD.iter().filter(|_| every_tap));
         chosen.extend(EVERY_UPLINK.iter().filter(|_| only_uplink));
         for (name, test) in chosen {

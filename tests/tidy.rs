@@ -146,7 +146,7 @@ fn every_package_does_work_at_home() {
         let used = |home: &&str| {
             sources("src").iter().any(|path| module(path) == **home && names_package(&code(path), package))
         };
-        assert!(homes.iter().any(|home| used(home)), "{package} is not used in {homes:?}");
+        assert!(homes.iter().any(used), "{package} is not used in {homes:?}");
     }
 }
 

@@ -56,7 +56,7 @@ impl Demo {
         story.title("Two containers reach the world through a process");
         acts::network(&mut story, root);
         let lab = Lab::build(&standard(Options::default())).context("build the lab")?;
-        let mut stage = Stage::new(lab, program, CONTROL)?;
+        let mut stage = Stage::new(lab, program, CONTROL, story.coloured())?;
         acts::without_gateway(&mut story, &stage)?;
         let mut gateway = start(&mut story, &stage)?;
         acts::with_gateway(&mut story, &stage)?;
@@ -145,6 +145,7 @@ fn start(story: &mut Story, stage: &Stage) -> Result<Product> {
     let started = Product::start(&stage.program, stage.host(), &arguments, PATIENCE);
     match started {
         Ok(gateway) => {
+            gateway.wait_for_words(Duration::from_secs(1));
             story.block(&gateway.said());
             story.good(&format!("ready: process {} of its own, no route and no rule added", gateway.id()));
             Ok(gateway)

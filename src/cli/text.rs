@@ -30,11 +30,14 @@ pub enum Ink {
 }
 
 impl Paint {
-    /// Colours for standard output: on a terminal, unless `NO_COLOR` is set or it is dumb.
+    /// Colours for standard output: on a terminal, unless `NO_COLOR` is set or it is dumb. With
+    /// `CLICOLOR_FORCE` also into a pipe, whose reader then answers for what happens to them.
     pub fn stdout() -> Paint {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Paint { on: io::stdout().is_terminal() && !unwanted && !dumb }
+        let forced =
+            std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| !value.is_empty() && value != "0");
+        Paint { on: (io::stdout().is_terminal() || forced) && !unwanted && !dumb }
     }
 
     /// `text` in that ink.

@@ -115,6 +115,14 @@ impl Product {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 
+    /// Waits until it has said anything, or not in time.
+    pub fn wait_for_words(&self, timeout: Duration) {
+        let deadline = now() + timeout;
+        while self.said().is_empty() && now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// How it ended, or `None` while it runs.
     ///
     /// # Errors

@@ -64,7 +64,8 @@ pub fn too_big_for_outside_is_told(form: Form) {
             (bulk::put(at(SERVERS[0], 5001), 4 << 20, SOON), bulk::get(at(SERVERS[0], 5001), 4 << 20, SOON))
         })
         .unwrap();
-    (up.unwrap(), down.unwrap());
+    up.unwrap();
+    down.unwrap();
     setup.world.assert_checksums_right();
 }
 

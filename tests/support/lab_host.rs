@@ -11,6 +11,7 @@ use tapnat::io::netlink::Netlink;
 use tapnat::lab::product::Product;
 use tapnat::lab::programs::http::{self, Client};
 use tapnat::lab::programs::icmp::Answer;
+use tapnat::lab::programs::now;
 use tapnat::lab::topology::{BRIDGE, HOST, Options, ROUTER, SERVERS, UPLINK};
 
 /// Connections in a row.
@@ -77,9 +78,10 @@ pub fn killed_gateway_leaves_a_healthy_host(form: Form) {
     let mut setup = Setup::plain(form);
     let mut client = setup.on("red").run(|| Client::connect(at(SERVERS[0], 80), SOON).unwrap()).unwrap();
     let port = peer_of(&client.get("/").unwrap()).port();
+    let start = now();
     setup.gateway.0.kill().unwrap();
     let host = setup.on("host");
-    let took = eventually("the kernel cleans up", Duration::from_secs(1), || {
+    eventually("the kernel cleans up", Duration::from_secs(1), || {
         setup.world.link("host", TAP).is_none()
             && setup
                 .on("internet")
@@ -87,6 +89,8 @@ pub fn killed_gateway_leaves_a_healthy_host(form: Form) {
                 .unwrap()
                 .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     });
+    let took = now() - start;
+    assert!(took < Duration::from_secs(1), "{took:?} until the host answered normally");
     println!("    healthy {} ms after SIGKILL", took.as_millis());
     assert!(host.run(|| TcpListener::bind((HOST, port)).is_ok()).unwrap(), "port {port} is still taken");
     assert_eq!(page(host, at(SERVERS[0], 80), "/").unwrap().status, 200);
@@ -143,6 +147,33 @@ pub fn second_gateway_on_one_tap_is_told(form: Form) {
     assert!(said.contains(TAP), "{said}");
     setup.assert_running();
     assert_ping(setup.on("red"), SERVERS[0]);
+}
+
+/// What cannot be is said in one line that names it, and nothing is left behind.
+pub fn impossible_wishes_are_refused_in_one_line(form: Form) {
+    let world = World::new(Options::default());
+    let before = links(&world);
+    let wishes: [(&[&str], &str); 5] = [
+        (&["--outside", "nope0"], "nope0"),
+        (&["--bridge", "eth0"], "eth0"),
+        (&["--inside", "203.0.113.9/24"], "203.0.113"),
+        (&["--external", "192.0.2.77"], "192.0.2.77"),
+        (&["--uplink", "raw", "--guard", "tcx"], "tcx"),
+    ];
+    for (wish, name) in wishes {
+        let arguments = world.arguments(form, wish);
+        let mut gateway = Product::start_unready(Path::new(PROGRAM), world.on("host"), &arguments).unwrap();
+        let status = gateway.wait(SOON).unwrap();
+        let said = gateway.said();
+        assert!(
+            matches!(status.and_then(|status| status.code()), Some(1 | 2)),
+            "{wish:?}: {status:?}; {said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{wish:?}: {said}");
+        assert!(said.contains(name), "{wish:?}: {said}");
+        assert_eq!(links(&world), before, "{wish:?} left something behind");
+        assert!(!world.control().exists(), "{wish:?} left its control socket behind");
+    }
 }
 
 pub fn outside_interface_down_and_up_again(form: Form) {
