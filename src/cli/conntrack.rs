@@ -29,7 +29,9 @@ fn protocol(word: &str) -> (&'static str, u8) {
         "tcp" => ("tcp", 6),
         "udp" => ("udp", 17),
         "icmp" => ("icmp", 1),
-        other => ("unknown", other.strip_prefix("proto-").and_then(|number| number.parse().ok()).unwrap_or(0)),
+        other => {
+            ("unknown", other.strip_prefix("proto-").and_then(|number| number.parse().ok()).unwrap_or(0))
+        }
     }
 }
 

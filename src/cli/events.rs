@@ -42,7 +42,9 @@ Examples:
 
 fn kind(word: &str) -> Result<String, String> {
     let known: Vec<&str> = Kind::ALL.into_iter().map(Kind::word).collect();
-    Kind::from_word(word).map(|kind| kind.word().to_owned()).ok_or_else(|| format!("known: {}", known.join(", ")))
+    Kind::from_word(word)
+        .map(|kind| kind.word().to_owned())
+        .ok_or_else(|| format!("known: {}", known.join(", ")))
 }
 
 /// Shows the events of a running gateway until interrupted.
@@ -99,7 +101,9 @@ pub fn lines(event: &EventRecord, paint: Paint) -> Vec<String> {
         WhatRecord::Refused { flow, reason } => said(Ink::Yellow, "refused", format!("{flow}  {reason}")),
         WhatRecord::Packet(packet) => packet::lines(&time, packet, paint),
         WhatRecord::Note { note, text } => said(Ink::Red, "note", format!("{note}: {text}")),
-        WhatRecord::Unknown => said(Ink::Dim, "?", "an event of a kind that this version does not know".into()),
+        WhatRecord::Unknown => {
+            said(Ink::Dim, "?", "an event of a kind that this version does not know".into())
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod conntrack;
+pub mod demo;
 pub mod doctor;
 pub mod events;
 pub mod flows;
@@ -32,6 +33,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  tapnat demo                                      see it at work, with nothing to set up
   tapnat doctor                                    what this host allows
   tapnat run --bridge br0 --inside 10.88.0.1/24    be the gateway of the containers on br0
   tapnat flows --watch                             who talks to whom, live
@@ -41,7 +43,9 @@ Examples:
 #[derive(Subcommand, Debug)]
 pub enum Verb {
     /// Be the gateway until SIGINT or SIGTERM
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
+    /// Two containers, a bridge and an internet, built, shown at work and taken down; no root needed
+    Demo(demo::Demo),
     /// The translation table of a running gateway
     Flows(flows::FlowsArgs),
     /// What happens in a running gateway, as it happens
@@ -81,6 +85,7 @@ pub fn main() -> ExitCode {
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Demo(args) => args.run(),
         Verb::Flows(args) => flows::run(&args),
         Verb::Events(args) => events::run(&args),
         Verb::Stats(args) => stats::run(&args),

@@ -40,7 +40,9 @@ pub enum Action {
         how: How,
     },
     /// Remove port forwards; the inside part may be left out
-    #[command(after_help = "Examples:\n  tapnat publish remove 8080/tcp\n  tapnat publish remove 8080:10.88.0.2:80/tcp")]
+    #[command(
+        after_help = "Examples:\n  tapnat publish remove 8080/tcp\n  tapnat publish remove 8080:10.88.0.2:80/tcp"
+    )]
     Remove {
         /// [ADDR:]PORT[-PORT][:INSIDE[:PORT[-PORT]]]/tcp or /udp
         #[arg(value_name = "SPEC", value_parser = remove_spec)]

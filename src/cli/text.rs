@@ -161,9 +161,15 @@ mod tests {
 
     #[test]
     fn numbers_have_units() {
-        assert_eq!([0, 999, 1024, 15_360, u64::MAX].map(bytes), ["0 B", "999 B", "1.0 KiB", "15 KiB", "16 EiB"]);
+        assert_eq!(
+            [0, 999, 1024, 15_360, u64::MAX].map(bytes),
+            ["0 B", "999 B", "1.0 KiB", "15 KiB", "16 EiB"]
+        );
         assert_eq!([7, 999, 1000, 12_345, 2_500_000].map(count), ["7", "999", "1.0k", "12k", "2.5M"]);
-        assert_eq!([0.0, 9.94, 61.0, 7440.0, 200_000.0].map(span), ["0.0s", "9.9s", "1m01s", "2h04m", "2d07h"]);
+        assert_eq!(
+            [0.0, 9.94, 61.0, 7440.0, 200_000.0].map(span),
+            ["0.0s", "9.9s", "1m01s", "2h04m", "2d07h"]
+        );
     }
 
     #[test]

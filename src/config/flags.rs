@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 /// The options of `tapnat run`. Each but `--config` is also a key of the file.
 #[derive(clap::Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Options")]
 pub struct RunFlags {
     /// Read settings from this TOML file; options win over it
     #[arg(long, value_name = "FILE")]

@@ -3,6 +3,7 @@
 //! ```text
 //! for the host itself, not tagged     (frames only)
 //! IPv4                                (frames only)
+//! by loopback, or not by loopback     (packets only)
 //! to one of our external addresses
 //! ICMP: yes       TCP, UDP: a later fragment, or to one of our ports       the rest: no
 //! ```
@@ -26,6 +27,9 @@ const RETURN: u16 = 0x06;
 const ANCILLARY: u32 = libc::SKF_AD_OFF.cast_unsigned();
 const PACKET_TYPE: u32 = ANCILLARY + libc::SKF_AD_PKTTYPE.cast_unsigned();
 const VLAN_PRESENT: u32 = ANCILLARY + libc::SKF_AD_VLAN_TAG_PRESENT.cast_unsigned();
+const DEVICE: u32 = ANCILLARY + libc::SKF_AD_IFINDEX.cast_unsigned();
+/// The number of `lo` in every network namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
 
 /// The kernel takes at most this many instructions (`BPF_MAXINSNS`).
 const LONGEST: usize = 4096;
@@ -46,10 +50,11 @@ pub struct Wanted {
 pub enum Form {
     /// Ethernet frames of an AF_PACKET socket.
     Frames,
-    /// IP packets of an AF_INET raw socket.
+    /// IP packets of an AF_INET raw socket that came by a wire.
     Packets,
-    /// As [`Form::Packets`], without ICMP queries: on loopback these are our own.
-    PacketsWithoutQueries,
+    /// IP packets of an AF_INET raw socket that came by loopback, without ICMP queries: there these
+    /// are our own.
+    Looped,
 }
 
 /// A program under construction; labels are not needed, since every test leaves by a jump of its
@@ -122,6 +127,16 @@ fn write(wanted: &Wanted, form: Form) -> Program {
         program.load(LOAD_HALF, 12);
         program.require(JUMP_EQUAL, libc::ETH_P_IP.cast_unsigned());
     }
+    // Binding the socket to a device does not tell the two apart: the kernel says of a looped packet
+    // that it came by the device that owns the address.
+    if form != Form::Frames {
+        program.load(LOAD_WORD, DEVICE);
+    }
+    match form {
+        Form::Frames => {}
+        Form::Packets => program.drop_if(JUMP_EQUAL, LOOPBACK),
+        Form::Looped => program.require(JUMP_EQUAL, LOOPBACK),
+    }
     if wanted.addresses.len() <= MOST_ADDRESSES {
         program.load(LOAD_WORD, ip + 16);
         let addresses: Vec<u32> = wanted.addresses.iter().map(|address| address.to_bits()).collect();
@@ -150,7 +165,7 @@ fn write(wanted: &Wanted, form: Form) -> Program {
 /// Decides about ICMP; the protocol is in the accumulator and is there again afterwards.
 fn icmp(program: &mut Program, ip: u32, form: Form) {
     const ICMP: u32 = 1;
-    if form != Form::PacketsWithoutQueries {
+    if form != Form::Looped {
         program.accept_if(JUMP_EQUAL, ICMP);
         return;
     }
@@ -176,7 +191,7 @@ mod tests {
     use super::*;
 
     /// A classic BPF machine in a few lines, held against the packets that matter.
-    fn run(program: &[(u16, u8, u8, u32)], packet: &[u8]) -> bool {
+    fn run(program: &[(u16, u8, u8, u32)], packet: &[u8], device: u32) -> bool {
         let (mut at, mut a, mut x) = (0, 0u32, 0u32);
         let read = |from: u32, count: usize| {
             let from = from as usize;
@@ -186,6 +201,10 @@ mod tests {
             let (code, yes, no, k) = program[at];
             at += 1;
             let test = match code {
+                LOAD_WORD if k == DEVICE => {
+                    a = device;
+                    continue;
+                }
                 LOAD_BYTE if k == PACKET_TYPE || k == VLAN_PRESENT => {
                     a = 0;
                     continue;
@@ -259,17 +278,18 @@ mod tests {
             (packet(1, OURS, 2, [8, 0, 0, 0]), true, true),
             (packet(47, OURS, 0, to_port(61000)), false, false),
         ];
-        let programs = [Form::Frames, Form::Packets, Form::PacketsWithoutQueries]
-            .map(|form| (form, write(&wanted, form).0));
+        let programs = [Form::Frames, Form::Packets, Form::Looped].map(|form| (form, write(&wanted, form).0));
         for (ip, outside, inside) in cases {
             for (form, program) in &programs {
                 let mut bytes = vec![0; 14];
                 bytes[12] = 0x08;
                 let bytes = if *form == Form::Frames { [bytes, ip.clone()].concat() } else { ip.clone() };
-                let expected = if *form == Form::PacketsWithoutQueries { inside } else { outside };
-                assert_eq!(run(program, &bytes), expected, "{form:?} {ip:?}");
+                let expected = if *form == Form::Looped { inside } else { outside };
+                let device = if *form == Form::Looped { 1 } else { 2 };
+                assert_eq!(run(program, &bytes, device), expected, "{form:?} {ip:?}");
+                assert!(*form == Form::Frames || !run(program, &bytes, 3 - device));
                 for length in 0..bytes.len() - 4 {
-                    run(program, &bytes[..length]);
+                    run(program, &bytes[..length], device);
                 }
             }
         }
@@ -282,7 +302,7 @@ mod tests {
             let addresses = (0..count as u32).map(Ipv4Addr::from_bits).collect();
             let ports = (0..count as u16).map(|port| port..=port).collect();
             let wanted = Wanted { addresses, ports };
-            for form in [Form::Frames, Form::Packets, Form::PacketsWithoutQueries] {
+            for form in [Form::Frames, Form::Packets, Form::Looped] {
                 socket.attach_filter(&build(&wanted, form)).unwrap();
             }
         }

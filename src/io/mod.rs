@@ -7,6 +7,7 @@ pub mod guard;
 pub mod memory;
 pub mod netlink;
 pub mod nexthop;
+pub mod probe;
 pub mod setup;
 pub mod sys;
 pub mod tap;
@@ -38,7 +39,7 @@ pub trait Link {
     fn recv(&mut self, buffer: &mut Buffer) -> io::Result<()>;
 
     /// Sends the packet in `buffer`, which starts as `recv` leaves it and asks for nothing that
-    /// [`LinkInfo`] does not promise (see [`deliver`]). The buffer's contents are undefined after.
+    /// [`LinkInfo`] does not promise (see [`deliver()`]). The buffer's contents are undefined after.
     ///
     /// # Errors
     /// The kernel's word; the packet is lost. `EMSGSIZE` if it is above the path's MTU.

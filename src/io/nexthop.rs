@@ -6,7 +6,7 @@
 //! (a raw IP socket), which makes the kernel ask for the MAC address.
 //!
 //! Packets sent past the kernel do not tell it that a neighbour is in use, so an entry turns
-//! *stale* there. A stale entry is used, but one packet in [`VERIFY`] goes the kernel's way and
+//! *stale* there. A stale entry is used, but one packet in thirty seconds goes the kernel's way and
 //! makes it verify the neighbour.
 
 use super::netlink::{Change, Neighbor, Netlink, Watcher};
@@ -64,6 +64,7 @@ pub struct NextHops {
     /// The next hop of a destination; `None` if the kernel's way is the only one.
     hops: HashMap<Ipv4Addr, Option<Ipv4Addr>, foldhash::fast::RandomState>,
     neighbors: HashMap<Ipv4Addr, Entry, foldhash::fast::RandomState>,
+    interface_changed: bool,
 }
 
 impl NextHops {
@@ -79,6 +80,7 @@ impl NextHops {
             last: None,
             hops: HashMap::default(),
             neighbors: HashMap::default(),
+            interface_changed: false,
         })
     }
 
@@ -90,6 +92,10 @@ impl NextHops {
             return NextHop::Mac(mac);
         }
         let Some(hop) = self.hop(destination) else { return NextHop::Kernel };
+        if self.neighbors.get(&hop).is_some_and(|entry| entry.mac.is_none()) {
+            // The answer may be here already.
+            self.listen();
+        }
         if !self.neighbors.contains_key(&hop) {
             self.learn(hop);
         }
@@ -145,27 +151,30 @@ impl NextHops {
         self.neighbors.insert(hop, Entry { asked, ..entry });
     }
 
-    /// Takes in what netlink has told since the last call. True if the interface itself changed.
+    /// Takes in what netlink has told. True if the interface itself changed since the last call.
     pub fn update(&mut self) -> bool {
-        let mut interface_changed = false;
+        self.listen();
+        std::mem::take(&mut self.interface_changed)
+    }
+
+    fn listen(&mut self) {
         for _ in 0..CHANGES {
             match self.watcher.next() {
                 Ok(None) => break,
-                Ok(Some(change)) => interface_changed |= self.take_in(change),
+                Ok(Some(change)) => self.take_in(change),
                 Err(_) => {
                     // Without news nothing may be believed for long.
-                    self.forget();
+                    self.take_in(Change::Lost);
                     if let Ok(watcher) = Watcher::open() {
                         self.watcher = watcher;
                     }
-                    return true;
+                    break;
                 }
             }
         }
-        interface_changed
     }
 
-    fn take_in(&mut self, change: Change) -> bool {
+    fn take_in(&mut self, change: Change) {
         match change {
             Change::Neighbor { ifindex, ip: IpAddr::V4(ip), neighbor, gone } if ifindex == self.interface => {
                 self.last = None;
@@ -174,17 +183,13 @@ impl NextHops {
                 } else if let Some(entry) = self.neighbors.get_mut(&ip) {
                     *entry = Entry::new(Some(neighbor), entry.asked);
                 }
-                false
             }
-            Change::Neighbor { .. } => false,
-            Change::Link { index, .. } => index == self.interface,
-            Change::Route | Change::Address => {
-                self.forget();
-                false
-            }
+            Change::Neighbor { .. } => {}
+            Change::Link { index, .. } => self.interface_changed |= index == self.interface,
+            Change::Route | Change::Address => self.forget(),
             Change::Lost => {
                 self.forget();
-                true
+                self.interface_changed = true;
             }
         }
     }

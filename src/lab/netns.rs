@@ -7,10 +7,15 @@
 use crate::io::netlink::Netlink;
 use crate::io::sys::ethtool;
 use crate::io::sys::netns::Netns;
+use crate::lab::programs::now;
 use crate::lab::topology::{Host, Topology, Wire};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::{fs, io};
+use std::time::Duration;
+use std::{fs, io, thread};
+
+/// The kernel looks at links at least once a second; the rest is for a busy machine.
+const NOTICED: Duration = Duration::from_secs(5);
 
 /// A running lab.
 #[derive(Debug)]
@@ -32,6 +37,11 @@ impl Lab {
         }
         for (number, wire) in topology.wires.iter().enumerate() {
             lab.join(number, wire)?;
+        }
+        for end in topology.wires.iter().flat_map(|wire| &wire.ends) {
+            lab.host(end.host)
+                .run(|| wait_until_running(end.interface))?
+                .map_err(|error| at(end.host, error))?;
         }
         for host in &topology.hosts {
             if let Some(gateway) = host.default_route {
@@ -110,6 +120,20 @@ fn prepare(host: &Host) -> io::Result<()> {
     for bridge in &host.bridges {
         netlink.add_bridge(bridge)?;
         netlink.set_up(known(&netlink, bridge)?, true)?;
+    }
+    Ok(())
+}
+
+/// Waits until the kernel has noticed that both ends of a wire are up, which it does at its leisure:
+/// until then a bridge forwards nothing from there.
+fn wait_until_running(interface: &str) -> io::Result<()> {
+    let netlink = Netlink::open()?;
+    let deadline = now() + NOTICED;
+    while !netlink.link(interface)?.is_some_and(|link| link.running) {
+        if now() > deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{interface} does not come up")));
+        }
+        thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }

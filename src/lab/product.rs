@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -83,6 +84,8 @@ impl Product {
 
     fn launch(mut command: Command, netns: &Netns) -> io::Result<Product> {
         netns.confine(&mut command);
+        // What a person types to interrupt the lab is not meant for the gateway.
+        command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         // The command still holds the descriptors that the child inherited.

@@ -14,6 +14,7 @@ pub(super) struct Hash {
 
 /// A protocol as a number: IP protocol numbers for the three with ports or identifiers of their
 /// own, the others above them.
+#[inline]
 fn code(protocol: Protocol) -> u128 {
     match protocol {
         Protocol::Other(number) => 256 | u128::from(number),
@@ -33,6 +34,7 @@ impl Hash {
         Hash { seed, shared: SharedSeed::from_u64(shared) }
     }
 
+    #[inline]
     fn hasher(&self) -> FoldHasher<'_> {
         FoldHasher::with_seed(self.seed, &self.shared)
     }
@@ -59,8 +61,13 @@ impl Hash {
     #[inline]
     pub(super) fn address(&self, number: u32, ip: IpAddr) -> u64 {
         let mut hasher = self.hasher();
-        hasher.write_u128(u128::from(number));
-        hasher.write_u128(wide(ip));
+        match ip {
+            IpAddr::V4(ip) => hasher.write_u128(u128::from(number) << 64 | u128::from(ip.to_bits())),
+            IpAddr::V6(ip) => {
+                hasher.write_u128(u128::from(number));
+                hasher.write_u128(ip.to_bits());
+            }
+        }
         hasher.finish()
     }
 }

@@ -23,6 +23,7 @@ use crate::flow::{Edit, Endpoint, ErrorAbout, Flow, Protocol, QuotedEdit, Time};
 
 impl Nat {
     /// An error that came to one of the outside addresses, about a packet that we sent.
+    #[inline(never)]
     pub(super) fn error_inbound(
         &mut self,
         error: &ErrorAbout,
@@ -50,6 +51,7 @@ impl Nat {
     }
 
     /// An error from the inside, about a packet that came in.
+    #[inline(never)]
     pub(super) fn error_outbound(
         &mut self,
         error: &ErrorAbout,

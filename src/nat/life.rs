@@ -45,6 +45,7 @@ impl Nat {
     }
 
     /// Opens a session for a packet from the inside: finds or makes its mapping.
+    #[inline(never)]
     pub(super) fn open_outbound(
         &mut self,
         data: &Data,
@@ -71,6 +72,7 @@ impl Nat {
     }
 
     /// Opens a session for a packet from outside that the filter has let in.
+    #[inline(never)]
     pub(super) fn open_inbound(
         &mut self,
         mapping: u32,
@@ -262,6 +264,7 @@ impl Nat {
     }
 
     /// Ends a session, and its mapping if this was its last.
+    #[inline(never)]
     pub(super) fn close(&mut self, id: u32, why: Closed, now: Time, seen: &mut impl Observer) {
         if seen.wants() {
             seen.step(Step::Closed(self.view(id, now), why), now);

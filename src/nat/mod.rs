@@ -165,13 +165,14 @@ impl Nat {
 
     /// Decides on a packet that came by the wire to one of the outside addresses.
     pub fn inbound(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
-        self.decide_inbound(packet, true, now, seen)
+        self.come_in(packet, true, now, seen)
     }
 
     /// Decides on a packet that the host itself sent to one of the outside addresses: as
     /// [`Nat::inbound`], but its source may be an address of ours.
+    #[expect(clippy::wrong_self_convention, reason = "it says where the packet comes from")]
     pub fn from_host(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
-        self.decide_inbound(packet, false, now, seen)
+        self.come_in(packet, false, now, seen)
     }
 
     /// Whether a mapping has this outside endpoint: what comes to it is an inside host's, and not
@@ -181,13 +182,8 @@ impl Nat {
         external.is_some_and(|external| self.ports.owner(protocol, external, outside.port).is_some())
     }
 
-    fn decide_inbound(
-        &mut self,
-        packet: &Summary,
-        wire: bool,
-        now: Time,
-        seen: &mut impl Observer,
-    ) -> Decision {
+    #[inline]
+    fn come_in(&mut self, packet: &Summary, wire: bool, now: Time, seen: &mut impl Observer) -> Decision {
         let verdict = match packet {
             Summary::Data(data) => self
                 .arrive(data, wire, now, seen)
@@ -218,6 +214,7 @@ impl Nat {
     }
 
     /// A packet from the inside.
+    #[inline]
     fn leave(&mut self, data: &Data, now: Time, seen: &mut impl Observer) -> Verdict {
         let Flow { protocol, source: inside, destination: remote } = data.flow;
         if protocol == Protocol::Tcp && !data.tcp.plausible() {
@@ -241,6 +238,7 @@ impl Nat {
 
     /// A packet from the inside to an address of ours: for another inside host, if one has that
     /// outside endpoint, else for the host itself.
+    #[inline(never)]
     fn leave_to_us(&mut self, data: &Data, now: Time, seen: &mut impl Observer) -> Verdict {
         let Flow { protocol, source: inside, destination: remote } = data.flow;
         let hairpin = self.hairpin_target(protocol, remote).is_some();
@@ -266,6 +264,7 @@ impl Nat {
     }
 
     /// A packet to an outside endpoint; tells whose it is.
+    #[inline]
     fn arrive(
         &mut self,
         data: &Data,
@@ -299,13 +298,14 @@ impl Nat {
         if local && wire {
             return Err(Refusal::SourceIsOurs);
         }
-        match protocol {
-            Protocol::Icmp => return Err(Refusal::UnsolicitedQuery),
-            Protocol::Tcp if !data.tcp.opens() => return Err(Refusal::NoSession),
-            _ => {}
+        if protocol == Protocol::Icmp {
+            return Err(Refusal::UnsolicitedQuery);
         }
         // The search may have met an overdue session, the last of its mapping.
         let mapping = self.owner(data, now, seen).ok_or(Refusal::NoMapping)?;
+        if protocol == Protocol::Tcp && !data.tcp.opens() {
+            return Err(Refusal::NoSession);
+        }
         if !self.admits(mapping, remote.ip, now, seen) {
             return Err(Refusal::Filtered);
         }

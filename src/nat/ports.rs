@@ -1,7 +1,7 @@
 //! Who may have which outside port.
 //!
 //! One pool per external address and protocol. A pool knows the owner of each port, in pages of
-//! 256 made when first written, and keeps the free ports in a vector, from which a random one is
+//! 8,192 made when first written, and keeps the free ports in a vector, from which a random one is
 //! taken by swapping it with the last: O(1), and nobody can guess the next (RFC 6056 §3.3.1).
 //!
 //! On an address shared with the host, free means *leased and free*: the host has agreed. Leases
@@ -25,13 +25,15 @@ const NOBODY: u32 = 0;
 /// The owner of a port that is leased and free.
 const FREE: u32 = u32::MAX;
 
-const PAGE: usize = 256;
+/// Ports in a page.
+const PAGE: usize = 8192;
+const PAGES: usize = 65536 / PAGE;
 
 /// The ports of one external address for one protocol.
 #[derive(Debug)]
 struct Pool {
     /// Owners: mapping row + 1, or `NOBODY`, or `FREE`.
-    pages: Vec<Option<Box<[u32; PAGE]>>>,
+    pages: [Option<Box<[u32]>>; PAGES],
     free: Vec<u16>,
     /// When each free port became free, in the wheel's ticks. Kept for leased ports only.
     since: Vec<u32>,
@@ -51,7 +53,7 @@ struct Pool {
 impl Pool {
     fn new() -> Self {
         Pool {
-            pages: Vec::new(),
+            pages: [const { None }; PAGES],
             free: Vec::new(),
             since: Vec::new(),
             filled: false,
@@ -65,17 +67,15 @@ impl Pool {
 
     #[inline]
     fn owner(&self, port: u16) -> u32 {
-        match self.pages.get(usize::from(port) / PAGE) {
-            Some(Some(page)) => page[usize::from(port) % PAGE],
-            _ => NOBODY,
+        match &self.pages[usize::from(port) / PAGE] {
+            Some(page) => page[usize::from(port) % PAGE],
+            None => NOBODY,
         }
     }
 
     fn set_owner(&mut self, port: u16, owner: u32) {
-        if self.pages.is_empty() {
-            self.pages.resize_with(65536 / PAGE, || None);
-        }
-        let page = self.pages[usize::from(port) / PAGE].get_or_insert_with(|| Box::new([NOBODY; PAGE]));
+        // A vector of zeros is untouched memory until it is written.
+        let page = self.pages[usize::from(port) / PAGE].get_or_insert_with(|| vec![NOBODY; PAGE].into());
         page[usize::from(port) % PAGE] = owner;
     }
 
@@ -154,8 +154,7 @@ impl Ports {
     pub(super) fn bytes(&self) -> usize {
         self.pools.iter().fold(0, |sum, pool| {
             let pages = pool.pages.iter().flatten().count() * size_of::<[u32; PAGE]>();
-            let root = pool.pages.capacity() * size_of::<Option<Box<[u32; PAGE]>>>();
-            sum + size_of::<Pool>() + pages + root + pool.free.capacity() * 2 + pool.since.capacity() * 4
+            sum + size_of::<Pool>() + pages + pool.free.capacity() * 2 + pool.since.capacity() * 4
         })
     }
 

@@ -64,9 +64,6 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let server = Server::start(&settings.control, Arc::new(handle))?;
 
     tracing::info!("{}", start::line(&about));
-    for warning in settings.warnings.iter().chain(&about.reasons) {
-        tracing::debug!("{warning}");
-    }
     ready::tell(settings.ready_fd)?;
     let Ended::Signal(signal) = worker.run().context("the packet loop")?;
     tracing::info!("{signal}: stopping; {} sessions end", worker.gateway.counts().sessions);

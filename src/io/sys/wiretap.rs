@@ -11,6 +11,9 @@ pub const VNET_HEADER: usize = 10;
 /// From the kernel's include/uapi/linux/if_packet.h.
 const PACKET_VNET_HDR: libc::c_int = 15;
 
+/// Bytes of frames that may wait to be looked at.
+const BUFFER: libc::c_int = 64 << 20;
+
 /// An open tap on a wire.
 #[derive(Debug)]
 pub struct Wiretap {
@@ -42,8 +45,10 @@ impl Wiretap {
         // SAFETY: the descriptor is fresh and nobody else owns it.
         let tap = Wiretap { fd: unsafe { OwnedFd::from_raw_fd(fd) } };
         tap.set(libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
-        // Root may pass the limit on buffers; others get what they get.
-        let _ = tap.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20);
+        // Root of the machine may pass the limit on buffers; others get as much as the limit.
+        if tap.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER).is_err() {
+            tap.set(libc::SOL_SOCKET, libc::SO_RCVBUF, BUFFER)?;
+        }
         // SAFETY: an all-zero sockaddr_ll is a valid one.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;

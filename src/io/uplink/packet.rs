@@ -22,6 +22,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// How much may wait in the socket, each way, in bytes: tens of milliseconds at 10 Gbit/s.
 const SOCKET_BUFFER: usize = 32 << 20;
 const ETHERNET_HEADER: u8 = 14;
+/// Packets received in a row before news of neighbours are looked for all the same.
+const LISTEN: u32 = 256;
 const IPV4: [u8; 2] = [0x08, 0x00];
 
 #[derive(Debug, Default)]
@@ -49,6 +51,8 @@ pub struct PacketUplink {
     /// The way out for packets whose next hop only the kernel can find.
     kernel: RawSender,
     scratch: Buffer,
+    /// Packets received since news of neighbours were looked for.
+    unheard: u32,
     counters: Counters,
 }
 
@@ -76,6 +80,7 @@ impl PacketUplink {
             hops: NextHops::open(facts.index).map_err(fail())?,
             kernel: RawSender::open(Some(interface), mtu)?,
             scratch: Buffer::new(),
+            unheard: 0,
             interface: facts,
             counters: Counters::default(),
         })
@@ -98,6 +103,7 @@ impl PacketUplink {
 
     /// Takes in changes of routes, neighbours and the interface's own address and MTU.
     fn update(&mut self) {
+        self.unheard = 0;
         if !self.hops.update() {
             return;
         }
@@ -171,6 +177,10 @@ impl Link for PacketUplink {
 
     fn recv(&mut self, buffer: &mut Buffer) -> io::Result<()> {
         buffer.clear();
+        self.unheard += 1;
+        if self.unheard > LISTEN {
+            self.update();
+        }
         let mut header = [0; virtio::LENGTH];
         let received = loop {
             let parts = &mut [IoSliceMut::new(&mut header), IoSliceMut::new(buffer.spare())];

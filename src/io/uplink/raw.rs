@@ -5,12 +5,12 @@
 //! TCP segments to packets of up to 64 KiB. Both are recognised by looking, and described as
 //! [`Offload`](crate::wire::Offload) again, so that nobody takes a merged packet for one that is too big.
 //!
-//! The same sockets serve two roles, which never see each other's packets because each is bound to
-//! its device:
+//! The same sockets serve two roles, which never see each other's packets because their filters
+//! look at the device by which a packet came:
 //!
-//! * **wire**: bound to the outside interface;
-//! * **host**: bound to loopback, where answers of the host's own services to our addresses come
-//!   by. What is sent to the host's own address loops through the kernel to its sockets.
+//! * **wire**: on the outside interface;
+//! * **host**: on loopback, where answers of the host's own services to our addresses come by.
+//!   What is sent to the host's own address loops through the kernel to its sockets.
 
 use super::sender::RawSender;
 use super::{UplinkError, mtu};
@@ -55,7 +55,7 @@ struct Counters {
 pub struct RawUplink {
     name: String,
     role: Role,
-    /// What the receiving sockets are bound to.
+    /// Where packets come by.
     device: LinkFacts,
     /// Tells of the device's end, which the sockets do not notice.
     watcher: Watcher,
@@ -101,7 +101,7 @@ impl RawUplink {
             Role::Host => ("host (raw)".to_owned(), None),
         };
         let mtu = mtu(&facts);
-        let receiver = |protocol| open_receiver(protocol, device, &filter_of(role, &wanted));
+        let receiver = |protocol| open_receiver(protocol, through, &filter_of(role, &wanted));
         Ok(RawUplink {
             name,
             role,
@@ -165,8 +165,14 @@ impl RawUplink {
 
     /// Describes as offload what the kernel has merged or not finished.
     fn describe(&mut self, buffer: &mut Buffer) -> io::Result<()> {
-        let limit = usize::from(self.info.mtu.min(self.inside_mtu));
-        match describe(buffer, limit, usize::from(self.info.mtu)) {
+        let limit = self.info.mtu.min(self.inside_mtu);
+        // On a wire a packet up to the MTU may be one that its sender made so; the host's own
+        // services never mean the size that loopback lets them send.
+        let sent = match self.role {
+            Role::Wire => self.info.mtu,
+            Role::Host => limit,
+        };
+        match describe(buffer, usize::from(limit), usize::from(sent)) {
             Ok(()) => Ok(()),
             Err(Unusable::Malformed) => {
                 self.counters.malformed += 1;
@@ -183,14 +189,14 @@ impl RawUplink {
 fn filter_of(role: Role, wanted: &Wanted) -> Vec<socket2::SockFilter> {
     let form = match role {
         Role::Wire => Form::Packets,
-        Role::Host => Form::PacketsWithoutQueries,
+        Role::Host => Form::Looped,
     };
     filter::build(wanted, form)
 }
 
 fn open_receiver(
     protocol: Protocol,
-    device: &str,
+    device: Option<&str>,
     program: &[socket2::SockFilter],
 ) -> Result<Socket, UplinkError> {
     let fail = || UplinkError::other("raw IP socket");
@@ -198,7 +204,9 @@ fn open_receiver(
     let socket = Socket::new(Domain::IPV4, kind, Some(protocol)).map_err(fail())?;
     // A raw socket receives from its first moment on: shut, emptied, and only then opened.
     socket.attach_filter(&filter::nothing()).map_err(fail())?;
-    socket.bind_device(Some(device.as_bytes())).map_err(fail())?;
+    if let Some(device) = device {
+        socket.bind_device(Some(device.as_bytes())).map_err(fail())?;
+    }
     while recv(&socket, &mut [0; 1][..], RecvFlags::empty()).is_ok() {}
     if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER).is_err() {
         let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
@@ -213,9 +221,9 @@ enum Unusable {
 }
 
 /// Describes as offload what is unfinished in the packet: a checksum that is only begun, and a TCP
-/// packet of more than `limit` bytes that was merged, which any of more than `mtu` bytes must
-/// have been. Other packets above `limit` may be fragmented: their parts were, before.
-fn describe(buffer: &mut Buffer, limit: usize, mtu: usize) -> Result<(), Unusable> {
+/// packet of more than `limit` bytes that was merged, which any of more than `sent` bytes must
+/// have been. Other packets above `sent` may be fragmented: on a wire they were, before.
+fn describe(buffer: &mut Buffer, limit: usize, sent: usize) -> Result<(), Unusable> {
     let bytes = buffer.bytes();
     let header = usize::from(*bytes.first().ok_or(Unusable::Malformed)? & 15) * 4;
     if header < 20 || bytes.len() < header {
@@ -234,13 +242,13 @@ fn describe(buffer: &mut Buffer, limit: usize, mtu: usize) -> Result<(), Unusabl
         return Ok(());
     }
     if protocol != TCP {
-        if flags & DONT_FRAGMENT != 0 && total > mtu {
+        if flags & DONT_FRAGMENT != 0 && total > sent {
             allow_fragments(buffer.bytes_mut(), header);
         }
         checksum::complete(buffer, 0);
         return Ok(());
     }
-    if buffer.offload.checksum.is_none() && total > mtu {
+    if buffer.offload.checksum.is_none() && total > sent {
         if checksum::transport_is_right(buffer.bytes()) != Some(true) {
             return Err(Unusable::Checksum);
         }
@@ -353,5 +361,87 @@ impl Link for RawUplink {
         again.counters = std::mem::take(&mut self.counters);
         *self = again;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A TCP or UDP packet with DF, of `length` bytes, its checksum whole or only begun.
+    fn packet(protocol: u8, length: u16, begun: bool) -> Buffer {
+        let mut bytes = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, protocol, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2];
+        bytes[2..4].copy_from_slice(&length.to_be_bytes());
+        bytes.resize(usize::from(length), 0xab);
+        let sum = checksum::internet(&bytes[..20]);
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        let field = if protocol == TCP { 36 } else { 26 };
+        (bytes[32], bytes[33]) = (0x50, 0x18);
+        bytes[24..26].copy_from_slice(&(length - 20).to_be_bytes());
+        bytes[field..field + 2].fill(0);
+        let mut buffer = Buffer::from_bytes(&bytes);
+        checksum::make_partial(&mut buffer, 0);
+        if !begun {
+            checksum::complete(&mut buffer, 0);
+        }
+        buffer.offload = crate::wire::Offload::default();
+        buffer
+    }
+
+    fn described(mut buffer: Buffer, limit: usize, sent: usize) -> Option<Buffer> {
+        describe(&mut buffer, limit, sent).is_ok().then_some(buffer)
+    }
+
+    #[test]
+    fn merged_segments_are_super_frames_again() {
+        for begun in [true, false] {
+            let buffer = described(packet(TCP, 9000, begun), 1400, 1500).unwrap();
+            assert_eq!(buffer.offload.checksum, Some(PartialChecksum { start: 20, offset: 16 }));
+            let segment = buffer.offload.segment.unwrap();
+            assert_eq!((segment.size, segment.header), (1360, 40));
+        }
+        let mut damaged = packet(TCP, 9000, false);
+        damaged.bytes_mut()[8999] ^= 1;
+        assert!(described(damaged, 1400, 1500).is_none());
+    }
+
+    #[test]
+    fn a_packet_too_big_for_the_inside_is_left_to_the_gateway_unless_it_was_merged() {
+        let genuine = described(packet(TCP, 1450, false), 1400, 1500).unwrap();
+        assert_eq!(genuine.offload, crate::wire::Offload::default());
+        let merged = described(packet(TCP, 1450, true), 1400, 1500).unwrap();
+        assert!(merged.offload.segment.is_some());
+        let small = described(packet(TCP, 700, true), 1400, 1500).unwrap();
+        assert!(small.offload.segment.is_none() && small.offload.checksum.is_some());
+    }
+
+    #[test]
+    fn big_datagrams_may_be_fragmented_and_have_whole_checksums() {
+        for begun in [true, false] {
+            let buffer = described(packet(UDP, 4000, begun), 1400, 1500).unwrap();
+            assert_eq!(buffer.offload, crate::wire::Offload::default());
+            assert_eq!(buffer.bytes()[6] & DONT_FRAGMENT, 0);
+            assert_eq!(checksum::internet(&buffer.bytes()[..20]), 0);
+            assert_eq!(checksum::transport_is_right(buffer.bytes()), Some(true));
+        }
+        let genuine = described(packet(UDP, 1450, false), 1400, 1500).unwrap();
+        assert_eq!(genuine.bytes()[6] & DONT_FRAGMENT, DONT_FRAGMENT);
+    }
+
+    #[test]
+    fn no_bytes_are_too_odd() {
+        for protocol in [TCP, UDP, 1] {
+            let whole = packet(protocol, 2000, true);
+            for length in 0..80 {
+                let _ = described(Buffer::from_bytes(&whole.bytes()[..length]), 40, 1500);
+            }
+            for at in 0..40 {
+                for value in 0..=255 {
+                    let mut odd = whole.clone();
+                    odd.bytes_mut()[at] = value;
+                    let _ = described(odd, 60, 1500);
+                }
+            }
+        }
     }
 }

@@ -1,0 +1,370 @@
+//! The translator against the reference in `support/spec.rs`, by lists of operations; and what
+//! holds of any NAT, one sentence each.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/spec.rs"]
+mod spec;
+#[path = "support/tuples.rs"]
+mod tuples;
+
+use proptest::prelude::*;
+use spec::Spec;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+use tapnat::flow::{Data, Endpoint, Flow, Protocol, Summary, TcpFlags, Time};
+use tapnat::nat::{Behaviour, Decision, Exit, Nat, NatConfig, Refusal, Step};
+use tuples::{end, error, from, to, udp};
+
+const X: &str = "203.0.113.1";
+const FIRST: u16 = 40_000;
+const PORTS: u16 = 12;
+
+/// One thing that happens. Numbers are small so that they meet.
+#[derive(Clone, Debug)]
+enum Op {
+    /// Host, its port, remote, its port, flags; remote 3 is our own address.
+    Out(Protocol, u8, u16, u8, u16, u8),
+    /// Remote, its port, outside port from the first of the range on, flags.
+    In(Protocol, u8, u16, u16, u8),
+    /// Time goes on by so many eighths of a second.
+    Wait(u64),
+    Lease(Protocol, u16),
+    Publish(Protocol, u16, u8, u16),
+    Unpublish(Protocol, u16),
+    Flush(usize),
+    GiveBack,
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![Just(Protocol::Udp), Just(Protocol::Tcp), Just(Protocol::Icmp)]
+}
+
+fn ported() -> impl Strategy<Value = Protocol> {
+    prop_oneof![Just(Protocol::Udp), Just(Protocol::Tcp)]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let seconds = prop::sample::select(vec![1u64, 30, 59, 60, 61, 120, 239, 240, 300, 600, 7200, 7440]);
+    prop_oneof![
+        12 => (protocol(), 0..2u8, 0..2u16, 0..4u8, 0..4u16, 0..5u8)
+            .prop_map(|(p, host, port, remote, to, flags)| Op::Out(p, host, port, remote, to, flags)),
+        12 => (protocol(), 0..3u8, 0..4u16, 0..PORTS, 0..5u8)
+            .prop_map(|(p, remote, port, to, flags)| Op::In(p, remote, port, to, flags)),
+        1 => (0..9u64).prop_map(Op::Wait),
+        2 => seconds.prop_map(|seconds| Op::Wait(seconds * 8)),
+        6 => (ported(), 0..PORTS).prop_map(|(p, port)| Op::Lease(p, port)),
+        1 => (ported(), 0..PORTS, 0..3u8, 0..3u16).prop_map(|(p, x, host, port)| Op::Publish(p, x, host, port)),
+        1 => (ported(), 0..PORTS).prop_map(|(p, x)| Op::Unpublish(p, x)),
+        3 => (0..8usize).prop_map(Op::Flush),
+        1 => Just(Op::GiveBack),
+    ]
+}
+
+fn behaviour() -> impl Strategy<Value = Behaviour> {
+    prop_oneof![
+        2 => Just(Behaviour::EndpointIndependent),
+        2 => Just(Behaviour::AddressDependent),
+        1 => Just(Behaviour::AddressAndPortDependent),
+    ]
+}
+
+/// The translator and its reference, side by side.
+struct Pair {
+    nat: Nat,
+    spec: Spec,
+    now: Time,
+    /// Outside identifiers of queries come from the whole range; the few in use, for `In`.
+    identifiers: BTreeSet<u16>,
+    /// The host refuses every second port that it is asked for.
+    asked: u32,
+}
+
+fn inside(host: u8, port: u16) -> Endpoint {
+    Endpoint::new(IpAddr::from([10, 0, 0, 2 + host]), 1000 + port)
+}
+
+fn outside(port: u16) -> Endpoint {
+    Endpoint::new(end(X).ip, FIRST + port)
+}
+
+fn flags(protocol: Protocol, choice: u8) -> TcpFlags {
+    let all = [
+        TcpFlags::SYN,
+        TcpFlags::SYN.with(TcpFlags::ACK),
+        TcpFlags::ACK,
+        TcpFlags::FIN.with(TcpFlags::ACK),
+        TcpFlags::RST,
+    ];
+    if protocol == Protocol::Tcp { all[usize::from(choice)] } else { TcpFlags::default() }
+}
+
+impl Pair {
+    fn new(mapping: Behaviour, filtering: Behaviour, seed: u8) -> Self {
+        let mut config = NatConfig::new(vec![end(X).ip]);
+        (config.mapping, config.filtering, config.leased) = (mapping, filtering, true);
+        config.ports = FIRST..=FIRST + PORTS - 1;
+        let nat = Nat::new(config.clone(), [seed; 32]);
+        Pair { nat, spec: Spec::new(config), now: Time::ZERO, identifiers: BTreeSet::new(), asked: 0 }
+    }
+
+    fn remote(&self, protocol: Protocol, remote: u8, port: u16) -> Endpoint {
+        let query = protocol == Protocol::Icmp;
+        if remote == 3 {
+            return if query { Endpoint::new(end(X).ip, 0) } else { outside(port) };
+        }
+        let port = if query { 0 } else { 52 + port };
+        Endpoint::new(IpAddr::from([198, 51, 100, 7 + remote]), port)
+    }
+
+    fn run(&mut self, op: &Op) {
+        while self.nat.next_deadline().is_some_and(|deadline| deadline <= self.now) {
+            self.nat.expire(self.now, &mut ());
+        }
+        self.spec.expire(self.now);
+        match *op {
+            Op::Out(protocol, host, port, remote, remote_port, kind) => {
+                let destination = self.remote(protocol, remote, remote_port);
+                let flow = Flow { protocol, source: inside(host, port), destination };
+                let data = Data { flow, tcp: flags(protocol, kind), asks: true, length: 100 };
+                let mut steps = Vec::new();
+                let got = self.nat.outbound(&Summary::Data(data), self.now, &mut steps);
+                let offered = steps.iter().find_map(|step| match step {
+                    Step::Opened(view) if view.inside == flow.source => Some(view.outside),
+                    _ => None,
+                });
+                if let (Protocol::Icmp, Some(offered)) = (protocol, offered) {
+                    self.identifiers.insert(offered.port);
+                }
+                assert_eq!(got, self.spec.outbound(&data, self.now, offered), "{data:?}");
+            }
+            Op::In(protocol, remote, remote_port, port, kind) => {
+                let mut destination = outside(port);
+                if let (Protocol::Icmp, Some(id)) = (protocol, self.identifiers.last()) {
+                    destination.port = *id;
+                }
+                let source = self.remote(protocol, remote, remote_port);
+                let asks = protocol != Protocol::Icmp || kind == 0;
+                let flow = Flow { protocol, source, destination };
+                let data = Data { flow, tcp: flags(protocol, kind), asks, length: 100 };
+                let got = self.nat.inbound(&Summary::Data(data), self.now, &mut ());
+                assert_eq!(got, self.spec.inbound(&data, self.now), "{data:?}");
+            }
+            Op::Wait(eighths) => self.now = self.now + Duration::from_millis(eighths * 125),
+            Op::Lease(protocol, port) => {
+                self.asked += 1;
+                let forwarded =
+                    self.spec.forwards.iter().any(|m| m.protocol == protocol && m.outside == outside(port));
+                if self.asked % 2 == 0 && !forwarded {
+                    self.nat.lease(protocol, outside(port));
+                    self.spec.leased.insert((protocol, FIRST + port));
+                }
+            }
+            Op::Publish(protocol, x, host, port) => {
+                let got = self.nat.publish(protocol, outside(x), inside(host, port)).is_ok();
+                assert_eq!(got, self.spec.publish(protocol, outside(x), inside(host, port)));
+            }
+            Op::Unpublish(protocol, x) => {
+                let got = self.nat.unpublish(protocol, outside(x), self.now, &mut ());
+                assert_eq!(got, self.spec.unpublish(protocol, outside(x)));
+            }
+            Op::Flush(nth) => {
+                let (sessions, _) = self.nat.sessions(0, usize::MAX, self.now);
+                if let Some(view) = sessions.get(nth) {
+                    assert!(self.nat.forget(view.id, self.now, &mut ()));
+                    self.spec.sessions.retain(|s| {
+                        (s.mapping.protocol, s.mapping.inside, s.remote)
+                            != (view.protocol, view.inside, view.remote)
+                    });
+                }
+            }
+            Op::GiveBack => assert_eq!(self.nat.give_back(self.now), None),
+        }
+        self.compare();
+    }
+
+    fn compare(&self) {
+        let (sessions, _) = self.nat.sessions(0, usize::MAX, self.now);
+        let mut got: Vec<_> = sessions
+            .iter()
+            .map(|s| {
+                format!("{} {} {} {} {:?}", s.protocol, s.inside, s.outside, s.remote, (s.tcp, s.expires_in))
+            })
+            .collect();
+        let alive = |s: &&spec::Session| s.view(&self.spec.config, self.now).1 > Duration::ZERO;
+        let mut want: Vec<_> = self
+            .spec
+            .sessions
+            .iter()
+            .filter(alive)
+            .map(|s| {
+                let (m, view) = (&s.mapping, s.view(&self.spec.config, self.now));
+                format!("{} {} {} {} {view:?}", m.protocol, m.inside, m.outside, s.remote)
+            })
+            .collect();
+        got.sort();
+        want.sort();
+        assert_eq!(got, want);
+        let mut owners = BTreeMap::new();
+        for view in self.nat.mappings(0, usize::MAX).0 {
+            assert!(owners.insert((view.protocol, view.outside), view.inside).is_none(), "two owners");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn translates_as_the_reference_does(
+        mapping in behaviour(),
+        filtering in behaviour(),
+        seed: u8,
+        ops in prop::collection::vec(op(), 1..150),
+    ) {
+        let mut pair = Pair::new(mapping, filtering, seed);
+        for op in &ops {
+            pair.run(op);
+        }
+    }
+
+    #[test]
+    fn out_and_back_is_identity(
+        seed: u8, host in 2..9u8, port: u16, remote: u32, remote_port in 1..u16::MAX, icmp: bool, mode in behaviour(),
+    ) {
+        let mut nat = Nat::new(NatConfig { mapping: mode, filtering: mode, ..config() }, [seed; 32]);
+        let protocol = if icmp { Protocol::Icmp } else { Protocol::Udp };
+        let source = Endpoint::new(IpAddr::from([10, 0, 0, host]), port);
+        let remote_port = if icmp { 0 } else { remote_port };
+        let destination = Endpoint::new(std::net::Ipv4Addr::from_bits(remote | 1 << 31), remote_port);
+        let flow = Flow { protocol, source, destination };
+        let mut data = Data { flow, tcp: TcpFlags::default(), asks: true, length: 100 };
+        prop_assume!(destination.ip != end(X).ip);
+        let Decision::Translate { edit, exit: Exit::Outside } = out(&mut nat, &Summary::Data(data)) else {
+            panic!("refused");
+        };
+        let sent = Flow { source: edit.source.unwrap(), ..flow };
+        (data.flow, data.asks) = (sent.reversed(), !icmp);
+        let Decision::Translate { edit, exit: Exit::Inside } = back(&mut nat, &Summary::Data(data)) else {
+            panic!("refused");
+        };
+        let returned = Flow { destination: edit.destination.unwrap(), ..sent.reversed() };
+        prop_assert_eq!(returned, flow.reversed());
+    }
+
+    #[test]
+    fn silent_when_filtered(seed: u8, remotes in prop::collection::vec((0..4u8, 1..5u16), 1..40)) {
+        let mut nat = Nat::new(config(), [seed; 32]);
+        let x = source(out(&mut nat, &udp("10.0.0.2:1000 > 198.51.100.1:1")));
+        let before = nat.sessions(0, 9, Time::ZERO).0;
+        for (remote, port) in remotes {
+            let stranger = Endpoint::new(IpAddr::from([198, 51, 100, 2 + remote]), port);
+            let packet = to(&from(&udp("0.0.0.0 > 0.0.0.0"), stranger), x);
+            prop_assert_eq!(back(&mut nat, &packet), Decision::Refuse(Refusal::Filtered));
+        }
+        prop_assert_eq!(before, nat.sessions(0, 9, Time::ZERO).0);
+    }
+
+    #[test]
+    fn expired_is_forgotten(seed: u8, nanos in 0..2_000_000_000u64) {
+        let mut nat = Nat::new(config(), [seed; 32]);
+        let x = source(out(&mut nat, &udp("10.0.0.2:1000 > 198.51.100.1:1")));
+        let now = Time::from_secs(300) + Duration::from_nanos(nanos);
+        let packet = to(&udp("198.51.100.1:1 > 0.0.0.0"), x);
+        prop_assert_eq!(nat.inbound(&packet, now, &mut ()), Decision::Refuse(Refusal::NoMapping));
+        prop_assert_eq!((nat.counts().sessions, nat.counts().mappings), (0, 0));
+    }
+
+    #[test]
+    fn errors_never_end_a_session(seed: u8, reporters in prop::collection::vec((any::<u32>(), any::<bool>()), 1..100)) {
+        let mut nat = Nat::new(config(), [seed; 32]);
+        let packet = udp("10.0.0.2:1000 > 198.51.100.1:1");
+        let sent = from(&packet, source(out(&mut nat, &packet)));
+        let before = nat.sessions(0, 9, Time::ZERO).0;
+        for (reporter, outward) in reporters {
+            let reporter = std::net::Ipv4Addr::from_bits(reporter);
+            if outward {
+                let came = Summary::Data(Data {
+                    flow: packet.flow().reversed(), tcp: TcpFlags::default(), asks: true, length: 100,
+                });
+                out(&mut nat, &error(&format!("{reporter} > 198.51.100.1"), &came));
+            } else {
+                back(&mut nat, &error(&format!("{reporter} > {X}"), &sent));
+            }
+        }
+        prop_assert_eq!(before, nat.sessions(0, 9, Time::ZERO).0);
+    }
+
+    #[test]
+    fn same_seed_same_decisions(seed: u8, ops in prop::collection::vec(op(), 1..60)) {
+        let run = || {
+            let mut nat = Nat::new(config(), [seed; 32]);
+            let mut steps = Vec::new();
+            for op in &ops {
+                if let Op::Out(protocol, host, port, remote, to, kind) = *op {
+                    let destination = Endpoint::new(IpAddr::from([198, 51, 100, remote]), to);
+                    let flow = Flow { protocol, source: inside(host, port), destination };
+                    let data = Data { flow, tcp: flags(protocol, kind), asks: true, length: 100 };
+                    nat.outbound(&Summary::Data(data), Time::ZERO, &mut steps);
+                }
+            }
+            steps
+        };
+        prop_assert_eq!(run(), run());
+    }
+}
+
+fn config() -> NatConfig {
+    NatConfig::new(vec![end(X).ip])
+}
+
+fn out(nat: &mut Nat, packet: &Summary) -> Decision {
+    nat.outbound(packet, Time::ZERO, &mut ())
+}
+
+fn back(nat: &mut Nat, packet: &Summary) -> Decision {
+    nat.inbound(packet, Time::ZERO, &mut ())
+}
+
+fn source(decision: Decision) -> Endpoint {
+    match decision {
+        Decision::Translate { edit, .. } => edit.source.unwrap(),
+        Decision::Refuse(why) => panic!("{why:?}"),
+    }
+}
+
+/// Every port of the range is given out, each to one inside endpoint; then there are none.
+#[test]
+fn never_two_owners_of_a_port() {
+    let mut nat = Nat::new(NatConfig { ports: 1024..=65535, ..config() }, [9; 32]);
+    nat.set_limits(tapnat::nat::Limits {
+        sessions_per_host: usize::MAX,
+        mappings_per_host: usize::MAX,
+        ..Default::default()
+    });
+    let packet = |n: u16| from(&udp("0.0.0.0 > 198.51.100.1:1"), Endpoint::new(end("10.0.0.2").ip, n));
+    let given: BTreeSet<u16> = (1024..=65535).map(|n| source(out(&mut nat, &packet(n))).port).collect();
+    assert_eq!((given.len(), given.first(), given.last()), (64_512, Some(&1024), Some(&65535)));
+    assert_eq!(out(&mut nat, &packet(1)), Decision::Refuse(Refusal::PortsExhausted));
+}
+
+/// Row 90: successive ports are far apart, all over the range, and another seed gives others.
+#[test]
+fn ports_look_random() {
+    let ports = |seed| -> Vec<u16> {
+        let mut nat = Nat::new(config(), [seed; 32]);
+        let packet = |n| from(&udp("0.0.0.0 > 198.51.100.1:1"), Endpoint::new(end("10.0.0.2").ip, n));
+        (1..=1000).map(|n| source(out(&mut nat, &packet(n))).port).collect()
+    };
+    let one = ports(1);
+    let near = one.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) <= 2).count();
+    assert!(near < 5, "{near}");
+    let mut octants = [0; 8];
+    for port in &one {
+        octants[usize::from((port - 32768) / 4096)] += 1;
+    }
+    assert!(octants.iter().all(|count| (80..175).contains(count)), "{octants:?}");
+    let shared = one.iter().zip(ports(2)).filter(|(a, b)| *a == b).count();
+    assert!(shared < 5, "{shared}");
+}

@@ -1,0 +1,97 @@
+//! The real gateway between real kernels: every test builds its lab from network namespaces, starts
+//! the binary in it, and looks at what the hosts around it see.
+//!
+//! Runs as root, or as anybody whom the host lets make a user namespace and open /dev/net/tun. Where
+//! it cannot run, it says why and skips; with `CI` set, skipping is failing.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/lab_edges.rs"]
+mod lab_edges;
+#[path = "support/lab_harness.rs"]
+mod lab_harness;
+#[path = "support/lab_host.rs"]
+mod lab_host;
+#[path = "support/lab_setup.rs"]
+mod lab_setup;
+#[path = "support/lab_traffic.rs"]
+mod lab_traffic;
+
+use lab_harness::Test;
+use lab_setup::{Form, PLAIN, forms};
+use std::process::ExitCode;
+
+/// Tests that run on every form of the gateway.
+const EVERY_FORM: [(&str, fn(Form)); 9] = [
+    ("ping_from_both", lab_traffic::ping_from_both),
+    ("http_from_both", lab_traffic::http_from_both),
+    ("dns_from_both", lab_traffic::dns_from_both),
+    ("udp_of_every_size", lab_traffic::udp_of_every_size),
+    ("containers_reach_the_hosts_own_services", lab_host::containers_reach_the_hosts_own_services),
+    ("killed_gateway_leaves_a_healthy_host", lab_host::killed_gateway_leaves_a_healthy_host),
+    ("published_ports_are_reached_from_outside", lab_edges::published_ports_are_reached_from_outside),
+    ("too_big_for_outside_is_told", lab_edges::too_big_for_outside_is_told),
+    ("sigterm_leaves_nothing_behind", lab_host::sigterm_leaves_nothing_behind),
+];
+
+/// Tests to which uplink and guard matter, but not the TAP.
+const EVERY_UPLINK_AND_GUARD: [(&str, fn(Form)); 5] = [
+    ("many_connections_beside_the_hosts_own", lab_host::many_connections_beside_the_hosts_own),
+    ("ports_of_the_host_are_never_given", lab_host::ports_of_the_host_are_never_given),
+    ("our_ports_are_refused_to_host_programs", lab_host::our_ports_are_refused_to_host_programs),
+    ("outside_interface_down_and_up_again", lab_host::outside_interface_down_and_up_again),
+    ("hostile_frames_disturb_nobody_else", lab_edges::hostile_frames_disturb_nobody_else),
+];
+
+/// Tests to which only the uplink matters.
+const EVERY_UPLINK: [(&str, fn(Form)); 7] = [
+    ("containers_reach_each_other", lab_traffic::containers_reach_each_other),
+    ("hairpin_between_containers", lab_edges::hairpin_between_containers),
+    ("last_hop_gives_time_exceeded", lab_edges::last_hop_gives_time_exceeded),
+    ("inside_addresses_never_leave", lab_edges::inside_addresses_never_leave),
+    ("container_with_a_new_mac_is_found_again", lab_edges::container_with_a_new_mac_is_found_again),
+    ("second_gateway_on_one_tap_is_told", lab_host::second_gateway_on_one_tap_is_told),
+    ("idle_gateway_uses_no_processor", lab_host::idle_gateway_uses_no_processor),
+];
+
+fn tests() -> Vec<Test> {
+    let tcx = tcx_impossible();
+    let mut all = Vec::new();
+    let mut add = |name: String, form: Form, run: Box<dyn Fn()>| {
+        let impossible = if form.guard == "tcx" { tcx.clone() } else { None };
+        all.push(Test { name, run, impossible });
+    };
+    for form in forms() {
+        let every_tap = form.tap == PLAIN.tap;
+        let only_uplink = every_tap && form.guard == PLAIN.guard;
+        let mut chosen: Vec<(&str, fn(Form))> = EVERY_FORM.to_vec();
+        chosen.extend(EVERY_UPLINK_AND_GUARD.iter().filter(|_| every_tap));
+        chosen.extend(EVERY_UPLINK.iter().filter(|_| only_uplink));
+        for (name, test) in chosen {
+            add(format!("{name}/{form}"), form, Box::new(move || test(form)));
+        }
+        for (inside, outside) in [(true, true), (false, false), (true, false), (false, true)] {
+            let word = |offloads| if offloads { "offloads" } else { "plain" };
+            let name = format!("bulk_both_ways/{form}/inside-{}/outside-{}", word(inside), word(outside));
+            add(name, form, Box::new(move || lab_traffic::bulk_both_ways(form, inside, outside)));
+        }
+    }
+    all
+}
+
+/// Why a program cannot be attached to an interface here: it takes root of the machine itself, and
+/// Linux 6.6.
+fn tcx_impossible() -> Option<String> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let whole = map.split_whitespace().collect::<Vec<_>>() == ["0", "0", "4294967295"];
+    if !whole || !rustix::process::geteuid().is_root() {
+        return Some("the tcx guard needs root outside of user namespaces".into());
+    }
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (version < (6, 6)).then(|| format!("the tcx guard needs Linux 6.6, this is {release}"))
+}
+
+fn main() -> ExitCode {
+    lab_harness::main(tests)
+}

@@ -1,0 +1,268 @@
+//! What a NAT is, said as shortly as it can be: two lists, searched from end to end.
+//!
+//! One external address. Port choice is the one thing left open: the real translator's choice is
+//! handed in as `offered`, and must be a port that is ours and nobody's.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+use tapnat::flow::{Data, Edit, Endpoint, Flow, Protocol, TcpFlags, Time};
+use tapnat::nat::{Behaviour, Decision, Exit, NatConfig, Refusal, TcpState};
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Mapping {
+    pub protocol: Protocol,
+    pub inside: Endpoint,
+    pub outside: Endpoint,
+    /// What part of the remote it was made for.
+    part: Option<Endpoint>,
+    published: bool,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Session {
+    pub mapping: Mapping,
+    pub remote: Endpoint,
+    counts_from: Time,
+    syn: [bool; 2],
+    fin: [bool; 2],
+    reset: bool,
+}
+
+pub struct Spec {
+    pub config: NatConfig,
+    pub forwards: Vec<Mapping>,
+    pub sessions: Vec<Session>,
+    /// Ports that the host has leased to us.
+    pub leased: BTreeSet<(Protocol, u16)>,
+}
+
+type Verdict<T> = Result<T, Refusal>;
+const OUT: usize = 0;
+const IN: usize = 1;
+
+impl Session {
+    fn closing(&self) -> bool {
+        self.fin == [true, true]
+    }
+
+    fn established(&self) -> bool {
+        self.syn == [true, true]
+    }
+
+    fn life(&self, config: &NatConfig) -> Duration {
+        let times = &config.timeouts;
+        match self.mapping.protocol {
+            Protocol::Tcp if self.reset || self.closing() => times.tcp_closing,
+            Protocol::Tcp if self.established() => times.tcp_established,
+            Protocol::Tcp => times.tcp_opening,
+            Protocol::Udp if self.remote.port == 53 => times.udp_dns,
+            Protocol::Udp => times.udp,
+            Protocol::Icmp => times.icmp,
+            Protocol::Other(_) => times.other,
+        }
+    }
+
+    /// The TCP state and how long it still lives.
+    pub fn view(&self, config: &NatConfig, now: Time) -> (Option<TcpState>, Duration) {
+        let state = match self.fin {
+            _ if self.reset => TcpState::Reset,
+            [true, true] => TcpState::Closing,
+            [true, false] => TcpState::InsideClosed,
+            [false, true] => TcpState::RemoteClosed,
+            _ if self.established() => TcpState::Established,
+            _ => TcpState::Opening,
+        };
+        let left = (self.counts_from + self.life(config)).since(now);
+        ((self.mapping.protocol == Protocol::Tcp).then_some(state), left)
+    }
+
+    fn pass(&mut self, way: usize, data: &Data, now: Time, config: &NatConfig) {
+        let flags = data.tcp;
+        if data.flow.protocol == Protocol::Tcp && flags.has(TcpFlags::RST) {
+            if !self.closing() && !self.reset {
+                let without = self.counts_from + self.life(config);
+                self.reset = true;
+                let nanos = without.since(Time::ZERO).saturating_sub(config.timeouts.tcp_closing);
+                self.counts_from = now.min(Time::ZERO + nanos);
+            }
+            return;
+        }
+        if flags.opens() && (self.closing() || self.reset) {
+            (self.syn, self.fin, self.reset) = ([false; 2], [false; 2], false);
+        }
+        let resumed = std::mem::replace(&mut self.reset, false);
+        if flags.has(TcpFlags::FIN) && self.established() && !resumed {
+            self.fin[way] = true;
+        }
+        if flags.has(TcpFlags::SYN) && !resumed {
+            self.syn[way] = true;
+        }
+        self.counts_from = now;
+    }
+}
+
+impl Spec {
+    pub fn new(config: NatConfig) -> Self {
+        Spec { config, forwards: Vec::new(), sessions: Vec::new(), leased: BTreeSet::new() }
+    }
+
+    fn external(&self) -> IpAddr {
+        self.config.external[0]
+    }
+
+    pub fn expire(&mut self, now: Time) {
+        let config = &self.config;
+        self.sessions.retain(|session| now < session.counts_from + session.life(config));
+    }
+
+    pub fn owner(&self, protocol: Protocol, outside: Endpoint) -> Option<Mapping> {
+        let mappings = self.forwards.iter().chain(self.sessions.iter().map(|session| &session.mapping));
+        mappings.filter(|m| m.protocol == protocol && m.outside == outside).cloned().next()
+    }
+
+    fn find(&mut self, protocol: Protocol, inside: Endpoint, remote: Endpoint) -> Option<&mut Session> {
+        self.sessions.iter_mut().find(|session| {
+            session.mapping.protocol == protocol
+                && session.mapping.inside == inside
+                && session.remote == remote
+        })
+    }
+
+    fn open(&mut self, mapping: Mapping, remote: Endpoint, now: Time) {
+        let (syn, fin) = ([false; 2], [false; 2]);
+        self.sessions.push(Session { mapping, remote, counts_from: now, syn, fin, reset: false });
+    }
+
+    fn mapping_for(&self, flow: Flow, offered: Option<Endpoint>) -> Verdict<Mapping> {
+        let Flow { protocol, source: inside, destination: remote } = flow;
+        let part = match self.config.mapping {
+            Behaviour::EndpointIndependent => None,
+            Behaviour::AddressDependent => Some(Endpoint::new(remote.ip, 0)),
+            Behaviour::AddressAndPortDependent => Some(remote),
+        };
+        let mut dynamic = self.sessions.iter().map(|session| &session.mapping).filter(|m| !m.published);
+        if let Some(known) = dynamic.find(|m| m.protocol == protocol && m.inside == inside && m.part == part)
+        {
+            return Ok(known.clone());
+        }
+        if let Some(forward) = self.forwards.iter().find(|m| m.protocol == protocol && m.inside == inside) {
+            return Ok(forward.clone());
+        }
+        let free = self.leased.iter().any(|(leased, port)| {
+            *leased == protocol && self.owner(protocol, Endpoint::new(self.external(), *port)).is_none()
+        });
+        if !free && protocol != Protocol::Icmp {
+            return Err(Refusal::PortsExhausted);
+        }
+        let outside = offered.expect("a port was free, and none was chosen");
+        assert!(self.owner(protocol, outside).is_none(), "two owners of {outside}");
+        assert!(protocol == Protocol::Icmp || self.leased.contains(&(protocol, outside.port)));
+        Ok(Mapping { protocol, inside, outside, part, published: false })
+    }
+
+    fn opens(data: &Data) -> Verdict<()> {
+        let ok = data.flow.protocol != Protocol::Tcp || data.tcp.opens();
+        if ok { Ok(()) } else { Err(Refusal::NoSession) }
+    }
+
+    pub fn outbound(&mut self, data: &Data, now: Time, offered: Option<Endpoint>) -> Decision {
+        match self.leave(data, now, offered) {
+            Ok((edit, exit)) => Decision::Translate { edit, exit },
+            Err(why) => Decision::Refuse(why),
+        }
+    }
+
+    fn leave(&mut self, data: &Data, now: Time, offered: Option<Endpoint>) -> Verdict<(Edit, Exit)> {
+        let Flow { protocol, source: inside, destination: remote } = data.flow;
+        if protocol == Protocol::Icmp && !data.asks {
+            return Err(Refusal::UnsolicitedQuery);
+        }
+        let ours = remote.ip == self.external();
+        let hairpin = ours && protocol != Protocol::Icmp && self.owner(protocol, remote).is_some();
+        if self.find(protocol, inside, remote).is_none() {
+            Self::opens(data)?;
+            let mapping = self.mapping_for(data.flow, offered)?;
+            self.open(mapping, remote, now);
+        }
+        let config = self.config.clone();
+        let session = self.find(protocol, inside, remote).expect("opened above");
+        session.pass(OUT, data, now, &config);
+        let outside = session.mapping.outside;
+        let mut edit = Edit { source: Some(outside), ..Edit::default() };
+        if hairpin {
+            let arriving = Data { flow: Flow { source: outside, ..data.flow }, ..*data };
+            edit.destination = Some(self.arrive(&arriving, now)?);
+        }
+        let exit = if hairpin {
+            Exit::Hairpin
+        } else if ours {
+            Exit::Host
+        } else {
+            Exit::Outside
+        };
+        Ok((edit, exit))
+    }
+
+    pub fn inbound(&mut self, data: &Data, now: Time) -> Decision {
+        match self.arrive(data, now) {
+            Ok(inside) => {
+                let edit = Edit { destination: Some(inside), ..Edit::default() };
+                Decision::Translate { edit, exit: Exit::Inside }
+            }
+            Err(why) => Decision::Refuse(why),
+        }
+    }
+
+    fn arrive(&mut self, data: &Data, now: Time) -> Verdict<Endpoint> {
+        let Flow { protocol, source: remote, destination: outside } = data.flow;
+        let icmp = protocol == Protocol::Icmp;
+        let unknown = if icmp { Refusal::UnsolicitedQuery } else { Refusal::NoMapping };
+        let mapping = self.owner(protocol, outside).filter(|_| !(icmp && data.asks)).ok_or(unknown)?;
+        let config = self.config.clone();
+        if let Some(session) = self.find(protocol, mapping.inside, remote) {
+            if session.mapping.outside != outside {
+                return Err(Refusal::Filtered);
+            }
+            session.pass(IN, data, now, &config);
+            return Ok(mapping.inside);
+        }
+        if icmp {
+            return Err(Refusal::UnsolicitedQuery);
+        }
+        Self::opens(data)?;
+        let known = |s: &Session| s.mapping.outside == outside && s.mapping.protocol == protocol;
+        let admitted = match self.config.filtering {
+            _ if mapping.published => true,
+            Behaviour::EndpointIndependent => true,
+            Behaviour::AddressDependent => self.sessions.iter().any(|s| known(s) && s.remote.ip == remote.ip),
+            Behaviour::AddressAndPortDependent => false,
+        };
+        if !admitted {
+            return Err(Refusal::Filtered);
+        }
+        let inside = mapping.inside;
+        self.open(mapping, remote, now);
+        self.find(protocol, inside, remote).expect("opened above").pass(IN, data, now, &config);
+        Ok(inside)
+    }
+
+    pub fn publish(&mut self, protocol: Protocol, outside: Endpoint, inside: Endpoint) -> bool {
+        if self.owner(protocol, outside).is_some() {
+            return false;
+        }
+        self.leased.remove(&(protocol, outside.port));
+        self.forwards.push(Mapping { protocol, inside, outside, part: None, published: true });
+        true
+    }
+
+    pub fn unpublish(&mut self, protocol: Protocol, outside: Endpoint) -> bool {
+        let before = self.forwards.len();
+        self.forwards.retain(|m| m.protocol != protocol || m.outside != outside);
+        if self.forwards.len() == before {
+            return false;
+        }
+        self.sessions.retain(|s| s.mapping.protocol != protocol || s.mapping.outside != outside);
+        true
+    }
+}
