@@ -18,6 +18,8 @@ use tempfile::TempDir;
 
 /// How long a gateway may take until it carries a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Lines that are kept of a gateway that ended.
+const LAST_WORDS: usize = 3;
 
 /// Who can take part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -138,6 +140,19 @@ impl Contender {
     pub fn said(&self) -> Option<String> {
         let said = self.process.as_ref()?.said();
         said.lines().next().map(ToString::to_string)
+    }
+
+    /// How the gateway ended and its last words, if it is gone.
+    pub fn gone(&mut self) -> Option<String> {
+        let process = self.process.as_mut()?;
+        let status = process.ended().ok()??;
+        let said = process.said();
+        let lines: Vec<&str> = said.lines().collect();
+        // A backtrace comes after what happened and says less.
+        let panic = lines.iter().position(|line| line.contains("panicked at"));
+        let from = panic.unwrap_or(lines.len().saturating_sub(LAST_WORDS));
+        let words = lines[from..].iter().take(LAST_WORDS).copied().collect::<Vec<_>>().join("; ");
+        Some(format!("{status}; it said: {words}"))
     }
 
     /// Waits until a connection from the container reaches the server, and checks that the server

@@ -153,6 +153,13 @@ fn round(
             }
             thread::sleep(PAUSE);
         }
+        present.retain_mut(|(column, contender)| match contender.gone() {
+            Some(how) => {
+                results.died(*column, load.name(), &how);
+                false
+            }
+            None => true,
+        });
     }
     for (column, contender) in &present {
         results.memory(*column, metric::Metric::MemoryAfter, contender.resident());

@@ -98,6 +98,11 @@ impl Results {
         self.trouble(column, format!("load {load} failed: {error}"));
     }
 
+    /// Keeps how a gateway ended in the middle of a round.
+    pub fn died(&mut self, column: usize, load: &str, how: &str) {
+        self.trouble(column, format!("ended during load {load}: {how}"));
+    }
+
     fn trouble(&mut self, column: usize, text: String) {
         let column = &mut self.columns[column];
         eprintln!("  {:13} {text}", column.name);
