@@ -2,6 +2,9 @@
 
 use super::raw::{Place, Written};
 
+/// How many letters of what was written an error repeats.
+const LONGEST_QUOTE: usize = 120;
+
 /// Why text is not settings.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{place}: {problem}; {cure}")]
@@ -20,18 +23,28 @@ impl ConfigError {
     /// An error at `place`.
     pub fn new(place: &Place, problem: impl Into<String>, cure: impl Into<String>) -> ConfigError {
         ConfigError {
-            place: place.to_string(),
-            problem: problem.into(),
-            cure: cure.into(),
+            place: one_line(&place.to_string()),
+            problem: one_line(&problem.into()),
+            cure: one_line(&cure.into()),
             usage: matches!(place, Place::Flag(_)),
         }
     }
 
     /// An error in `written`, whose text is quoted before `problem`.
     pub fn at(written: &Written, problem: impl AsRef<str>, cure: impl Into<String>) -> ConfigError {
-        let problem = format!("`{}` {}", written.text, problem.as_ref());
+        let text: String = written.text.chars().take(LONGEST_QUOTE).collect();
+        let problem = format!("`{text}` {}", problem.as_ref());
         ConfigError::new(&written.place, problem, cure)
     }
+}
+
+/// `text` with its control characters written out.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() { line.extend(letter.escape_default()) } else { line.push(letter) }
+    }
+    line
 }
 
 /// The cure for a word that is not known: the nearest one that is, and all of them.

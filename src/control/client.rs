@@ -23,7 +23,7 @@ pub enum ClientError {
     )]
     Foreign(PathBuf, String),
     /// It could not be done.
-    #[error("{0}")]
+    #[error(transparent)]
     Refused(#[from] Problem),
 }
 

@@ -7,6 +7,7 @@ use super::event::{Event, Note, PacketSeen, What, closed_word};
 use super::filter::state_word;
 use crate::flow::{Endpoint, Flow, Time};
 use crate::nat::SessionView;
+use crate::wire::display::Line;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fmt::Write;
@@ -208,14 +209,10 @@ pub struct PacketRecord {
 
 impl PacketRecord {
     fn new(packet: &PacketSeen) -> Self {
-        let mut summary = match packet.flow {
-            Some(flow) => flow.to_string(),
-            None => "unreadable packet".to_owned(),
-        };
-        let _ = match packet.translated {
-            Some(flow) => write!(summary, " became {} > {}", flow.source, flow.destination),
-            None => write!(summary, " did not leave"),
-        };
+        let mut summary = Line(&packet.before).to_string();
+        if let Some(flow) = packet.translated {
+            let _ = write!(summary, ", left as {} > {}", flow.source, flow.destination);
+        }
         PacketRecord {
             fate: packet.fate.to_owned(),
             from: packet.from.clone(),

@@ -1,0 +1,351 @@
+//! From text to settings: what is read, what wins, and what is said about everything that is wrong.
+#![allow(clippy::unwrap_used)]
+
+use clap::{Args, CommandFactory, FromArgMatches};
+use std::path::Path;
+use std::time::Duration;
+use tapnat::cli::Cli;
+use tapnat::config::raw::KEYS;
+use tapnat::config::{GuardChoice, RunFlags, Settings, TapChoice, UplinkChoice, file, load, resolve};
+use tapnat::nat::Behaviour;
+
+fn flags(line: &str) -> RunFlags {
+    let command = RunFlags::augment_args(clap::Command::new("run").no_binary_name(true));
+    RunFlags::from_arg_matches(&command.get_matches_from(line.split_whitespace())).unwrap()
+}
+
+/// What the command line says, or the one line of its error.
+fn given(line: &str) -> Result<Settings, String> {
+    load(&flags(line), None).map_err(|error| error.to_string())
+}
+
+/// What a file says, or the one line of its error.
+fn written(text: &str) -> Result<Settings, String> {
+    file::parse("gw.toml", text).and_then(|raw| resolve(&raw, None)).map_err(|error| error.to_string())
+}
+
+#[test]
+fn defaults_need_only_the_inside() {
+    let settings = given("--inside 10.88.0.1/24").unwrap();
+    assert_eq!(settings.name, "default");
+    assert_eq!(settings.control, Path::new("/run/tapnat/default.sock"));
+    assert_eq!(settings.tap, TapChoice::Name("tapnat0".into()));
+    assert_eq!(
+        (settings.mtu, settings.uplink, settings.guard),
+        (1500, UplinkChoice::Auto, GuardChoice::Auto)
+    );
+    assert_eq!(settings.nat.mapping, Behaviour::EndpointIndependent);
+    assert_eq!(settings.nat.filtering, Behaviour::AddressDependent);
+    assert_eq!(settings.nat.timeouts, tapnat::nat::Timeouts::default());
+    assert!(settings.nat.hairpin && settings.nat.host_access && settings.warnings.is_empty());
+
+    let flags = flags("--inside 10.88.0.1/24 --name lab");
+    let settings = load(&flags, Some(Path::new("/run/user/7"))).unwrap();
+    assert_eq!(settings.control, Path::new("/run/user/7/tapnat/lab.sock"));
+}
+
+#[test]
+fn a_file_says_what_options_say() {
+    let from_file = written(
+        r#"
+        name = "lab"
+        control = "/tmp/lab.sock"
+        tap = "tap7"
+        tap-offload = "off"
+        bridge = "br0"
+        inside = ["10.88.0.1/24", "10.89.0.1/16"]
+        mac = "02:00:00:00:00:01"
+        mtu = 9_000
+        outside = "eth0"
+        external = ["203.0.113.1", "203.0.113.2"]
+        uplink = "raw"
+        guard = "hold"
+        ports = "40000-50000"
+        publish = ["203.0.113.1:80:10.88.0.2/tcp", "5000-5009:10.89.0.3:6000-6009/udp"]
+        mapping = "address-dependent"
+        filtering = "endpoint-independent"
+        hairpin = false
+        host-access = false
+        ready-fd = 7
+        log = "debug"
+
+        [timeouts]
+        udp = "5m"
+        tcp-established = "2h 4m"
+
+        [limits]
+        sessions = 1_000
+        publish = 0x10
+        "#,
+    );
+    let from_flags = given(
+        "--name lab --control /tmp/lab.sock --tap tap7 --tap-offload off --bridge br0 --inside 10.88.0.1/24 \
+         --inside 10.89.0.1/16 --mac 02:00:00:00:00:01 --mtu 9000 --outside eth0 --external 203.0.113.1 \
+         --external 203.0.113.2 --uplink raw --guard hold --ports 40000-50000 \
+         --publish 203.0.113.1:80:10.88.0.2/tcp --publish 5000-5009:10.89.0.3:6000-6009/udp \
+         --mapping address-dependent --filtering endpoint-independent --hairpin off --host-access off \
+         --ready-fd 7 --log debug --timeout udp=5m --timeout tcp-established=2h4m --limit sessions=1000 \
+         --limit publish=16",
+    );
+    assert_eq!(from_file, from_flags);
+    let settings = from_file.unwrap();
+    assert_eq!(settings.mac, Some([2, 0, 0, 0, 0, 1]));
+    assert_eq!(settings.ports, Some(40000..=50000));
+    assert_eq!(settings.nat.timeouts.tcp_established, Duration::from_secs(7440));
+    assert_eq!((settings.nat.limits.sessions, settings.nat.limits.publish), (1000, 16));
+}
+
+#[test]
+fn options_win_lists_replace_and_tables_are_merged() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("gw.toml");
+    let text = "inside = '10.1.0.1/24'\nmtu = 1400\ntap = 'tap7'\nexternal = ['203.0.113.1', '203.0.113.2']\n\
+                [timeouts]\nudp = '3m'\nicmp = '2m'\n";
+    std::fs::write(&path, text).unwrap();
+    let line =
+        format!("--config {} --mtu 1300 --external 203.0.113.9 --timeout udp=4m --tap-fd 5", path.display());
+    let settings = given(&line).unwrap();
+    assert_eq!(settings.mtu, 1300);
+    assert_eq!(settings.inside[0].to_string(), "10.1.0.1/24");
+    assert_eq!(settings.external.len(), 1);
+    assert_eq!(settings.nat.timeouts.udp, Duration::from_secs(240));
+    assert_eq!(settings.nat.timeouts.icmp, Duration::from_secs(120));
+    assert_eq!(settings.tap, TapChoice::Fd(5), "an option for the TAP hides the file's other way to say it");
+}
+
+/// Every error names the place, what is wrong, and the cure, in one line.
+#[test]
+fn what_is_wrong_in_an_option_is_said_in_one_line() {
+    let inside = "--inside 10.88.0.1/24";
+    for (line, want) in [
+        ("", "--inside: is missing; give the gateway's own address and prefix, e.g. --inside 10.88.0.1/24"),
+        (
+            "--inside 10.88.0.0/24",
+            "--inside: `10.88.0.0/24` is the network address of its subnet; give one of its hosts, e.g. 10.88.0.1/24",
+        ),
+        (
+            "--inside 10.88.0.255/24",
+            "--inside: `10.88.0.255/24` is the broadcast address of its subnet; give one of its hosts, e.g. 10.88.0.1/24",
+        ),
+        (
+            "--inside 10.88.0.1",
+            "--inside: `10.88.0.1` is no IPv4 address with prefix; give the gateway's own address and prefix, e.g. 10.88.0.1/24",
+        ),
+        (
+            "--inside 10.88.0.1/32",
+            "--inside: `10.88.0.1/32` has an impossible prefix; give one from /8 to /31",
+        ),
+        (
+            "--inside 224.0.0.1/24",
+            "--inside: `224.0.0.1/24` is not an address for a host; give the gateway's own address and prefix, e.g. 10.88.0.1/24",
+        ),
+        (
+            "--inside fd00::1/64",
+            "--inside: `fd00::1/64` is IPv6, which this version does not carry; give the gateway's own address and prefix, e.g. 10.88.0.1/24",
+        ),
+        (
+            "--inside 10.88.0.1/24 --inside 10.88.0.129/25",
+            "--inside: `10.88.0.129/25` overlaps 10.88.0.1/24; give subnets that have no address in common",
+        ),
+        (
+            "--external 10.88.0.9",
+            "--external: `10.88.0.9` lies in the inside subnet 10.88.0.1/24; translate to an address that no inside host can have, or choose another --inside",
+        ),
+        (
+            "--external 2001:db8::1",
+            "--external: `2001:db8::1` is IPv6, which this version does not carry; give an IPv4 address of this host, e.g. 203.0.113.1",
+        ),
+        (
+            "--external 127.0.0.1",
+            "--external: `127.0.0.1` is not an address for a host; give an IPv4 address of this host, e.g. 203.0.113.1",
+        ),
+        ("--mtu 67", "--mtu: `67` is not possible; give a number from 68 to 65521 (bytes)"),
+        ("--mtu big", "--mtu: `big` is not possible; give a number from 68 to 65521 (bytes)"),
+        (
+            "--mac 01:00:5e:00:00:01",
+            "--mac: `01:00:5e:00:00:01` is a multicast address; the first byte must be even; give one such as 02:00:00:00:00:01",
+        ),
+        ("--mac 2:0:0:0:0:1", "--mac: `2:0:0:0:0:1` is no MAC address; give one such as 02:00:00:00:00:01"),
+        (
+            "--ports 0-100",
+            "--ports: `0-100` has port 0; give FIRST-LAST with numbers from 1 to 65535, e.g. 32768-60999",
+        ),
+        (
+            "--ports 500-400",
+            "--ports: `500-400` ends before it begins; give FIRST-LAST with numbers from 1 to 65535, e.g. 32768-60999",
+        ),
+        (
+            "--ports 500",
+            "--ports: `500` is not a range; give FIRST-LAST with numbers from 1 to 65535, e.g. 32768-60999",
+        ),
+        ("--uplink sockets", "--uplink: `sockets` is not a value of it; known: auto, packet, raw"),
+        (
+            "--guard tcp",
+            "--guard: `tcp` is not a value of it; did you mean `tcx`? (known: auto, tcx, hold, off)",
+        ),
+        ("--hairpin yes", "--hairpin: `yes` is not a value of it; known: on, off"),
+        ("--timeout udp", "--timeout: `udp` has no =; write --timeout NAME=VALUE"),
+        (
+            "--timeout tcp-estabished=2h",
+            "--timeout: no timeout `tcp-estabished`; did you mean `tcp-established`? (known: udp, udp-dns, tcp-opening, tcp-established, tcp-closing, icmp, other, lease)",
+        ),
+        (
+            "--timeout udp=300",
+            "--timeout: `300` is no duration; write a number and a unit, e.g. 90s, 5m, 2h4m",
+        ),
+        ("--timeout udp=0s", "--timeout: `0s` is not possible; give more than nothing and at most 365days"),
+        (
+            "--limit session=5",
+            "--limit: no limit `session`; did you mean `sessions`? (known: sessions, sessions-per-host, mappings-per-host, sessions-per-mapping, publish)",
+        ),
+        ("--limit sessions=0", "--limit: `0` is not possible; give a number from 1 to 134217728"),
+        (
+            "--publish 80:10.88.0.2/sctp",
+            "--publish: `80:10.88.0.2/sctp` has the protocol `sctp`; end it with /tcp or /udp",
+        ),
+        (
+            "--publish 80:192.0.2.1/tcp",
+            "--publish: `80:192.0.2.1/tcp` forwards to 192.0.2.1, which is not inside; name a host of an --inside subnet",
+        ),
+        (
+            "--publish 80:10.88.0.1/tcp",
+            "--publish: `80:10.88.0.1/tcp` forwards to the gateway itself; name a host behind the gateway",
+        ),
+        (
+            "--publish 80-90:10.88.0.2/tcp --publish 85:10.88.0.3:80/tcp",
+            "--publish: `85:10.88.0.3:80/tcp` clashes with `80-90:10.88.0.2:80-90/tcp`; give each external port once for a protocol and address",
+        ),
+        (
+            "--external 203.0.113.1 --publish 203.0.113.2:80:10.88.0.2/tcp",
+            "--publish: `203.0.113.2:80:10.88.0.2/tcp` names an address that is not external; add --external 203.0.113.2, or leave the address out",
+        ),
+        (
+            "--limit publish=2 --publish 80-90:10.88.0.2/tcp",
+            "--publish: `80-90:10.88.0.2/tcp` goes beyond the limit of 2 published ports; publish fewer ports, or raise --limit publish=N",
+        ),
+        (
+            "--tap a-name-that-is-too-long",
+            "--tap: `a-name-that-is-too-long` is no interface name; use 1 to 15 visible characters without `/`, `:` and `%`",
+        ),
+        ("--bridge tapnat0", "--bridge: `tapnat0` is the TAP's name too; give them different names"),
+        (
+            "--bridge br0 --outside br0",
+            "--outside: `br0` is the bridge's name too; the bridge is the inside: give the interface that leads to the network",
+        ),
+        (
+            "--name ../x",
+            "--name: `../x` is no instance name; use 1 to 64 letters, digits, `-`, `_` and `.`, not beginning with a dot",
+        ),
+        (
+            "--tap-fd 1",
+            "--tap-fd: `1` is not possible; give a number from 3 to 2147483647 (the number of an inherited descriptor)",
+        ),
+        (
+            "--config /nowhere/gw.toml",
+            "--config: cannot read /nowhere/gw.toml: No such file or directory (os error 2); give the path of a readable TOML file",
+        ),
+    ] {
+        let whole = if line.contains("--inside") || line.is_empty() {
+            line.into()
+        } else {
+            format!("{inside} {line}")
+        };
+        assert_eq!(given(&whole).unwrap_err(), want, "{whole}");
+    }
+}
+
+#[test]
+fn what_is_wrong_in_a_file_is_said_with_its_line() {
+    for (text, want) in [
+        (
+            "inside = '10.88.0.1/24'\n\nmtuu = 1500",
+            "gw.toml line 3: mtuu: no such key; did you mean `mtu`? (known: ",
+        ),
+        (
+            "inside = [\n '10.88.0.1/24',\n '10.88.0.7/25']",
+            "gw.toml line 3: inside: `10.88.0.7/25` overlaps 10.88.0.1/24; ",
+        ),
+        (
+            "inside = '10.88.0.1/24'\nmtu = 20",
+            "gw.toml line 2: mtu: `20` is not possible; give a number from 68",
+        ),
+        ("mtu = 1.5", "gw.toml line 1: mtu: is a float; write a string, a whole number, true or false"),
+        ("mtu = [1500]", "gw.toml line 1: mtu: is a list; it takes one value"),
+        ("mtu = 99999999999999999999", "gw.toml line 1: mtu: is too large a number; write a smaller one"),
+        (
+            "timeouts = '5m'",
+            "gw.toml line 1: timeouts: is a string; write a table: [timeouts] and NAME = VALUE lines",
+        ),
+        (
+            "inside = '10.88.0.1/24'\n[timeouts]\nupd = '5m'",
+            "gw.toml line 3: timeouts.upd: no timeout `upd`; did you mean `udp`?",
+        ),
+        (
+            "[limits]\nsessions = -1",
+            "gw.toml line 2: limits.sessions: `-1` is not possible; give a number from 1",
+        ),
+        ("capture = 'x.pcapng'", "gw.toml line 1: capture: no such key; known: "),
+        (
+            "tap = 'tap0'\ntap-fd = 4\ninside = '10.0.0.1/8'",
+            "gw.toml line 2: tap-fd: `4` is given beside `tap`; give one of the two",
+        ),
+        (
+            "inside = '10.88.0.1/24'\ninside = '10.89.0.1/24'",
+            "gw.toml line 2: duplicate key; mend the TOML there",
+        ),
+        ("inside = [", "gw.toml line 1: "),
+        ("\u{0}", "gw.toml line 1: "),
+        ("'a\u{9}b' = 1", "gw.toml line 1: a\\tb: no such key; known: "),
+        ("mtu = \"1\\n2\"\ninside = '10.88.0.1/24'", "gw.toml line 1: mtu: `1\\n2` is not possible; "),
+    ] {
+        let error = written(text).unwrap_err();
+        assert!(error.starts_with(want), "{text}\n is:   {error}\n want: {want}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn what_is_allowed_and_odd_is_warned_of() {
+    let settings = given("--inside 8.8.8.1/24 --timeout udp=30s --ports 80-60000").unwrap();
+    assert_eq!(
+        settings.warnings,
+        [
+            "timeout udp=30s is below the 2m that RFC 4787 REQ-5 asks for",
+            "inside 8.8.8.1/24 is not a private range: hosts inside cannot reach the real owners of 8.8.8.0/24",
+            "ports 80-60000 include those below 1024, which some servers refuse as source ports",
+        ]
+    );
+}
+
+/// The file's keys, the options and the help text are the same list.
+#[test]
+fn every_option_is_a_key_and_every_key_an_option() {
+    let cli = Cli::command();
+    let run = cli.find_subcommand("run").unwrap();
+    let mut options: Vec<String> =
+        run.get_arguments().filter_map(|arg| arg.get_long()).map(|long| format!("--{long}")).collect();
+    options.retain(|option| option != "--config" && option != "--help");
+    options.sort();
+    let mut keys: Vec<String> = KEYS.iter().map(|(_, flag, _)| (*flag).to_owned()).collect();
+    keys.sort();
+    assert_eq!(options, keys);
+}
+
+proptest::proptest! {
+    /// No text panics, and no error has two lines.
+    #[test]
+    fn any_text_is_read_or_refused_in_one_line(text in "\\PC*|[a-z\\[\\]='\"0-9.\n]{0,80}") {
+        if let Err(error) = written(&text) {
+            proptest::prop_assert!(!error.contains('\n'), "{}", error);
+        }
+    }
+
+    /// Nor does any port forward.
+    #[test]
+    fn any_port_forward_is_read_or_refused(text in "[0-9:./\\[\\]a-f-]{0,40}(/tcp|/udp)?") {
+        if let Ok(spec) = text.parse::<tapnat::config::PublishSpec>() {
+            proptest::prop_assert_eq!(spec.ports.len(), spec.inside_ports.len());
+            proptest::prop_assert_eq!(&spec.to_string().parse::<tapnat::config::PublishSpec>().unwrap(), &spec);
+        }
+    }
+}
