@@ -1,8 +1,8 @@
 //! On what machine, when and how it was measured.
 
 use serde::Serialize;
-use std::fs;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+use std::{fs, thread};
 
 /// Everything that a reader needs to judge the figures.
 #[derive(Clone, Debug, Serialize)]
@@ -55,4 +55,25 @@ impl Conditions {
             user: if root { "root" } else { "an ordinary user in a user namespace" },
         }
     }
+}
+
+/// Sleeps for `time`, and gives the percentage of it that the machine's processors were at work.
+/// Called while every gateway waits for its first packet, so it is the noise of the machine, and the
+/// cost of idle gateways if they have any.
+pub fn busy_during(time: Duration) -> f64 {
+    let (idle, all) = ticks();
+    thread::sleep(time);
+    let (still_idle, by_now) = ticks();
+    let passed = by_now.saturating_sub(all).max(1);
+    100.0 * (1.0 - still_idle.saturating_sub(idle) as f64 / passed as f64).max(0.0)
+}
+
+/// Ticks of all processors since boot: idle or waiting for a disk, and all.
+fn ticks() -> (u64, u64) {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let words = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    // The eight before the guests' time, which is counted in them already.
+    let ticks: Vec<u64> = words.take(8).filter_map(|word| word.parse().ok()).collect();
+    let at = |place: usize| ticks.get(place).copied().unwrap_or(0);
+    (at(3) + at(4), ticks.iter().sum())
 }

@@ -17,7 +17,9 @@ use tapnat::lab::topology::{self, BRIDGE, GATEWAY, INSIDE, SERVERS, Topology, UP
 use tempfile::TempDir;
 
 /// How long a gateway may take until it carries a connection.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Lines that are kept of a gateway that ended.
+const LAST_WORDS: usize = 3;
 
 /// Who can take part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -55,8 +57,10 @@ impl Kind {
             Kind::Kernel => first_line("uname", &["-r"]),
             Kind::Slirp => package("slirp4netns"),
             Kind::Pasta => package("passt"),
-            _ => match first_line("git", &["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "--short", "HEAD"])
-            {
+            _ => match first_line(
+                "git",
+                &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"],
+            ) {
                 commit if commit.is_empty() => env!("CARGO_PKG_VERSION").to_string(),
                 commit => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
             },
@@ -138,6 +142,19 @@ impl Contender {
     pub fn said(&self) -> Option<String> {
         let said = self.process.as_ref()?.said();
         said.lines().next().map(ToString::to_string)
+    }
+
+    /// How the gateway ended and its last words, if it is gone.
+    pub fn gone(&mut self) -> Option<String> {
+        let process = self.process.as_mut()?;
+        let status = process.ended().ok()??;
+        let said = process.said();
+        let lines: Vec<&str> = said.lines().collect();
+        // A backtrace comes after what happened and says less.
+        let panic = lines.iter().position(|line| line.contains("panicked at"));
+        let from = panic.unwrap_or(lines.len().saturating_sub(LAST_WORDS));
+        let words = lines[from..].iter().take(LAST_WORDS).copied().collect::<Vec<_>>().join("; ");
+        Some(format!("{status}; it said: {words}"))
     }
 
     /// Waits until a connection from the container reaches the server, and checks that the server
@@ -234,7 +251,8 @@ fn slirp(netns: &Path, mtu: u32) -> Vec<String> {
 /// `--runas 0` leaves it root, within its usual sandbox.
 fn pasta(netns: &Path, mtu: u32) -> Vec<String> {
     let netns = netns.display().to_string();
-    let words = ["--foreground", "--runas", "0", "--netns", &netns, "--config-net", "--ns-ifname", "tap0"];
+    let words =
+        ["--foreground", "--quiet", "--runas", "0", "--netns", &netns, "--config-net", "--ns-ifname", "tap0"];
     let ports = ["-t", "none", "-u", "none", "-T", "none", "-U", "none", "--ipv4-only", "--mtu"];
     let mtu = mtu.to_string();
     words.into_iter().chain(ports).chain([mtu.as_str()]).map(ToString::to_string).collect()

@@ -17,7 +17,7 @@ mod plot;
 mod report;
 
 use clap::Parser;
-use conditions::Conditions;
+use conditions::{Conditions, busy_during};
 use contender::{Contender, Kind};
 use load::Load;
 use report::{Column, Results};
@@ -28,6 +28,8 @@ use tapnat::io::sys::netns::enter_private;
 
 /// How long the machine may calm down after contenders came or went.
 const CALM: Duration = Duration::from_millis(300);
+/// How long the machine is watched for what else it does.
+const NOISE: Duration = Duration::from_millis(500);
 /// How long it may calm down after a load.
 const PAUSE: Duration = Duration::from_millis(60);
 
@@ -136,6 +138,7 @@ fn round(
     let first = round as usize % present.len();
     present.rotate_left(first);
     thread::sleep(CALM);
+    results.noise.push(busy_during(NOISE));
     for (column, contender) in &present {
         if let Some(said) = contender.said() {
             results.says(*column, said);
@@ -150,6 +153,13 @@ fn round(
             }
             thread::sleep(PAUSE);
         }
+        present.retain_mut(|(column, contender)| match contender.gone() {
+            Some(how) => {
+                results.died(*column, load.name(), &how);
+                false
+            }
+            None => true,
+        });
     }
     for (column, contender) in &present {
         results.memory(*column, metric::Metric::MemoryAfter, contender.resident());

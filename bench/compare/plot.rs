@@ -48,8 +48,10 @@ pub fn draw(results: &Results) -> String {
          <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#fff\"/>\n"
     );
     text(&mut svg, (MARGIN, 32.0), "font-size=\"20\" font-weight=\"600\"", "tapnat beside other gateways");
-    let say = "bar: median of the rounds; line: lowest to highest round; in brackets: ratio to the kernel";
-    text(&mut svg, (MARGIN, 52.0), "fill=\"#555\"", say);
+    let base = results.reference().map_or("nobody", |column| column.name.as_str());
+    let say =
+        format!("bar: median of the rounds; line: lowest to highest round; in brackets: ratio to {base}");
+    text(&mut svg, (MARGIN, 52.0), "fill=\"#555\"", &say);
     let width = (WIDTH - 2.0 * MARGIN - (ACROSS - 1) as f64 * GAP) / ACROSS as f64;
     for (number, &metric) in metrics.iter().enumerate() {
         let x = MARGIN + (number % ACROSS) as f64 * (width + GAP);

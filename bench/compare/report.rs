@@ -19,6 +19,9 @@ const GOALS: [(Metric, &str, f64); 8] = [
     (Metric::TripMedian, "kernel", 1.3),
 ];
 
+/// How busy with other things a machine may be, in percent, before figures are worth little.
+const NOISY: f64 = 10.0;
+
 /// A contender as the reader sees it.
 #[derive(Clone, Debug)]
 pub struct Column {
@@ -54,12 +57,14 @@ pub struct Results {
     pub conditions: Conditions,
     /// Who took part.
     pub columns: Vec<Column>,
+    /// For each round, how busy the machine was while all gateways were idle, in percent.
+    pub noise: Vec<f64>,
 }
 
 impl Results {
     /// No figures yet.
     pub fn new(conditions: Conditions, columns: Vec<Column>) -> Results {
-        Results { conditions, columns }
+        Results { conditions, columns, noise: Vec::new() }
     }
 
     /// Adds figures of one round.
@@ -91,6 +96,11 @@ impl Results {
     /// Keeps why a load gave no figure.
     pub fn failed(&mut self, column: usize, load: &str, error: &io::Error) {
         self.trouble(column, format!("load {load} failed: {error}"));
+    }
+
+    /// Keeps how a gateway ended in the middle of a round.
+    pub fn died(&mut self, column: usize, load: &str, how: &str) {
+        self.trouble(column, format!("ended during load {load}: {how}"));
     }
 
     fn trouble(&mut self, column: usize, text: String) {
@@ -151,6 +161,14 @@ pub fn markdown(results: &Results) -> String {
             );
         }
     }
+    let noise = median(&results.noise).unwrap_or(0.0);
+    if noise > NOISY {
+        let _ = write!(
+            text,
+            "\n* The machine was {noise:.0} % busy with other things. That costs programs more than the kernel: \
+             do not trust these figures."
+        );
+    }
     text + &goals(results)
 }
 
@@ -180,6 +198,7 @@ fn goals(results: &Results) -> String {
 pub fn page(results: &Results, table: &str) -> String {
     let Conditions { date, kernel, cpu, cores, load_before, rounds, seconds, mtu, user } =
         &results.conditions;
+    let noise = median(&results.noise).unwrap_or(0.0);
     let mut versions = String::new();
     for column in &results.columns {
         let _ = write!(versions, "| {} | {} |", column.name, column.version);
@@ -194,7 +213,8 @@ pub fn page(results: &Results, table: &str) -> String {
          {table}\n\
          ## Conditions\n\n\
          {date}, Linux {kernel}, {cores} x {cpu}, load average {load_before:.2} before the start, as {user};\n\
-         {rounds} rounds, {seconds} s a load, MTU {mtu} on every wire.\n\n\
+         {rounds} rounds, {seconds} s a load, MTU {mtu} on every wire. With all gateways idle the machine was\n\
+         {noise:.0} % busy.\n\n\
          | who | version | what it said at start |\n|---|---|---|\n{versions}\n\
          ## How it is measured\n\n\
          Container, host and internet are network namespaces joined by veth pairs with all offloads on. Every\n\
@@ -232,6 +252,6 @@ pub fn json(results: &Results) -> io::Result<String> {
         })
     };
     let contenders: Vec<Value> = results.columns.iter().map(contender).collect();
-    let whole = json!({"version": 1, "conditions": results.conditions, "contenders": contenders});
+    let whole = json!({"version": 1, "conditions": results.conditions, "busy_when_idle": results.noise, "contenders": contenders});
     Ok(serde_json::to_string_pretty(&whole)? + "\n")
 }
