@@ -304,6 +304,7 @@ fn packet() -> Event {
         destination: Endpoint::new([198, 51, 100, 7], 53),
     };
     let seen = PacketSeen {
+        dropped: false,
         fate: "out",
         from: "tapnat0".into(),
         to: Some("eth0".into()),
