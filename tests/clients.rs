@@ -18,7 +18,10 @@ use tapnat::lab::topology::Options;
 /// The packet uplink, and the raw one.
 const UPLINKS: [Form; 2] = [PLAIN, Form { uplink: "raw", guard: "hold", tap: "auto" }];
 
-const TESTS: [(&str, &str, fn(&World)); 8] = [
+/// A test's name, the program it needs, and what it does.
+type Case = (&'static str, &'static str, fn(&World));
+
+const TESTS: [Case; 8] = [
     ("ping", "ping", ping),
     ("curl", "curl", curl),
     ("dig", "dig", dig),
