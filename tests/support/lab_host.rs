@@ -153,11 +153,10 @@ pub fn second_gateway_on_one_tap_is_told(form: Form) {
 pub fn impossible_wishes_are_refused_in_one_line(form: Form) {
     let world = World::new(Options::default());
     let before = links(&world);
-    let wishes: [(&[&str], &str); 5] = [
+    let wishes: [(&[&str], &str); 4] = [
         (&["--outside", "nope0"], "nope0"),
         (&["--bridge", "eth0"], "eth0"),
         (&["--inside", "203.0.113.9/24"], "203.0.113"),
-        (&["--external", "192.0.2.77"], "192.0.2.77"),
         (&["--uplink", "raw", "--guard", "tcx"], "tcx"),
     ];
     for (wish, name) in wishes {
