@@ -207,6 +207,7 @@ fn packet(port: u16) -> Event {
         destination: Endpoint::new(Ipv4Addr::new(198, 51, 100, 7), 53),
     };
     let seen = PacketSeen {
+        dropped: false,
         fate: "out",
         from: "tapnat0".into(),
         to: Some("eth0".into()),

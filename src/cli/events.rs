@@ -19,7 +19,7 @@ pub struct EventsArgs {
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
-    /// Only these kinds: opened, changed, closed, refused, packet, note [default: all but packet]
+    /// Only these kinds: opened, changed, closed, refused, packet, dropped, note [default: all but packet and dropped]
     #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = kind)]
     pub kinds: Option<Vec<String>>,
     /// Show N packets before and after translation, the changed bytes marked, and end
@@ -38,6 +38,7 @@ Examples:
   tapnat events
   tapnat events --kinds refused --json | jq -r .reason | sort | uniq -c
   tapnat events --packets 2 --protocol icmp
+  tapnat events --kinds dropped
   tapnat events --inside 10.88.0.2 --kinds opened,closed";
 
 fn kind(word: &str) -> Result<String, String> {

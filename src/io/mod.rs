@@ -18,6 +18,7 @@ pub use deliver::deliver;
 
 use crate::flow::LinkInfo;
 use crate::wire::Buffer;
+use filter::Wanted;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -63,6 +64,15 @@ pub trait Link {
     /// It is still gone or down.
     fn reopen(&mut self) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Lets in other packets from the next one on, where the link has a filter.
+    ///
+    /// # Errors
+    /// The kernel's word; the old filter then stays, in part or whole.
+    fn set_wanted(&mut self, wanted: &Wanted) -> io::Result<()> {
+        let _ = wanted;
+        Ok(())
     }
 
     /// Losses that the link saw itself, by a stable word, since it was opened.

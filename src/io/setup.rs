@@ -173,6 +173,14 @@ impl Made {
         result
     }
 
+    /// Takes over what `older` has to undo, but for a TAP that is gone: it made this one anew.
+    pub fn take_over(&mut self, older: &mut Made) {
+        let mut changes = std::mem::take(&mut older.changes);
+        changes.retain(|change| matches!(change, Change::NewBridge(_)));
+        changes.append(&mut self.changes);
+        self.changes = changes;
+    }
+
     fn tune(&mut self, link: &LinkFacts, mtu: u16) -> Result<(), SetupError> {
         let name = &link.name;
         if link.mtu != u32::from(mtu) {

@@ -170,7 +170,6 @@ impl Nat {
 
     /// Decides on a packet that the host itself sent to one of the outside addresses: as
     /// [`Nat::inbound`], but its source may be an address of ours.
-    #[expect(clippy::wrong_self_convention, reason = "it says where the packet comes from")]
     pub fn from_host(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
         self.come_in(packet, false, now, seen)
     }

@@ -43,16 +43,18 @@ pub enum Kind {
     Closed,
     /// Packets refused by the translator.
     Refused,
-    /// Packets, with their bytes.
+    /// Packets that passed, with their bytes before and after.
     Packet,
+    /// Packets that were dropped, with their bytes.
+    Dropped,
     /// Notes about the gateway itself.
     Note,
 }
 
 impl Kind {
     /// Every kind, in the order of their bits in [`Kinds`].
-    pub const ALL: [Kind; 6] =
-        [Kind::Opened, Kind::Changed, Kind::Closed, Kind::Refused, Kind::Packet, Kind::Note];
+    pub const ALL: [Kind; 7] =
+        [Kind::Opened, Kind::Changed, Kind::Closed, Kind::Refused, Kind::Packet, Kind::Dropped, Kind::Note];
 
     /// The stable word.
     pub fn word(self) -> &'static str {
@@ -62,6 +64,7 @@ impl Kind {
             Kind::Closed => "closed",
             Kind::Refused => "refused",
             Kind::Packet => "packet",
+            Kind::Dropped => "dropped",
             Kind::Note => "note",
         }
     }
@@ -77,9 +80,9 @@ impl Kind {
 pub struct Kinds(u8);
 
 impl Kinds {
-    /// Everything but packets, which are costly and must be asked for by number.
+    /// Everything but packets, which are costly and must be asked for.
     pub fn flows() -> Kinds {
-        Kind::ALL.into_iter().filter(|kind| *kind != Kind::Packet).collect()
+        Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::Packet | Kind::Dropped)).collect()
     }
 
     /// Whether `kind` is in the set.
@@ -105,6 +108,8 @@ impl FromIterator<Kind> for Kinds {
 pub struct PacketSeen {
     /// What became of it: a word of `passed`, `answered` or `dropped` in the counters.
     pub fate: &'static str,
+    /// It was dropped; `fate` is the reason.
+    pub dropped: bool,
     /// The link it came from.
     pub from: String,
     /// The link it left by, if it did.
@@ -220,6 +225,7 @@ impl Event {
             What::Changed(_) => Kind::Changed,
             What::Closed(..) => Kind::Closed,
             What::Refused(..) => Kind::Refused,
+            What::Packet(ref packet) if packet.dropped => Kind::Dropped,
             What::Packet(_) => Kind::Packet,
             What::Note(_) => Kind::Note,
         }

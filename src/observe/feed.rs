@@ -191,6 +191,7 @@ mod tests {
 
     fn packet() -> Event {
         let seen = PacketSeen {
+            dropped: false,
             fate: "out",
             from: "tapnat0".into(),
             to: None,

@@ -326,6 +326,7 @@ mod tests {
             destination: Endpoint::new(Ipv4Addr::new(203, 0, 113, 1), 5),
         };
         let packet = PacketSeen {
+            dropped: false,
             fate: "filtered",
             from: "eth0".into(),
             to: None,

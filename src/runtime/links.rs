@@ -3,6 +3,7 @@
 use super::poller::Poller;
 use crate::flow::{LinkId, LinkInfo};
 use crate::gateway::OUTSIDE;
+use crate::io::filter::Wanted;
 use crate::io::{Link, deliver};
 use crate::wire::Buffer;
 use std::fmt;
@@ -133,9 +134,37 @@ impl Links {
         up
     }
 
-    /// What the uplink can take.
-    pub fn outside_info(&self) -> Option<LinkInfo> {
-        self.slots.get(usize::from(OUTSIDE.0)).map(|slot| slot.info)
+    /// What the uplink can take, as it is at the moment.
+    pub fn outside_info(&mut self) -> Option<LinkInfo> {
+        let slot = self.slots.get_mut(usize::from(OUTSIDE.0))?;
+        slot.info = slot.link.info();
+        Some(slot.info)
+    }
+
+    /// Puts a link that was opened anew in the place of one that is gone.
+    ///
+    /// # Errors
+    /// The kernel's word; the new link is then dropped.
+    pub fn replace(&mut self, id: LinkId, link: Box<dyn Link>, poller: &mut Poller) -> std::io::Result<()> {
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return Ok(()) };
+        for fd in link.readable() {
+            poller.watch_link(id, fd)?;
+        }
+        *slot = Slot { info: link.info(), link, down: false };
+        Ok(())
+    }
+
+    /// Whether the link is down.
+    pub fn is_down(&self, id: LinkId) -> bool {
+        self.slots.get(usize::from(id.0)).is_some_and(|slot| slot.down)
+    }
+
+    /// Has links that filter let in these packets.
+    ///
+    /// # Errors
+    /// The kernel's word, of the first link that could not.
+    pub fn set_wanted(&mut self, wanted: &Wanted) -> std::io::Result<()> {
+        self.slots.iter_mut().try_for_each(|slot| slot.link.set_wanted(wanted))
     }
 
     /// What the links have lost, `link: word`.

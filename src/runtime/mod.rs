@@ -2,6 +2,7 @@
 //! takes away what it made.
 
 pub mod clock;
+pub mod host;
 pub mod links;
 pub mod mailbox;
 pub mod poller;
@@ -32,7 +33,7 @@ use worker::{Chores, Ended, Worker};
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let signals = Signals::take().context("signal handlers")?;
     let clock = clock::Clock::start();
-    let Started { gateway, links, guard, stock, mut made, about } = start::start(settings, clock)?;
+    let Started { gateway, links, guard, stock, host, about } = start::start(settings, clock)?;
 
     let mut poller = Poller::new().context("epoll")?;
     links.watch(&mut poller).context("epoll: links")?;
@@ -57,6 +58,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         clock,
         signals,
         watcher,
+        host,
         chores: Chores::default(),
     };
     publish::publish_all(&mut worker, settings)?;
@@ -68,8 +70,8 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let Ended::Signal(signal) = worker.run().context("the packet loop")?;
     tracing::info!("{signal}: stopping; {} sessions end", worker.gateway.counts().sessions);
     // The worker goes first: questions that wait for it then end at once, and the server with them.
-    drop(worker);
+    let mut host = worker.into_host();
     drop(server);
-    made.undo().context("undoing what was set up")?;
+    host.made.undo().context("undoing what was set up")?;
     Ok(())
 }

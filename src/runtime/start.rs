@@ -1,6 +1,7 @@
 //! From settings to open devices: what is chosen, and why, in the order in which it is needed.
 
 use super::clock::Clock;
+use super::host::Host;
 use super::links::Links;
 use super::stock::Stock;
 use crate::config::{GuardChoice, Settings, TapChoice, TapOffload, UplinkChoice};
@@ -10,7 +11,7 @@ use crate::gateway::{Gateway, GatewayConfig, Subnet};
 use crate::io::filter::Wanted;
 use crate::io::guard::{self, Guard};
 use crate::io::netlink::Netlink;
-use crate::io::setup::{self, InsideConfig, Made, Outside};
+use crate::io::setup::{self, InsideConfig, Outside};
 use crate::io::uplink::raw::RawUplink;
 use crate::io::uplink::{self, Chosen};
 use crate::io::{Link, tap::Tap};
@@ -18,6 +19,7 @@ use crate::nat::NatConfig;
 use crate::wire::MacAddr;
 use anyhow::{Context, bail};
 use ipnet::IpNet;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
@@ -35,8 +37,8 @@ pub struct Started {
     pub guard: Guard,
     /// Where its ports come from; `None` where the host has no say.
     pub stock: Option<Stock>,
-    /// What was made on the host, to be undone.
-    pub made: Made,
+    /// The host around it.
+    pub host: Host,
     /// All of it in words.
     pub about: About,
 }
@@ -53,7 +55,8 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     check_overlap(settings, &external, &host_addresses)?;
     let ports = settings.ports.clone().unwrap_or(PORTS);
 
-    let (tap, made) = setup::inside(&inside_config(settings))?;
+    let inside = inside_config(settings);
+    let (tap, made) = setup::inside(&inside)?;
     let wanted = Wanted { addresses: external.clone(), ports: wanted_ports(settings, &ports) };
     let kind = match settings.uplink {
         UplinkChoice::Auto => None,
@@ -61,7 +64,7 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
         UplinkChoice::Raw => Some(uplink::Kind::Raw),
     };
     let uplink = uplink::open(kind, &outside.interface.name, &wanted, settings.mtu)?;
-    let host = RawUplink::host(wanted, settings.mtu)?;
+    let to_host = RawUplink::host(wanted, settings.mtu)?;
     let ask = match settings.guard {
         GuardChoice::Auto => None,
         GuardChoice::Tcx => Some(guard::Kind::Tcx),
@@ -79,8 +82,9 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let subnets =
         settings.inside.iter().map(|net| Subnet { gateway: net.addr(), prefix: net.prefix_len() }).collect();
     let config = GatewayConfig::new(subnets, mac, tap.info(), uplink.link.info(), nat);
-    let links = Links::new(vec![Box::new(tap), uplink.link, Box::new(host)]);
-    Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, made, about })
+    let links = Links::new(vec![Box::new(tap), uplink.link, Box::new(to_host)]);
+    let host = Host { outside: outside.interface.name, inside, made, lost: BTreeSet::new() };
+    Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, about })
 }
 
 fn inside_config(settings: &Settings) -> InsideConfig {

@@ -6,13 +6,14 @@
 //! one buffer that stays in the cache.
 
 use super::clock::Clock;
+use super::host::Host;
 use super::links::{Links, Turned};
 use super::mailbox::Mailbox;
 use super::poller::{LINKS, Poller, Woken};
 use super::signals::Signals;
 use super::stock::Stock;
 use crate::flow::{LinkId, Summary, Time};
-use crate::gateway::{Command, Fate, Gateway, Outbox, Reply};
+use crate::gateway::{Command, Fate, Gateway, INSIDE, OUTSIDE, Outbox, Reply};
 use crate::io::guard::Guard;
 use crate::io::netlink::{Change, Watcher};
 use crate::nat::{Observer, Step};
@@ -68,6 +69,8 @@ pub struct Worker {
     pub signals: Signals,
     /// Tells of changed interfaces, addresses and routes.
     pub watcher: Watcher,
+    /// What it made on the host, and what it needs to know of it.
+    pub host: Host,
     /// What is not for every turn.
     pub chores: Chores,
 }
@@ -134,6 +137,11 @@ impl Worker {
         }
     }
 
+    /// Ends everything but what is to be undone on the host.
+    pub fn into_host(self) -> Host {
+        self.host
+    }
+
     /// One link's share of a turn.
     fn turn(&mut self, link: LinkId, packet: &mut Buffer, now: Time, out: &mut Outbox) {
         let mut bytes = 0;
@@ -156,12 +164,12 @@ impl Worker {
     }
 
     fn one_packet(&mut self, link: LinkId, packet: &mut Buffer, now: Time, out: &mut Outbox) {
-        let looking = self.feed.listeners(Kind::Packet) > 0;
+        let looking = self.feed.listeners(Kind::Packet) + self.feed.listeners(Kind::Dropped) > 0;
         let before = if looking { Some(self.look(link, packet)) } else { None };
         let mut watching = Watching::new(&self.feed);
         let fate = self.gateway.receive(link, packet, now, out, &mut watching);
         if let Some(before) = before {
-            self.tell(link, before, fate, packet, now);
+            self.tell(before, fate, packet, now);
         }
         tracing::trace!(?link, ?fate);
         if let Fate::Pass(to) = fate
@@ -192,6 +200,7 @@ impl Worker {
         let parsed = Packet::parse(bytes, &packet.offload).ok();
         Box::new(PacketSeen {
             fate: "",
+            dropped: false,
             from: self.links.name(link),
             to: None,
             flow: parsed.map(|packet| packet.summary.flow()),
@@ -202,7 +211,8 @@ impl Worker {
         })
     }
 
-    fn tell(&self, from: LinkId, mut seen: Box<PacketSeen>, fate: Fate, packet: &Buffer, now: Time) {
+    fn tell(&self, mut seen: Box<PacketSeen>, fate: Fate, packet: &Buffer, now: Time) {
+        seen.dropped = matches!(fate, Fate::Dropped(_));
         seen.fate = match fate {
             Fate::Pass(_) => "translated",
             Fate::Cut(_) => "fragmented",
@@ -219,7 +229,6 @@ impl Worker {
             });
             seen.after = PacketSeen::snap(bytes);
         }
-        let _ = from;
         self.feed.push(Event { at: now, what: What::Packet(seen) });
     }
 
@@ -252,10 +261,23 @@ impl Worker {
     /// Changed interfaces are looked at when a link is down; the links follow routes and
     /// neighbours by themselves.
     fn read_changes(&mut self) {
+        let mut addresses = false;
         while let Ok(Some(change)) = self.watcher.next() {
-            if matches!(change, Change::Link { .. } | Change::Address | Change::Lost) {
-                self.links.changed();
+            match change {
+                Change::Link { .. } => self.links.changed(),
+                Change::Address => addresses = true,
+                Change::Lost => {
+                    self.links.changed();
+                    addresses = true;
+                }
+                Change::Neighbor { .. } | Change::Route => {}
             }
+        }
+        if addresses {
+            self.host.check_addresses(&self.gateway.config().nat.external);
+        }
+        if let Some(info) = self.links.outside_info() {
+            self.gateway.set_outside(info);
         }
     }
 
@@ -276,9 +298,12 @@ impl Worker {
         self.chores.retried = now;
         for link in self.links.revive(&mut self.poller) {
             self.note(Note::LinkUp(self.links.name(link)), now);
+            if link == OUTSIDE {
+                self.host.outside_is_back(&mut self.guard);
+            }
         }
-        if let Some(info) = self.links.outside_info() {
-            self.gateway.set_outside(info);
+        if self.links.is_down(INSIDE) && self.host.make_tap_again(&mut self.links, &mut self.poller) {
+            self.note(Note::LinkUp(self.links.name(INSIDE)), now);
         }
     }
 
@@ -306,7 +331,11 @@ impl Worker {
                 Err(error) => return Reply::NotLeased(error.to_string()),
             }
         }
+        let changes_ports = matches!(command, Command::Publish { .. } | Command::Unpublish { .. });
         let mut reply = self.gateway.apply(command, now, &mut Watching::new(&self.feed));
+        if changes_ports && reply == Reply::Done {
+            self.let_published_in(now);
+        }
         match (&mut reply, publishes) {
             (Reply::NotPublished(_), Some((protocol, outside))) if leased_now => {
                 self.guard.release(protocol, outside);
@@ -323,6 +352,19 @@ impl Worker {
             _ => {}
         }
         reply
+    }
+
+    /// Published ports may lie outside the range that the uplink's filter lets in.
+    fn let_published_in(&mut self, now: Time) {
+        let Reply::Published(published) = self.gateway.apply(Command::Published, now, &mut ()) else {
+            return;
+        };
+        let wanted = self
+            .host
+            .wanted(&self.gateway.config().nat, published.iter().map(|(_, outside, _)| outside.port));
+        if let Err(error) = self.links.set_wanted(&wanted) {
+            tracing::warn!("the packet filter could not be changed for published ports: {error}");
+        }
     }
 
     fn lease(&mut self, now: Time) {

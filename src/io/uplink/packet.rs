@@ -86,16 +86,6 @@ impl PacketUplink {
         })
     }
 
-    /// Lets in something else from the next packet on; none falls between the two.
-    ///
-    /// # Errors
-    /// The kernel's word; the old filter then stays.
-    pub fn set_wanted(&mut self, wanted: Wanted) -> io::Result<()> {
-        self.socket.attach_filter(&filter::build(&wanted, Form::Frames))?;
-        self.wanted = wanted;
-        Ok(())
-    }
-
     /// The interface as it was when last looked at.
     pub fn interface(&self) -> &LinkFacts {
         &self.interface
@@ -173,6 +163,12 @@ impl Link for PacketUplink {
 
     fn info(&self) -> LinkInfo {
         self.info
+    }
+
+    fn set_wanted(&mut self, wanted: &Wanted) -> io::Result<()> {
+        self.socket.attach_filter(&filter::build(wanted, Form::Frames))?;
+        self.wanted = wanted.clone();
+        Ok(())
     }
 
     fn recv(&mut self, buffer: &mut Buffer) -> io::Result<()> {

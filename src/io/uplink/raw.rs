@@ -118,19 +118,6 @@ impl RawUplink {
         })
     }
 
-    /// Lets in something else from the next packet on.
-    ///
-    /// # Errors
-    /// The kernel's word; some sockets may then have the new filter and others the old.
-    pub fn set_wanted(&mut self, wanted: Wanted) -> io::Result<()> {
-        let program = filter_of(self.role, &wanted);
-        for receiver in &self.receivers {
-            receiver.attach_filter(&program)?;
-        }
-        self.wanted = wanted;
-        Ok(())
-    }
-
     /// Takes in what netlink has told: another MTU.
     ///
     /// # Errors
@@ -308,6 +295,15 @@ impl Link for RawUplink {
 
     fn info(&self) -> LinkInfo {
         self.info
+    }
+
+    fn set_wanted(&mut self, wanted: &Wanted) -> io::Result<()> {
+        let program = filter_of(self.role, wanted);
+        for receiver in &self.receivers {
+            receiver.attach_filter(&program)?;
+        }
+        self.wanted = wanted.clone();
+        Ok(())
     }
 
     fn recv(&mut self, buffer: &mut Buffer) -> io::Result<()> {

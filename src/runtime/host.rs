@@ -1,0 +1,78 @@
+//! What the worker made on the host, and how it follows the host's changes.
+
+use super::links::Links;
+use super::poller::Poller;
+use crate::gateway::INSIDE;
+use crate::io::filter::Wanted;
+use crate::io::guard::Guard;
+use crate::io::netlink::Netlink;
+use crate::io::setup::{self, InsideConfig, Made};
+use crate::nat::NatConfig;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The host around the worker.
+#[derive(Debug)]
+pub struct Host {
+    /// The outside interface's name.
+    pub outside: String,
+    /// How the TAP is made.
+    pub inside: InsideConfig,
+    /// What was made, to be undone.
+    pub made: Made,
+    /// External addresses that the host has lost.
+    pub lost: BTreeSet<IpAddr>,
+}
+
+impl Host {
+    /// Makes the TAP again if it was deleted under us. False if that is not possible yet.
+    pub fn make_tap_again(&mut self, links: &mut Links, poller: &mut Poller) -> bool {
+        if self.inside.tap_fd.is_some() {
+            return false;
+        }
+        let Ok((tap, mut made)) = setup::inside(&self.inside) else { return false };
+        if links.replace(INSIDE, Box::new(tap), poller).is_err() {
+            return false;
+        }
+        made.take_over(&mut self.made);
+        self.made = made;
+        true
+    }
+
+    /// The outside interface came back, perhaps with another number.
+    pub fn outside_is_back(&self, guard: &mut Guard) {
+        let found = Netlink::open().and_then(|netlink| netlink.link(&self.outside));
+        if let Ok(Some(interface)) = found
+            && let Err(error) = guard.reattach(interface.index)
+        {
+            tracing::warn!("{error}; held sockets go on keeping the host silent");
+        }
+    }
+
+    /// Says when the host loses or regains an external address: without it no answer comes back.
+    pub fn check_addresses(&mut self, external: &[IpAddr]) {
+        let Ok(present) = Netlink::open().and_then(|netlink| netlink.addresses()) else { return };
+        for address in external {
+            let there = present.iter().any(|(_, ip, _)| ip == address);
+            if !there && self.lost.insert(*address) {
+                tracing::warn!(
+                    "external address {address} is gone from this host: nothing comes back to it; give it back, or start again with another"
+                );
+            } else if there && self.lost.remove(address) {
+                tracing::info!("external address {address} is back");
+            }
+        }
+    }
+
+    /// What the uplink's filter lets in: the range, and published ports outside it.
+    pub fn wanted(&self, nat: &NatConfig, published: impl Iterator<Item = u16>) -> Wanted {
+        let v4 = |ip: &IpAddr| match ip {
+            IpAddr::V4(ip) => Some(*ip),
+            IpAddr::V6(_) => None,
+        };
+        let addresses: Vec<Ipv4Addr> = nat.external.iter().filter_map(v4).collect();
+        let single: BTreeSet<u16> = published.filter(|port| !nat.ports.contains(port)).collect();
+        let ports = std::iter::once(nat.ports.clone()).chain(single.into_iter().map(|port| port..=port));
+        Wanted { addresses, ports: ports.collect() }
+    }
+}
