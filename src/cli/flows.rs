@@ -135,7 +135,9 @@ fn write_table(out: &mut impl Write, flows: &[SessionRecord], paint: Paint) -> i
 /// One screen: from the top, what fits, and how much does not.
 fn draw(out: &mut impl Write, flows: &[SessionRecord], format: Format) -> io::Result<()> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
-    let height = size.map_or(24, |size| usize::from(size.ws_row)).max(4);
+    let height = size.map_or(0, |size| usize::from(size.ws_row));
+    // Some terminals do not say.
+    let height = if height < 4 { 24 } else { height };
     let all = match format {
         Format::Table => lines(flows, Paint::stdout()),
         Format::Json | Format::Conntrack => flows.iter().map(conntrack::line).collect(),
