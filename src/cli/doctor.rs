@@ -84,9 +84,19 @@ fn lines(found: &[Check], paint: Paint) -> Vec<String> {
         lines.push(String::new());
         lines.push(paint.ink(Ink::Bold, "To mend what is missing"));
     }
-    for check in cures {
-        let cure = check.cure.as_deref().unwrap_or_default();
-        lines.push(format!("  {}: {}", check.check, paint.ink(Ink::Cyan, cure)));
+    // One command often mends several things.
+    let mut said: Vec<&str> = Vec::new();
+    for cure in cures.iter().filter_map(|check| check.cure.as_deref()) {
+        if said.contains(&cure) {
+            continue;
+        }
+        let mended: Vec<&str> = cures
+            .iter()
+            .filter(|check| check.cure.as_deref() == Some(cure))
+            .map(|check| &*check.check)
+            .collect();
+        lines.push(format!("  {}: {}", mended.join(", "), paint.ink(Ink::Cyan, cure)));
+        said.push(cure);
     }
     lines.push(String::new());
     lines.push(paint.ink(Ink::Bold, "As things are, this user can"));

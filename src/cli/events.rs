@@ -19,7 +19,8 @@ pub struct EventsArgs {
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
-    /// Only these kinds: opened, changed, closed, refused, packet, dropped, note [default: all but packet and dropped]
+    /// Only these kinds: opened, changed, closed, refused, packet, dropped, note
+    /// [default: all but packet and dropped]
     #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = kind)]
     pub kinds: Option<Vec<String>>,
     /// Show N packets before and after translation, the changed bytes marked, and end
@@ -100,7 +101,7 @@ pub fn lines(event: &EventRecord, paint: Paint) -> Vec<String> {
             said(Ink::Dim, "closed", format!("{}  {sums}", way(session)))
         }
         WhatRecord::Refused { flow, reason } => said(Ink::Yellow, "refused", format!("{flow}  {reason}")),
-        WhatRecord::Packet(packet) => packet::lines(&time, packet, paint),
+        WhatRecord::Packet(packet) | WhatRecord::Dropped(packet) => packet::lines(&time, packet, paint),
         WhatRecord::Note { note, text } => said(Ink::Red, "note", format!("{note}: {text}")),
         WhatRecord::Unknown => {
             said(Ink::Dim, "?", "an event of a kind that this version does not know".into())

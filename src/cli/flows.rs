@@ -68,8 +68,10 @@ pub fn run(args: &FlowsArgs) -> anyhow::Result<()> {
     let format = if args.json { Format::Json } else { args.format };
     let mut out = BufWriter::new(io::stdout().lock());
     let Some(pause) = args.watch else {
-        let flows = fetch(&mut client, args)?;
-        write_flows(&mut out, &flows, format, Paint::stdout())?;
+        match format {
+            Format::Table => write_table(&mut out, &fetch(&mut client, args)?, Paint::stdout())?,
+            _ => each(&mut client, args, |flow| write_line(&mut out, &flow, format))?,
+        }
         return Ok(out.flush()?);
     };
     let screen = io::stdout().is_terminal();
@@ -78,7 +80,10 @@ pub fn run(args: &FlowsArgs) -> anyhow::Result<()> {
         if screen {
             draw(&mut out, &flows, format)?;
         } else {
-            write_flows(&mut out, &flows, format, Paint { on: false })?;
+            match format {
+                Format::Table => write_table(&mut out, &flows, Paint { on: false })?,
+                _ => flows.iter().try_for_each(|flow| write_line(&mut out, flow, format))?,
+            }
             writeln!(out)?;
         }
         out.flush()?;
@@ -86,52 +91,53 @@ pub fn run(args: &FlowsArgs) -> anyhow::Result<()> {
     }
 }
 
-fn fetch(client: &mut Client, args: &FlowsArgs) -> anyhow::Result<Vec<SessionRecord>> {
-    let mut flows = Vec::new();
+/// Hands over each flow as it comes: a table can have millions.
+fn each(
+    client: &mut Client,
+    args: &FlowsArgs,
+    mut take: impl FnMut(SessionRecord) -> io::Result<()>,
+) -> anyhow::Result<()> {
     for body in client.ask(&Request::Flows { filter: args.filter.filter() })? {
         if let Body::Flow(flow) = body? {
-            flows.push(*flow);
-        }
-    }
-    Ok(flows)
-}
-
-/// Writes flows in a format.
-///
-/// # Errors
-/// The output's own.
-pub fn write_flows(
-    out: &mut impl Write,
-    flows: &[SessionRecord],
-    format: Format,
-    paint: Paint,
-) -> io::Result<()> {
-    match format {
-        Format::Json => {
-            for flow in flows {
-                serde_json::to_writer(&mut *out, flow)?;
-                writeln!(out)?;
-            }
-        }
-        Format::Conntrack => {
-            for flow in flows {
-                writeln!(out, "{}", conntrack::line(flow))?;
-            }
-        }
-        Format::Table => {
-            for line in lines(flows, paint) {
-                writeln!(out, "{line}")?;
-            }
-            writeln!(out, "{}", paint.ink(Ink::Dim, &plural(flows.len() as u64, "flow")))?;
+            take(*flow)?;
         }
     }
     Ok(())
 }
 
+fn fetch(client: &mut Client, args: &FlowsArgs) -> anyhow::Result<Vec<SessionRecord>> {
+    let mut flows = Vec::new();
+    each(client, args, |flow| {
+        flows.push(flow);
+        Ok(())
+    })?;
+    Ok(flows)
+}
+
+/// One flow for a program.
+fn write_line(out: &mut impl Write, flow: &SessionRecord, format: Format) -> io::Result<()> {
+    match format {
+        Format::Conntrack => writeln!(out, "{}", conntrack::line(flow)),
+        Format::Json | Format::Table => {
+            serde_json::to_writer(&mut *out, flow)?;
+            writeln!(out)
+        }
+    }
+}
+
+fn write_table(out: &mut impl Write, flows: &[SessionRecord], paint: Paint) -> io::Result<()> {
+    for line in lines(flows, paint) {
+        writeln!(out, "{line}")?;
+    }
+    writeln!(out, "{}", paint.ink(Ink::Dim, &plural(flows.len() as u64, "flow")))
+}
+
 /// One screen: from the top, what fits, and how much does not.
 fn draw(out: &mut impl Write, flows: &[SessionRecord], format: Format) -> io::Result<()> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
-    let height = size.map_or(24, |size| usize::from(size.ws_row)).max(4);
+    let height = size.map_or(0, |size| usize::from(size.ws_row));
+    // Some terminals do not say.
+    let height = if height < 4 { 24 } else { height };
     let all = match format {
         Format::Table => lines(flows, Paint::stdout()),
         Format::Json | Format::Conntrack => flows.iter().map(conntrack::line).collect(),

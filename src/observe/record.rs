@@ -170,8 +170,10 @@ pub enum WhatRecord {
         /// A word of [`crate::nat::Refusal`].
         reason: String,
     },
-    /// A packet went through the gateway, or was dropped in it.
+    /// A packet went through the gateway.
     Packet(PacketRecord),
+    /// A packet was dropped; its fate is the reason.
+    Dropped(PacketRecord),
     /// Something happened to the gateway itself.
     Note {
         /// A word of [`Note`].
@@ -240,6 +242,7 @@ impl EventRecord {
             What::Refused(flow, why) => {
                 WhatRecord::Refused { flow: (*flow).into(), reason: why.word().to_owned() }
             }
+            What::Packet(packet) if packet.dropped => WhatRecord::Dropped(PacketRecord::new(packet)),
             What::Packet(packet) => WhatRecord::Packet(PacketRecord::new(packet)),
             What::Note(note) => note_record(note),
         };
@@ -326,7 +329,7 @@ mod tests {
             destination: Endpoint::new(Ipv4Addr::new(203, 0, 113, 1), 5),
         };
         let packet = PacketSeen {
-            dropped: false,
+            dropped: true,
             fate: "filtered",
             from: "eth0".into(),
             to: None,
@@ -336,6 +339,7 @@ mod tests {
             before: vec![0x45, 0, 0xff],
             after: Vec::new(),
         };
+        let mut seen = Vec::new();
         for what in [
             What::Refused(flow, Refusal::Filtered),
             What::Packet(Box::new(packet)),
@@ -344,7 +348,9 @@ mod tests {
             let record = EventRecord::new(&Event { at: Time::ZERO, what }, base());
             let text = serde_json::to_string(&record).unwrap();
             assert_eq!(serde_json::from_str::<EventRecord>(&text).unwrap(), record);
+            seen.push(text.split('"').nth(7).unwrap_or_default().to_owned());
         }
+        assert_eq!(seen, ["refused", "dropped", "note"], "the words of their kinds");
     }
 
     #[test]

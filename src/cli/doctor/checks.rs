@@ -90,7 +90,7 @@ fn tun_cure(why: Option<io::ErrorKind>) -> String {
 
 fn effective_capabilities() -> Vec<Check> {
     let wanted = [
-        ("cap-net-admin", CapabilitySet::NET_ADMIN, "make TAPs and bridges, the tcx guard"),
+        ("cap-net-admin", CapabilitySet::NET_ADMIN, "TAPs, bridges and the tcx guard"),
         ("cap-net-raw", CapabilitySet::NET_RAW, "packet and raw sockets"),
         ("cap-bpf", CapabilitySet::BPF, "the tcx guard"),
     ];
