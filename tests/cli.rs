@@ -306,7 +306,6 @@ fn packet() -> Event {
     let seen = PacketSeen {
         dropped: false,
         fate: "out",
-        dropped: false,
         from: "tapnat0".into(),
         to: Some("eth0".into()),
         flow: Some(flow([10, 88, 0, 2], 7)),

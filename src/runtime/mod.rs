@@ -9,6 +9,7 @@ pub mod poller;
 pub mod publish;
 pub mod ready;
 pub mod signals;
+pub mod spin;
 pub mod start;
 pub mod stock;
 pub mod worker;

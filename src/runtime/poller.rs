@@ -110,6 +110,11 @@ impl Poller {
         Ok(woken)
     }
 
+    /// Whether any link may have something.
+    pub fn any_ready(&self) -> bool {
+        self.ready.contains(&true)
+    }
+
     /// Whether the link may have something.
     pub fn is_ready(&self, link: LinkId) -> bool {
         self.ready[usize::from(link.0)]

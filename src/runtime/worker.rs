@@ -11,6 +11,7 @@ use super::links::{Links, Turned};
 use super::mailbox::Mailbox;
 use super::poller::{LINKS, Poller, Woken};
 use super::signals::Signals;
+use super::spin::Spin;
 use super::stock::Stock;
 use crate::flow::{LinkId, Summary, Time};
 use crate::gateway::{Command, Fate, Gateway, INSIDE, OUTSIDE, Outbox, Reply};
@@ -78,6 +79,7 @@ pub struct Worker {
 /// When what is not for every turn was done, and what is under way.
 #[derive(Debug, Default)]
 pub struct Chores {
+    spin: Spin,
     sweep: Option<u32>,
     swept: Option<Time>,
     shrunk: Time,
@@ -120,12 +122,16 @@ impl Worker {
         let mut packet = Buffer::new();
         let mut out = Outbox::default();
         loop {
-            let woken = self.poller.wait(self.timeout())?;
+            let woken = self.wait()?;
             let now = self.clock.now();
+            let mut took = false;
             for link in (0..LINKS as u8).map(LinkId) {
                 if self.poller.is_ready(link) {
-                    self.turn(link, &mut packet, now, &mut out);
+                    took |= self.turn(link, &mut packet, now, &mut out);
                 }
+            }
+            if took {
+                self.chores.spin.packets(now);
             }
             self.flush(&mut out);
             if woken.signal
@@ -137,30 +143,50 @@ impl Worker {
         }
     }
 
+    /// Waits for something: looks again for a while if packets follow each other closely, then
+    /// sleeps until the next deadline.
+    fn wait(&mut self) -> io::Result<Woken> {
+        let until = self.chores.spin.until();
+        while self.clock.now() < until {
+            let woken = self.poller.wait(Some(Duration::ZERO))?;
+            if woken != Woken::default() || self.poller.any_ready() {
+                return Ok(woken);
+            }
+            // The programs at both ends may need this processor.
+            std::thread::yield_now();
+        }
+        self.poller.wait(self.timeout())
+    }
+
     /// Ends everything but what is to be undone on the host.
     pub fn into_host(self) -> Host {
         self.host
     }
 
-    /// One link's share of a turn.
-    fn turn(&mut self, link: LinkId, packet: &mut Buffer, now: Time, out: &mut Outbox) {
+    /// One link's share of a turn; whether it had packets.
+    fn turn(&mut self, link: LinkId, packet: &mut Buffer, now: Time, out: &mut Outbox) -> bool {
         let mut bytes = 0;
         for _ in 0..BURST {
             match self.links.receive(link, packet) {
                 Turned::Packet => {}
                 Turned::Unusable => continue,
-                Turned::Empty => return self.poller.set_ready(link, false),
+                Turned::Empty => {
+                    self.poller.set_ready(link, false);
+                    break;
+                }
                 Turned::Down(why) => {
                     self.note(Note::LinkDown(self.links.name(link), why), now);
-                    return self.poller.set_ready(link, false);
+                    self.poller.set_ready(link, false);
+                    break;
                 }
             }
             bytes += packet.len();
             self.one_packet(link, packet, now, out);
             if bytes > BURST_BYTES {
-                return;
+                break;
             }
         }
+        bytes > 0
     }
 
     fn one_packet(&mut self, link: LinkId, packet: &mut Buffer, now: Time, out: &mut Outbox) {
