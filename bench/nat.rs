@@ -156,35 +156,6 @@ fn decide(criterion: &mut Criterion<ProcessorTime>) {
     group.finish();
 }
 
-/// As the gateway sees it: batches of 32, read ahead. The time is that of a whole batch.
-fn decide_batches(criterion: &mut Criterion<ProcessorTime>) {
-    let mut group = criterion.benchmark_group("batch of 32");
-    group.throughput(Throughput::Elements(32));
-    for sessions in [1_000, 64_000, 1_000_000] {
-        let Table { mut nat, out, back } = table(sessions);
-        for (name, packets) in [("outbound", &out), ("inbound", &back)] {
-            let mut batches = packets.chunks_exact(32).cycle();
-            group.bench_function(format!("{name}/{sessions}"), |bencher| {
-                bencher.iter(|| {
-                    let batch = black_box(batches.next().expect("cycles for ever"));
-                    if name == "outbound" {
-                        nat.read_ahead_outbound(batch);
-                        for packet in batch {
-                            black_box(nat.outbound(packet, Time::ZERO, &mut ()));
-                        }
-                    } else {
-                        nat.read_ahead_inbound(batch);
-                        for packet in batch {
-                            black_box(nat.inbound(packet, Time::ZERO, &mut ()));
-                        }
-                    }
-                });
-            });
-        }
-    }
-    group.finish();
-}
-
 fn open_and_expire(criterion: &mut Criterion<ProcessorTime>) {
     let mut group = criterion.benchmark_group("life");
     let batch = 50_000;
@@ -219,6 +190,6 @@ fn open_and_expire(criterion: &mut Criterion<ProcessorTime>) {
 criterion_group! {
     name = benches;
     config = Criterion::default().with_measurement(ProcessorTime);
-    targets = decide, decide_batches, open_and_expire
+    targets = decide, open_and_expire
 }
 criterion_main!(benches);

@@ -189,7 +189,6 @@ impl Pair {
     fn leave(&mut self, flow: Flow, kind: u8) {
         let data = Data { flow, tcp: flags(flow.protocol, kind), asks: true, length: 100 };
         let mut steps = Vec::new();
-        self.nat.read_ahead_outbound(&[Summary::Data(data)]);
         let got = self.nat.outbound(&Summary::Data(data), self.now, &mut steps);
         let offered = steps.iter().find_map(|step| match step {
             Step::Opened(view) if view.inside == flow.source => Some(view.outside),
@@ -203,7 +202,6 @@ impl Pair {
         let asks = flow.protocol != Protocol::Icmp || kind == 0;
         let data = Data { flow, tcp: flags(flow.protocol, kind), asks, length: 100 };
         let packet = Summary::Data(data);
-        self.nat.read_ahead_inbound(&[packet]);
         let got = if flow.source.ip == end(X).ip {
             let refused = Decision::Refuse(Refusal::SourceIsOurs);
             let silent = [refused, Decision::Refuse(Refusal::UnsolicitedQuery)];

@@ -16,6 +16,7 @@ pub mod hold;
 pub mod tcx;
 
 use crate::flow::{Endpoint, Protocol};
+use hold::Deafness;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::Socket;
 use std::collections::HashMap;
@@ -129,6 +130,7 @@ pub struct Guard {
     /// What is leased, and the socket that holds it; none for what needs no socket.
     leases: HashMap<(Protocol, Endpoint), Option<Socket>, foldhash::fast::RandomState>,
     tcx: Option<Tcx>,
+    deafness: Deafness,
 }
 
 impl Guard {
@@ -149,8 +151,13 @@ impl Guard {
             true => Tcx::attach(interface, externals).map_err(GuardError::Tcx),
             false => Err(GuardError::RawUplink),
         };
-        let guard =
-            |kind, why: &str, tcx| Guard { kind, why: why.to_owned(), leases: HashMap::default(), tcx };
+        let guard = |kind, why: &str, tcx| Guard {
+            kind,
+            why: why.to_owned(),
+            leases: HashMap::default(),
+            tcx,
+            deafness: Deafness::new(),
+        };
         match ask {
             Some(Kind::Off) => Ok(guard(Kind::Off, "asked for", None)),
             Some(Kind::Hold) => Ok(guard(Kind::Hold, "asked for", None)),
@@ -184,7 +191,7 @@ impl Guard {
         let socket = match (self.kind, protocol) {
             (Kind::Off, _) | (_, Protocol::Icmp | Protocol::Other(_)) => None,
             (Kind::Hold | Kind::Tcx, Protocol::Tcp | Protocol::Udp) => {
-                let socket = hold::hold(protocol, endpoint);
+                let socket = hold::hold(protocol, endpoint, &self.deafness);
                 let held = self.leases.len();
                 Some(socket.map_err(|error| LeaseError::new(protocol, endpoint, held, error))?)
             }

@@ -56,12 +56,6 @@ impl Index {
         (entry & ((1 << self.bits) - 1)) - 1
     }
 
-    /// Reads the place at which the search for this hash begins.
-    #[inline]
-    pub(super) fn touch(&self, hash: u64) -> u32 {
-        self.places[hash as usize & self.mask()]
-    }
-
     /// The row with this hash for which `same` holds.
     #[inline]
     pub(super) fn find(&self, hash: u64, mut same: impl FnMut(u32) -> bool) -> Option<u32> {

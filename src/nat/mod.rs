@@ -23,7 +23,7 @@
 //! Where to read on: `session` and `mapping` are the two rows, in `slab`s under an
 //! `index`; `life` opens and ends them; `ports` and `addresses` say what the outside is;
 //! `filter` who may come in; `tcp` what flags do; `wheel` when things end; `icmp`
-//! errors; `ahead` how a batch is made fast.
+//! what errors mean.
 //!
 //! # Choices that RFCs leave open
 //!
@@ -40,7 +40,6 @@ pub mod step;
 pub mod view;
 
 mod addresses;
-mod ahead;
 mod filter;
 mod forward;
 mod hash;

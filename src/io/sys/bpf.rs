@@ -1,5 +1,5 @@
 //! The `bpf(2)` calls for one program on one interface: a map that is written through memory, a
-//! program, a TCX link (`include/uapi/linux/bpf.h`).
+//! program, a TCX link; and for a program that filters sockets (`include/uapi/linux/bpf.h`).
 
 use rustix::mm::{self, MapFlags, ProtFlags};
 use std::ffi::c_void;
@@ -13,6 +13,7 @@ const PROG_LOAD: libc::c_int = 5;
 const LINK_CREATE: libc::c_int = 28;
 const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_MMAPABLE: u32 = 1 << 10;
+const PROG_TYPE_SOCKET_FILTER: u32 = 1;
 const PROG_TYPE_SCHED_CLS: u32 = 3;
 const ATTACH_TCX_INGRESS: u32 = 46;
 
@@ -155,12 +156,43 @@ impl Drop for BitMap {
 /// # Errors
 /// `EPERM` without CAP_BPF and CAP_NET_ADMIN; `EACCES` or `EINVAL` if the verifier refuses it.
 pub fn load_classifier(name: &str, program: &[Instruction]) -> io::Result<OwnedFd> {
+    load(PROG_TYPE_SCHED_CLS, name, program)
+}
+
+/// Loads a socket filter, which many sockets can share ([`attach_to_socket`]).
+///
+/// # Errors
+/// `EPERM` without CAP_BPF; `EINVAL` if the verifier refuses it.
+pub fn load_socket_filter(name: &str, program: &[Instruction]) -> io::Result<OwnedFd> {
+    load(PROG_TYPE_SOCKET_FILTER, name, program)
+}
+
+/// Has a socket's packets filtered by a loaded program, in place of a filter that it has.
+///
+/// # Errors
+/// The kernel's word.
+pub fn attach_to_socket(socket: impl AsFd, program: &OwnedFd) -> io::Result<()> {
+    let number = program.as_raw_fd();
+    // SAFETY: the option's value is one readable C integer of the size given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_BPF,
+            (&raw const number).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn load(prog_type: u32, name: &str, program: &[Instruction]) -> io::Result<OwnedFd> {
     let mut prog_name = [0; 16];
     for (to, from) in prog_name.iter_mut().take(15).zip(name.bytes()) {
         *to = from;
     }
     let attributes = ProgLoad {
-        prog_type: PROG_TYPE_SCHED_CLS,
+        prog_type,
         insn_cnt: u32::try_from(program.len()).unwrap_or(u32::MAX),
         insns: program.as_ptr().expose_provenance() as u64,
         license: c"Dual MIT/GPL".as_ptr().expose_provenance() as u64,
