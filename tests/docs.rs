@@ -10,7 +10,9 @@ use std::time::Duration;
 use tapnat::cli::{Cli, Verb};
 use tapnat::config::raw::KEYS;
 use tapnat::config::{ConfigError, RunFlags, Settings, file, load, resolve};
+use tapnat::control::protocol::{Answer, Body, Greeting, LONGEST_REQUEST, PROTOCOL, REQUESTS, parse_request};
 use tapnat::nat::{Limits, Timeouts};
+use tapnat::observe::Kind;
 
 const CONFIGURATION: &str = "docs/configuration.md";
 
@@ -231,6 +233,40 @@ fn errors_read_as_shown() {
         }
     }
     assert!(seen >= 4, "{seen} errors");
+}
+
+#[test]
+fn the_control_page_speaks_the_protocol() {
+    let page = read("docs/control-api.md");
+    let text: String = blocks(&page).into_iter().map(|(_, text)| text).collect();
+    let mut problem = None;
+    let mut seen = 0;
+    // What is shortened on the page is no JSON.
+    for line in text.lines().filter(|line| !line.contains("...")) {
+        if let Some(request) = line.strip_prefix("> ") {
+            problem = parse_request(request.as_bytes()).1.err();
+            seen += 1;
+        } else if let Some(answer) = line.strip_prefix("< ") {
+            seen += 1;
+            if let Ok(greeting) = serde_json::from_str::<Greeting>(answer) {
+                assert_eq!(greeting.protocol, PROTOCOL);
+                continue;
+            }
+            let body =
+                serde_json::from_str::<Answer>(answer).unwrap_or_else(|why| panic!("{why}: {answer}")).body;
+            if let Some(problem) = problem.take() {
+                assert_eq!(body, Body::Error(problem), "{line}");
+            }
+        }
+    }
+    assert!(seen >= 15, "{seen} lines");
+    let row = |word: &str| assert!(page.contains(&format!("`{word}`")), "no {word} on the page");
+    let rows: Vec<_> = table(&page, "Requests").iter().map(|row| plain(row[0])).collect();
+    assert_eq!(rows, REQUESTS);
+    Kind::ALL.into_iter().map(Kind::word).for_each(row);
+    tapnat::observe::filter::STATES.into_iter().for_each(row);
+    let longest = format!("{},{:03} bytes", LONGEST_REQUEST / 1000, LONGEST_REQUEST % 1000);
+    assert!(page.contains(&longest), "{longest}");
 }
 
 /// The words of a command line: a shell's quotes, and nothing else of a shell.
