@@ -633,7 +633,13 @@ fn guard_is_silent(kind: Kind) {
     assert!(released.0 > unguarded.0 && released.1 > unguarded.1, "a released port is the host's again");
     drop(guard);
     assert!(matches!(Guard::new(Some(Kind::Tcx), false, eth0, &[HOST]), Err(GuardError::RawUplink)));
-    assert_eq!(Guard::new(None, false, eth0, &[HOST]).unwrap().kind(), Kind::Hold);
+    let chosen = Guard::new(None, false, eth0, &[HOST]).unwrap();
+    assert_eq!((chosen.kind(), chosen.why()), (Kind::Hold, "tcx stands in front of raw IP sockets"));
+    for ask in [None, Some(Kind::Hold), Some(Kind::Tcx)] {
+        let stranger = Guard::new(ask, true, eth0, &[HOST, REMOTE]);
+        assert!(matches!(stranger, Err(GuardError::NotLocal(REMOTE))), "{ask:?}: {stranger:?}");
+    }
+    assert!(Guard::new(Some(Kind::Off), true, eth0, &[REMOTE]).is_ok());
 }
 
 fn tcx_alone() {
@@ -646,6 +652,7 @@ fn tcx_alone() {
             return println!("skipped: tcx: {error}");
         }
     };
+    drop(Tcx::attach(eth0, &[]).expect("a program for no address lets all pass"));
     let start = answers();
     for port in [PORT, 65535, 1] {
         tcx.set(Protocol::Tcp, port, true);

@@ -203,6 +203,10 @@ enum Width {
 /// Frames have 14 bytes of Ethernet header here.
 fn assemble(externals: &[Ipv4Addr], map: &OwnedFd) -> Vec<Instruction> {
     let mut code = Assembler::default();
+    if externals.is_empty() {
+        // What no jump leads to is refused by the kernel.
+        return code.finish();
+    }
     code.move_register(6, 1);
     code.context(2, PACKET_TYPE);
     code.require(2, 0);
