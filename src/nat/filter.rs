@@ -80,6 +80,25 @@ impl Peers {
 }
 
 impl Nat {
+    /// What [`Nat::admits`] says, without closing what is overdue.
+    pub(super) fn would_pass_filter(&self, mapping: u32, remote: IpAddr, now: Time) -> bool {
+        if self.mappings[mapping].published {
+            return true;
+        }
+        match self.config.filtering {
+            Behaviour::EndpointIndependent => true,
+            Behaviour::AddressAndPortDependent => false,
+            Behaviour::AddressDependent => {
+                let head = self.peers.head(&self.hash, &self.sessions, mapping, remote);
+                let next = |id: &u32| match self.sessions.links[*id].peer_next {
+                    NONE => None,
+                    next => Some(next),
+                };
+                std::iter::successors(head, next).any(|id| !self.overdue(id, now))
+            }
+        }
+    }
+
     /// Whether the mapping lets a packet from `remote` in although there is no session
     /// (RFC 4787 §5).
     pub(super) fn admits(
