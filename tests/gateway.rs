@@ -584,6 +584,14 @@ fn own_errors_are_rate_limited() {
         rig.from(MAC_A, &packet);
     }
     assert_eq!(rig.sent_inside().len(), 5);
+    rig.from(MAC_A, &craft::udp(at(A, 1000), at(S1, 53), b"q"));
+    let port = source_port(&rig.sent_outside().remove(0));
+    let mut back = craft::udp(at(S1, 53), at(X, port), b"r");
+    set_ttl(&mut back, 1);
+    for _ in 0..100 {
+        rig.outside(&back);
+    }
+    assert_eq!(rig.sent_outside().len(), 5, "each side has a rate of its own");
 }
 
 #[test]

@@ -89,8 +89,8 @@ impl Gateway {
             _ => Some(packet.summary.destination()),
         };
         let (Some(IpAddr::V4(source)), IpAddr::V4(receiver)) = (source, to) else { return };
-        if !self.errors.take(now) {
-            return self.counters.answered(Answer::RateLimited);
+        if !self.may_speak(from, now) {
+            return;
         }
         let error = craft::icmp_error(reason.icmp(), source, receiver, buffer.bytes());
         let error = Buffer::from_bytes(&error);
@@ -100,6 +100,16 @@ impl Gateway {
         } else {
             out.push(from, error);
         }
+    }
+
+    /// Whether the rate allows an answer to this side; counts it if not (RFC 1812 §4.3.2.8).
+    fn may_speak(&mut self, to: LinkId, now: Time) -> bool {
+        let bucket = if to == INSIDE { &mut self.errors_inside } else { &mut self.errors_outside };
+        let may = bucket.take(now);
+        if !may {
+            self.counters.answered(Answer::RateLimited);
+        }
+        may
     }
 
     /// Sends an IP packet of our own to an inside host.
@@ -113,8 +123,8 @@ impl Gateway {
     /// §3.10.7.1).
     pub(super) fn reset(&mut self, packet: &Packet, buffer: &Buffer, now: Time, out: &mut Outbox) {
         let Some(reset) = craft::tcp_reset(buffer.bytes()) else { return };
-        if !self.errors.take(now) {
-            return self.counters.answered(Answer::RateLimited);
+        if !self.may_speak(INSIDE, now) {
+            return;
         }
         self.counters.answered(Answer::Reset);
         self.answer_inside(packet.summary.source(), Buffer::from_bytes(&reset), now, out);
@@ -146,8 +156,9 @@ impl Gateway {
         let Ok(packet) = Packet::read(&mut error, 0) else { return };
         let decision = self.nat.outbound(&packet.summary, now, seen);
         let Decision::Translate { edit, exit } = decision else { return };
-        if !self.errors.take(now) {
-            return self.counters.answered(Answer::RateLimited);
+        let side = if matches!(exit, Exit::Inside | Exit::Hairpin) { INSIDE } else { OUTSIDE };
+        if !self.may_speak(side, now) {
+            return;
         }
         self.counters.answered(Reason::HostUnreachable.answer());
         packet.apply(&edit, &mut error, 0);

@@ -82,9 +82,9 @@ pub struct GatewayConfig {
     pub nat: NatConfig,
     /// Inside hosts at most.
     pub hosts: usize,
-    /// ICMP errors of our own: how many at once.
+    /// ICMP errors of our own, to each side: how many at once.
     pub error_burst: u32,
-    /// ICMP errors of our own: how many a second.
+    /// ICMP errors of our own, to each side: how many a second.
     pub errors_per_second: u32,
 }
 
@@ -145,7 +145,9 @@ pub struct Gateway {
     nat: Nat,
     neighbors: Neighbors,
     fragments: Fragments,
-    errors: TokenBucket,
+    /// Errors of our own, by the side of their receiver: noise outside does not silence them inside.
+    errors_inside: TokenBucket,
+    errors_outside: TokenBucket,
     counters: Counters,
 }
 
@@ -156,7 +158,8 @@ impl Gateway {
             nat: Nat::new(config.nat.clone(), seed),
             neighbors: Neighbors::new(config.mac, config.hosts),
             fragments: Fragments::new(&seed),
-            errors: TokenBucket::new(config.error_burst, config.errors_per_second),
+            errors_inside: TokenBucket::new(config.error_burst, config.errors_per_second),
+            errors_outside: TokenBucket::new(config.error_burst, config.errors_per_second),
             counters: Counters::default(),
             config,
         }

@@ -216,7 +216,7 @@ impl Guard {
             }
         };
         if let Some(tcx) = &self.tcx {
-            tcx.set(protocol, endpoint.port, true);
+            tcx.set(protocol, endpoint, true);
         }
         self.leases.insert((protocol, endpoint), socket);
         Ok(())
@@ -227,15 +227,8 @@ impl Guard {
         if self.leases.remove(&(protocol, endpoint)).is_none() {
             return;
         }
-        // One bit serves all addresses: it goes with the last of them.
-        let elsewhere = |tcx: &Tcx| {
-            let other = |ip: &Ipv4Addr| Endpoint { ip: (*ip).into(), port: endpoint.port };
-            tcx.externals().iter().any(|ip| self.leases.contains_key(&(protocol, other(ip))))
-        };
-        if let Some(tcx) = &self.tcx
-            && !elsewhere(tcx)
-        {
-            tcx.set(protocol, endpoint.port, false);
+        if let Some(tcx) = &self.tcx {
+            tcx.set(protocol, endpoint, false);
         }
     }
 

@@ -82,20 +82,20 @@ impl Peers {
 impl Nat {
     /// What [`Nat::admits`] says, without closing what is overdue.
     pub(super) fn would_pass_filter(&self, mapping: u32, remote: IpAddr, now: Time) -> bool {
-        if self.mappings[mapping].published {
-            return true;
-        }
+        self.without_peers(mapping).unwrap_or_else(|| {
+            let head = self.peers.head(&self.hash, &self.sessions, mapping, remote);
+            let next = |id: &u32| Some(self.sessions.links[*id].peer_next).filter(|next| *next != NONE);
+            std::iter::successors(head, next).any(|id| !self.overdue(id, now))
+        })
+    }
+
+    /// What the filter says if it need not look at the mapping's peers.
+    fn without_peers(&self, mapping: u32) -> Option<bool> {
         match self.config.filtering {
-            Behaviour::EndpointIndependent => true,
-            Behaviour::AddressAndPortDependent => false,
-            Behaviour::AddressDependent => {
-                let head = self.peers.head(&self.hash, &self.sessions, mapping, remote);
-                let next = |id: &u32| match self.sessions.links[*id].peer_next {
-                    NONE => None,
-                    next => Some(next),
-                };
-                std::iter::successors(head, next).any(|id| !self.overdue(id, now))
-            }
+            _ if self.mappings[mapping].published => Some(true),
+            Behaviour::EndpointIndependent => Some(true),
+            Behaviour::AddressAndPortDependent => Some(false),
+            Behaviour::AddressDependent => None,
         }
     }
 
@@ -108,21 +108,15 @@ impl Nat {
         now: Time,
         seen: &mut impl Observer,
     ) -> bool {
-        if self.mappings[mapping].published {
-            return true;
+        if let Some(answer) = self.without_peers(mapping) {
+            return answer;
         }
-        match self.config.filtering {
-            Behaviour::EndpointIndependent => true,
-            Behaviour::AddressAndPortDependent => false,
-            Behaviour::AddressDependent => {
-                while let Some(id) = self.peers.head(&self.hash, &self.sessions, mapping, remote) {
-                    if !self.overdue(id, now) {
-                        return true;
-                    }
-                    self.close(id, Closed::Expired, now, seen);
-                }
-                false
+        while let Some(id) = self.peers.head(&self.hash, &self.sessions, mapping, remote) {
+            if !self.overdue(id, now) {
+                return true;
             }
+            self.close(id, Closed::Expired, now, seen);
         }
+        false
     }
 }
