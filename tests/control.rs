@@ -197,7 +197,10 @@ fn a_request_without_its_newline_at_the_end_is_answered() {
 }
 
 fn note(number: usize) -> Event {
-    Event { at: Time::from_secs(2), what: What::Note(Note::LimitReached("sessions", number)) }
+    Event {
+        at: Time::from_secs(2),
+        what: What::Note(Note::PortsLow(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), number)),
+    }
 }
 
 fn packet(port: u16) -> Event {

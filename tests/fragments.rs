@@ -46,17 +46,70 @@ fn refused_datagrams_from_outside_do_not_keep_those_of_the_inside_out() {
     }
 }
 
+/// How many of these datagrams from `host` may begin and not end.
+fn begun(rig: &mut Rig, host: Ipv4Addr, numbers: std::ops::Range<u16>) -> usize {
+    let fates = numbers.map(|number| rig.from(MAC_A, &three(host, number)[0]));
+    fates.filter(|fate| *fate == Fate::Pass(OUTSIDE)).count()
+}
+
 #[test]
-fn unfinished_datagrams_are_bounded_and_end() {
+fn unfinished_datagrams_are_bounded_for_each_host_and_in_all_and_end() {
     let mut rig = Rig::new();
-    let mut refused = 0;
-    for number in 0..6000 {
-        let fate = rig.from(MAC_A, &three(A, number)[0]);
-        refused += usize::from(fate == Fate::Dropped(DropReason::FragmentLimit));
-    }
-    assert_eq!(refused, 6000 - 4096);
+    assert_eq!(begun(&mut rig, A, 0..1000), 512);
+    let others: Vec<_> = (10..30).map(|last| Ipv4Addr::new(10, 0, 0, last)).collect();
+    let of_others: Vec<_> = others.iter().map(|host| begun(&mut rig, *host, 0..600)).collect();
+    assert_eq!(of_others[..7], [512; 7]);
+    assert_eq!(512 + of_others.iter().sum::<usize>(), 4096);
     rig.wait(16_000);
-    assert_eq!(rig.from(MAC_A, &three(A, 6001)[0]), Fate::Pass(OUTSIDE));
+    for piece in three(A, 6001) {
+        assert_eq!(rig.from(MAC_A, &piece), Fate::Pass(OUTSIDE));
+    }
+    assert_eq!(begun(&mut rig, A, 0..1000), 512, "what has passed whole is no part of the share");
+}
+
+#[test]
+fn one_host_s_orphans_leave_room_for_those_of_others() {
+    let mut rig = Rig::new();
+    let orphans = |rig: &mut Rig, host, number: u16| {
+        let fates = three(host, number).into_iter().skip(1).map(|piece| rig.from(MAC_A, &piece));
+        fates.filter(|fate| *fate == Fate::Held).count()
+    };
+    assert_eq!((0..500).map(|number| orphans(&mut rig, A, number)).sum::<usize>(), 2 * 32);
+    assert_eq!(orphans(&mut rig, B, 1), 2);
+    // The first fragment frees the share of its datagram.
+    assert_eq!(rig.from(MAC_A, &three(A, 1)[0]), Fate::Pass(OUTSIDE));
+    assert_eq!(orphans(&mut rig, A, 501), 2);
+    rig.wait(4000);
+    assert_eq!((600..700).map(|number| orphans(&mut rig, A, number)).sum::<usize>(), 2 * 32);
+}
+
+#[test]
+fn fragments_from_outside_take_no_room_from_the_inside() {
+    let mut rig = Rig::new();
+    for number in 0..5000 {
+        let whole = fragmentable(craft::udp(at(S2, 1), at(X, 40000), &[0; 1600]), number);
+        rig.outside(&fragment::fragments(&whole, 1500).unwrap()[1]);
+    }
+    let mut pieces = three(A, 1);
+    pieces.rotate_left(1);
+    let fates: Vec<_> = pieces.iter().map(|piece| rig.from(MAC_A, piece)).collect();
+    assert_eq!(fates, [Fate::Held, Fate::Held, Fate::Pass(OUTSIDE)]);
+    assert_eq!(rig.sent_outside().len(), 3);
+}
+
+#[test]
+fn a_datagram_that_ends_twice_is_booked_once() {
+    let mut rig = Rig::new();
+    let (small, large) = (three(A, 7), {
+        let whole = fragmentable(craft::udp(at(A, 1000), at(S1, 5000), &[1; 6000]), 7);
+        fragment::fragments(&whole, 1500).unwrap()
+    });
+    let last = large.last().unwrap();
+    for piece in small.iter().chain([last]).chain(&small).chain(&large) {
+        rig.from(MAC_A, piece);
+    }
+    rig.wait(16_000);
+    assert_eq!(begun(&mut rig, A, 0..1000), 512);
 }
 
 #[test]

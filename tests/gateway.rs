@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::net::Ipv4Addr;
 use support::*;
 use tapnat::flow::{Endpoint, LinkInfo, Protocol, TcpFlags};
-use tapnat::gateway::{Answer, Command, DropReason, Fate, HOST, INSIDE, OUTSIDE, Reply};
+use tapnat::gateway::{Answer, Command, DropReason, Fate, HOST, INSIDE, OUTSIDE, Reply, Subnet};
 use tapnat::nat::Refusal;
 use tapnat::wire::craft::{self, Tcp};
 use tapnat::wire::{MacAddr, Offload, PartialChecksum, Segment, SegmentKind, fragment};
@@ -92,10 +92,58 @@ fn echo_to_the_gateway_is_answered_and_other_ports_there_are_closed() {
     assert_eq!(closed, dropped(DropReason::InsideDestination));
     let (_, error) = rig.sent_inside().remove(0);
     assert_eq!((error[20], error[21]), (3, 3));
+    let opens = craft::tcp(at(A, 5), at(GATEWAY, 22), TcpFlags::SYN, 9, b"");
+    assert_eq!(rig.from(MAC_A, &opens), dropped(DropReason::InsideDestination));
+    let (mac, reset) = rig.sent_inside().remove(0);
+    assert_eq!((mac, source(&reset), destination(&reset), reset[9]), (MAC_A, GATEWAY, A, 6));
+    assert_eq!((source_port(&reset), destination_port(&reset), reset[33]), (22, 5, 0x14));
+    assert_eq!(word(&reset, 30), 10, "acknowledges the SYN");
+    assert!(sums_are_right(&reset));
+    let resets = craft::tcp(at(A, 5), at(GATEWAY, 22), TcpFlags::RST, 9, b"");
+    assert_eq!(rig.from(MAC_A, &resets), dropped(DropReason::InsideDestination));
+    assert!(rig.sent.is_empty(), "a reset is not answered");
     assert_eq!(
         rig.from(MAC_A, &craft::udp(at(A, 5), at(B, 22), b"")),
         dropped(DropReason::InsideDestination)
     );
+}
+
+#[test]
+fn hosts_of_two_inside_subnets_reach_each_other_by_a_hop_without_translation() {
+    let (other, c) = (Ipv4Addr::new(10, 0, 1, 1), Ipv4Addr::new(10, 0, 1, 2));
+    let mac_c = MacAddr([2, 0, 0, 0, 0, 0xc]);
+    let mut config = config();
+    config.subnets.push(Subnet { gateway: other, prefix: 24 });
+    let mut rig = Rig::with(config);
+    let sent = craft::udp(at(A, 1000), at(c, 53), b"over there");
+    assert_eq!(rig.from(MAC_A, &sent), Fate::Held);
+    assert_eq!(rig.take(INSIDE), [arp(1, MAC, other, MacAddr([0; 6]), c)]);
+    rig.frame(&arp(2, mac_c, c, MAC, other));
+    let (mac, arrived) = rig.sent_inside().remove(0);
+    let mut expected = sent.clone();
+    set_ttl(&mut expected, 63);
+    assert_eq!((mac, &arrived), (mac_c, &expected));
+    assert_eq!(passed(&mut rig, "hairpin-packets"), 1);
+    for piece in fragment::fragments(&no_df(craft::udp(at(c, 53), at(A, 1000), &[1; 2000])), 1500).unwrap() {
+        assert_eq!(rig.from(mac_c, &piece), Fate::Pass(INSIDE));
+    }
+    assert_eq!(rig.gateway.counts().sessions, 0);
+    rig.sent.clear();
+
+    let mut last_hop = sent.clone();
+    set_ttl(&mut last_hop, 1);
+    assert_eq!(rig.from(MAC_A, &last_hop), dropped(DropReason::TtlExpired));
+    let (mac, error) = rig.sent_inside().remove(0);
+    assert_eq!((mac, source(&error), error[20]), (MAC_A, GATEWAY, 11));
+    let broadcast = craft::udp(at(A, 1000), at(Ipv4Addr::new(10, 0, 1, 255), 53), b"");
+    assert_eq!(rig.from(MAC_A, &broadcast), dropped(DropReason::MartianDestination));
+
+    let silent = craft::udp(at(A, 1000), at(Ipv4Addr::new(10, 0, 1, 9), 53), b"anybody?");
+    assert_eq!(rig.from(MAC_A, &silent), Fate::Held);
+    (0..4).for_each(|_| rig.wait(1000));
+    let (mac, error) = rig.sent_inside().remove(0);
+    assert_eq!((mac, source(&error), destination(&error)), (MAC_A, GATEWAY, A));
+    assert_eq!((error[20], error[21], destination(&error[28..])), (3, 1, Ipv4Addr::new(10, 0, 1, 9)));
 }
 
 #[test]
@@ -127,7 +175,27 @@ fn time_exceeded_outside_comes_from_the_external_address_and_only_for_our_flows(
     let mut stray = craft::udp(at(S1, 53), at(X, port ^ 1), b"r");
     set_ttl(&mut stray, 1);
     assert_eq!(rig.outside(&stray), dropped(DropReason::Refused(Refusal::NoMapping)));
-    assert!(rig.sent.is_empty());
+    let mut scan = craft::udp(at(S2, 53), at(X, port), b"r");
+    set_ttl(&mut scan, 1);
+    assert_eq!(rig.outside(&scan), dropped(DropReason::Refused(Refusal::Filtered)));
+    let large = unfragmentable(craft::udp(at(S2, 53), at(X, port), &[0; 1600]));
+    assert_eq!(rig.outside(&large), dropped(DropReason::Refused(Refusal::Filtered)));
+    assert!(rig.sent.is_empty(), "a scan learns nothing from hops or sizes");
+}
+
+#[test]
+fn a_packet_whose_hops_are_used_up_keeps_no_session_alive() {
+    let mut rig = Rig::new();
+    rig.from(MAC_A, &craft::udp(at(A, 1000), at(S1, 5000), b"q"));
+    let port = source_port(&rig.sent_outside().remove(0));
+    let mut late = craft::udp(at(S1, 5000), at(X, port), b"r");
+    set_ttl(&mut late, 1);
+    for _ in 0..4 {
+        rig.wait(100_000);
+        rig.outside(&late);
+    }
+    assert_eq!(rig.sent_outside().len(), 2, "told while the session lived: at 100 s and at 200 s");
+    assert_eq!(rig.gateway.counts().sessions, 0);
 }
 
 #[test]
@@ -256,6 +324,57 @@ fn a_packet_for_an_unknown_host_waits_for_the_arp_answer() {
     rig.frame(&arp(2, mac_c, c, MAC, GATEWAY));
     let payloads: Vec<_> = rig.sent_inside().into_iter().map(|(mac, packet)| (mac, packet[28])).collect();
     assert_eq!(payloads, [(mac_c, b'1'), (mac_c, b'2')]);
+    assert_eq!((passed(&mut rig, "in-packets"), passed(&mut rig, "in-bytes")), (2, 2 * 29));
+}
+
+#[test]
+fn a_packet_too_big_for_the_inside_waits_whole_and_is_counted_once() {
+    let mut config = config();
+    config.inside.mtu = 1280;
+    let mut rig = Rig::with(config);
+    let (c, mac_c) = (Ipv4Addr::new(10, 0, 0, 4), MacAddr([2, 0, 0, 0, 0, 0xc]));
+    rig.from(mac_c, &craft::udp(at(c, 1000), at(S1, 53), b"q"));
+    let port = source_port(&rig.sent_outside().remove(0));
+    let answer = no_df(craft::udp(at(S1, 53), at(X, port), &[3; 1400]));
+    assert_eq!(rig.outside(&answer), Fate::Held);
+    rig.frame(&arp(2, mac_c, c, MAC, GATEWAY));
+    let pieces: Vec<_> = rig.sent_inside().into_iter().map(|(_, packet)| packet).collect();
+    assert_eq!(pieces.len(), 2);
+    assert!(sums_are_right(&reassemble(&pieces)));
+    assert_eq!(rig.outside(&answer), Fate::Cut(INSIDE));
+    assert_eq!(rig.sent_inside().len(), 2);
+    assert_eq!((passed(&mut rig, "in-packets"), passed(&mut rig, "in-bytes")), (2, 2 * 1428));
+}
+
+#[test]
+fn fragments_that_waited_are_counted_when_they_are_cut() {
+    let mut config = config();
+    config.outside.mtu = 1280;
+    let mut rig = Rig::with(config);
+    let whole = no_df(craft::udp(at(A, 1000), at(S1, 53), &[3; 2800]));
+    let mut pieces = fragment::fragments(&whole, 1500).unwrap();
+    pieces.rotate_left(1);
+    let fates: Vec<_> = pieces.iter().map(|piece| rig.from(MAC_A, piece)).collect();
+    assert_eq!(fates, [Fate::Held, Fate::Cut(OUTSIDE)]);
+    assert_eq!(rig.sent_outside().len(), 4);
+    assert_eq!(passed(&mut rig, "out-packets"), 2);
+}
+
+#[test]
+fn hosts_nobody_has_heard_of_fill_a_part_of_the_table_only() {
+    let mut config = config();
+    config.hosts = 40;
+    let mut rig = Rig::with(config);
+    let held = (10..40u8).filter(|last| {
+        let inside = Endpoint::new(Ipv4Addr::new(10, 0, 0, *last), 80);
+        publish(&mut rig, Endpoint::new(X, 8000 + u16::from(*last)), inside);
+        rig.outside(&craft::udp(at(S1, 9), at(X, 8000 + u16::from(*last)), b"")) == Fate::Held
+    });
+    assert_eq!(held.count(), 10);
+    let c = Ipv4Addr::new(10, 0, 0, 99);
+    assert_eq!(rig.frame(&arp(1, MAC_A, c, MacAddr([0; 6]), GATEWAY)), Fate::Taken(Answer::Arp));
+    (0..4).for_each(|_| rig.wait(1000));
+    assert_eq!(rig.outside(&craft::udp(at(S1, 9), at(X, 8039), b"")), Fate::Held, "there is room again");
 }
 
 #[test]
@@ -270,6 +389,43 @@ fn a_host_that_never_answers_is_given_up_and_its_packets_counted() {
     }
     assert_eq!(rig.take(INSIDE).len(), 3, "three questions");
     assert_eq!(drops(&mut rig, DropReason::NoNeighbor), 1);
+    assert_eq!(passed(&mut rig, "in-packets"), 0);
+    assert_eq!(rig.sent_outside().len(), 1, "and the remote is told");
+}
+
+#[test]
+fn the_remote_of_a_silent_host_is_told_in_outside_terms() {
+    let mut rig = Rig::new();
+    let c = Ipv4Addr::new(10, 0, 0, 4);
+    for (outside, inside) in [(8080, 80), (8081, 81)] {
+        publish(&mut rig, Endpoint::new(X, outside), Endpoint::new(c, inside));
+    }
+    let (udp, tcp) = (
+        craft::udp(at(S1, 53), at(X, 8080), b"anybody in?"),
+        craft::tcp(at(S1, 1234), at(X, 8081), TcpFlags::SYN, 7, b""),
+    );
+    let (hairpin, own) =
+        (craft::udp(at(A, 1000), at(X, 8080), b"neighbour?"), craft::udp(at(X, 99), at(X, 8080), b"host"));
+    assert_eq!((rig.outside(&udp), rig.outside(&tcp)), (Fate::Held, Fate::Held));
+    assert_eq!((rig.from(MAC_A, &hairpin), rig.host(&own)), (Fate::Held, Fate::Held));
+    (0..4).for_each(|_| rig.wait(1000));
+    let told = [rig.sent_outside(), rig.sent_to_host()].concat();
+    for (error, sent) in told.iter().zip([&udp, &tcp, &own]) {
+        assert_eq!((source(error), destination(error)), (X, source(sent)));
+        assert_eq!((error[20], error[21]), (3, 1));
+        // The packet as it was sent, but for the hop that it has spent here.
+        let mut quoted = error[28..].to_vec();
+        set_ttl(&mut quoted, sent[8]);
+        assert_eq!(&quoted[..28], &sent[..28]);
+        assert!(!error.windows(4).any(|bytes| bytes == c.octets()) && sums_are_right(error));
+    }
+    assert_eq!(told.len(), 3);
+    let (mac, error) = rig.sent_inside().remove(0);
+    assert_eq!((mac, source(&error), destination(&error), error[20], error[21]), (MAC_A, X, A, 3, 1));
+    let quoted = &error[28..];
+    assert_eq!((source(quoted), source_port(quoted)), (A, 1000));
+    assert_eq!((destination(quoted), destination_port(quoted)), (X, 8080));
+    assert_eq!(drops(&mut rig, DropReason::NoNeighbor), 4);
 }
 
 #[test]
@@ -428,6 +584,14 @@ fn own_errors_are_rate_limited() {
         rig.from(MAC_A, &packet);
     }
     assert_eq!(rig.sent_inside().len(), 5);
+    rig.from(MAC_A, &craft::udp(at(A, 1000), at(S1, 53), b"q"));
+    let port = source_port(&rig.sent_outside().remove(0));
+    let mut back = craft::udp(at(S1, 53), at(X, port), b"r");
+    set_ttl(&mut back, 1);
+    for _ in 0..100 {
+        rig.outside(&back);
+    }
+    assert_eq!(rig.sent_outside().len(), 5, "each side has a rate of its own");
 }
 
 #[test]
@@ -472,6 +636,19 @@ proptest! {
     }
 }
 
+fn publish(rig: &mut Rig, outside: Endpoint, inside: Endpoint) {
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
+        let reply = rig.gateway.apply(Command::Publish { protocol, outside, inside }, rig.now, &mut ());
+        assert_eq!(reply, Reply::Done);
+    }
+}
+
+fn passed(rig: &mut Rig, word: &str) -> u64 {
+    let reply = rig.gateway.apply(Command::Counters, rig.now, &mut ());
+    let Reply::Counters(view, _) = reply else { panic!("{reply:?}") };
+    view.passed.iter().find(|(name, _)| *name == word).unwrap().1
+}
+
 fn drops(rig: &mut Rig, reason: DropReason) -> u64 {
     let reply = rig.gateway.apply(Command::Counters, rig.now, &mut ());
     let Reply::Counters(view, _) = reply else { panic!("{reply:?}") };
@@ -495,6 +672,12 @@ fn reassemble(pieces: &[Vec<u8>]) -> Vec<u8> {
 fn no_df(mut packet: Vec<u8>) -> Vec<u8> {
     packet[6] = 0;
     packet[4..6].copy_from_slice(&[0x42, 0x42]);
+    fix_header(&mut packet);
+    packet
+}
+
+fn unfragmentable(mut packet: Vec<u8>) -> Vec<u8> {
+    packet[6] = 0x40;
     fix_header(&mut packet);
     packet
 }

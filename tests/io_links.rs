@@ -633,7 +633,13 @@ fn guard_is_silent(kind: Kind) {
     assert!(released.0 > unguarded.0 && released.1 > unguarded.1, "a released port is the host's again");
     drop(guard);
     assert!(matches!(Guard::new(Some(Kind::Tcx), false, eth0, &[HOST]), Err(GuardError::RawUplink)));
-    assert_eq!(Guard::new(None, false, eth0, &[HOST]).unwrap().kind(), Kind::Hold);
+    let chosen = Guard::new(None, false, eth0, &[HOST]).unwrap();
+    assert_eq!((chosen.kind(), chosen.why()), (Kind::Hold, "tcx stands in front of raw IP sockets"));
+    for ask in [None, Some(Kind::Hold), Some(Kind::Tcx)] {
+        let stranger = Guard::new(ask, true, eth0, &[HOST, REMOTE]);
+        assert!(matches!(stranger, Err(GuardError::NotLocal(REMOTE))), "{ask:?}: {stranger:?}");
+    }
+    assert!(Guard::new(Some(Kind::Off), true, eth0, &[REMOTE]).is_ok());
 }
 
 fn tcx_alone() {
@@ -646,19 +652,26 @@ fn tcx_alone() {
             return println!("skipped: tcx: {error}");
         }
     };
+    drop(Tcx::attach(eth0, &[]).expect("a program for no address lets all pass"));
+    let many: Vec<_> = (0..300).map(|n| Ipv4Addr::from_bits(HOST.to_bits() + n)).collect();
+    drop(Tcx::attach(eth0, &many).expect("one for as many as fit is taken too"));
     let start = answers();
     for port in [PORT, 65535, 1] {
-        tcx.set(Protocol::Tcp, port, true);
-        tcx.set(Protocol::Udp, port, true);
+        tcx.set(Protocol::Tcp, Endpoint::new(HOST, port), true);
+        tcx.set(Protocol::Udp, Endpoint::new(HOST, port), true);
         pester(&remote, port);
     }
     assert_eq!(answers(), start);
-    tcx.set(Protocol::Udp, PORT, false);
+    tcx.set(Protocol::Udp, Endpoint::new(HOST, PORT), false);
     pester(&remote, PORT);
     assert_eq!(answers().0, start.0, "one protocol's bit is not the other's");
     assert_eq!(answers().1, start.1 + 1);
     pester(&remote, PORT + 1);
     assert!(answers().0 > start.0, "a neighbouring port is not touched");
+    let before = answers();
+    tcx.set(Protocol::Tcp, Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), PORT + 1), true);
+    pester(&remote, PORT + 1);
+    assert!(answers().0 > before.0, "nor is the same port of another address");
     let before = answers();
     drop(tcx);
     pester(&remote, 65535);

@@ -202,6 +202,7 @@ impl Pair {
         let asks = flow.protocol != Protocol::Icmp || kind == 0;
         let data = Data { flow, tcp: flags(flow.protocol, kind), asks, length: 100 };
         let packet = Summary::Data(data);
+        let foretold = self.nat.would_admit(&data, flow.source.ip != end(X).ip, self.now);
         let got = if flow.source.ip == end(X).ip {
             let refused = Decision::Refuse(Refusal::SourceIsOurs);
             let silent = [refused, Decision::Refuse(Refusal::UnsolicitedQuery)];
@@ -210,6 +211,11 @@ impl Pair {
         } else {
             self.nat.inbound(&packet, self.now, &mut ())
         };
+        match got {
+            Decision::Translate { .. } => assert_eq!(foretold, Ok(()), "{data:?}"),
+            Decision::Refuse(Refusal::SessionLimit) => {}
+            Decision::Refuse(refusal) => assert_eq!(foretold, Err(refusal), "{data:?}"),
+        }
         assert_eq!(got, self.spec.inbound(&data, self.now), "{data:?}");
     }
 

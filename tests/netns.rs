@@ -46,7 +46,7 @@ const EVERY_UPLINK_AND_GUARD: [Named; 5] = [
 ];
 
 /// Tests to which only the uplink matters.
-const EVERY_UPLINK: [Named; 8] = [
+const EVERY_UPLINK: [Named; 9] = [
     ("containers_reach_each_other", lab_traffic::containers_reach_each_other),
     ("hairpin_between_containers", lab_edges::hairpin_between_containers),
     ("last_hop_gives_time_exceeded", lab_edges::last_hop_gives_time_exceeded),
@@ -54,6 +54,7 @@ const EVERY_UPLINK: [Named; 8] = [
     ("container_with_a_new_mac_is_found_again", lab_edges::container_with_a_new_mac_is_found_again),
     ("second_gateway_on_one_tap_is_told", lab_host::second_gateway_on_one_tap_is_told),
     ("impossible_wishes_are_refused_in_one_line", lab_host::impossible_wishes_are_refused_in_one_line),
+    ("what_was_chosen_is_said_on_one_line", lab_host::what_was_chosen_is_said_on_one_line),
     ("idle_gateway_uses_no_processor", lab_host::idle_gateway_uses_no_processor),
 ];
 

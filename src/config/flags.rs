@@ -38,7 +38,7 @@ pub struct RunFlags {
     /// The gateway's own address and prefix inside, e.g. 10.88.0.1/24; can be repeated
     #[arg(long, value_name = "CIDR", help_heading = "Inside")]
     pub inside: Vec<String>,
-    /// The gateway's MAC inside [default: made from the TAP's name]
+    /// The gateway's MAC inside [default: made up at each start]
     #[arg(long, value_name = "ADDR", help_heading = "Inside")]
     pub mac: Option<String>,
     /// MTU of the inside, in bytes [default: 1500]

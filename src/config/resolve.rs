@@ -253,12 +253,12 @@ fn inside_net(written: &Written) -> Checked<Ipv4Net> {
     if !usable(net.addr()) {
         return Err(ConfigError::at(written, "is not an address for a host", example));
     }
-    if !(8..=31).contains(&net.prefix_len()) {
-        return Err(ConfigError::at(written, "has an impossible prefix", "give one from /8 to /31"));
+    if !(8..=30).contains(&net.prefix_len()) {
+        return Err(ConfigError::at(written, "has an impossible prefix", "give one from /8 to /30"));
     }
     let ends = [(net.network(), "network"), (net.broadcast(), "broadcast")];
     for (address, what) in ends {
-        if net.prefix_len() < 31 && net.addr() == address {
+        if net.addr() == address {
             let first = net.hosts().next().unwrap_or(address);
             let cure = format!("give one of its hosts, e.g. {first}/{}", net.prefix_len());
             return Err(ConfigError::at(written, format!("is the {what} address of its subnet"), cure));

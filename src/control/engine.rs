@@ -53,7 +53,7 @@ pub struct About {
     pub started: String,
     /// The TAP's name.
     pub tap: String,
-    /// What the TAP offloads: `tso,uso,checksum` or `none`.
+    /// What the TAP offloads: `checksum+tso+uso` or `none`.
     pub tap_offload: String,
     /// The bridge it is a port of.
     pub bridge: Option<String>,

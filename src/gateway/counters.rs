@@ -9,7 +9,7 @@ pub enum Way {
     Out,
     /// From the uplink to the inside.
     In,
-    /// From the inside to the inside, by an outside endpoint.
+    /// From the inside to the inside: by an outside endpoint, or to another inside subnet.
     Hairpin,
     /// From the inside to the host itself.
     ToHost,
@@ -42,18 +42,21 @@ pub enum Answer {
     FragmentationNeeded,
     /// ICMP Destination Unreachable, any other code.
     Unreachable,
+    /// A TCP reset from the gateway's inside address.
+    Reset,
     /// An answer that was due and not given, because answers are rate limited.
     RateLimited,
 }
 
 impl Answer {
-    const ALL: [(Answer, &'static str); 7] = [
+    const ALL: [(Answer, &'static str); 8] = [
         (Answer::Arp, "arp"),
         (Answer::ArpQuestion, "arp-question"),
         (Answer::Echo, "echo"),
         (Answer::TimeExceeded, "time-exceeded"),
         (Answer::FragmentationNeeded, "fragmentation-needed"),
         (Answer::Unreachable, "unreachable"),
+        (Answer::Reset, "reset"),
         (Answer::RateLimited, "rate-limited"),
     ];
 

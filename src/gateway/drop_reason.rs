@@ -1,4 +1,4 @@
-//! Why a packet was dropped: one documented word for counters, events, `explain` and the docs.
+//! Why a packet was dropped: one documented word for counters, events and the docs.
 
 use crate::nat::Refusal;
 use crate::wire::ParseError;
@@ -26,14 +26,15 @@ pub enum DropReason {
     /// The source is no address a host may send from: 0/8, 127/8, multicast, broadcast (RFC 1812
     /// §5.3.7); from outside also an address of the inside.
     MartianSource,
-    /// The destination is no address to forward to: 0/8, 127/8, class E, multicast, broadcast
-    /// (RFC 1812 §5.3.7).
+    /// The destination is no address to forward to: 0/8, 127/8, class E, multicast, broadcast, that
+    /// of another inside subnet included (RFC 1812 §5.3.7, RFC 2644).
     MartianDestination,
     /// A packet from the inside whose source is not in the inside subnet, or is the gateway's own
     /// (BCP 38).
     SpoofedSource,
-    /// For another inside host, who is reached without the gateway; or for the gateway itself on a
-    /// service it does not offer.
+    /// For another host of the same inside subnet, who is reached without the gateway; or for the
+    /// gateway itself on a service it does not offer (TCP is reset, UDP answered with port
+    /// unreachable).
     InsideDestination,
     /// From outside, to an address that is not ours.
     NotOurAddress,
@@ -47,7 +48,8 @@ pub enum DropReason {
     /// Too many fragmented datagrams at a time, or too many fragments wait for their first
     /// (RFC 4787 REQ-14a: memory for them is bounded).
     FragmentLimit,
-    /// No answer to ARP from the inside host in time (RFC 1812 §4.3.3.1).
+    /// No answer to ARP from the inside host in time; answered with Host Unreachable (RFC 1812
+    /// §4.3.3.1).
     NoNeighbor,
     /// Too many inside hosts, or too many packets wait for ARP answers (memory for both is bounded).
     NeighborLimit,

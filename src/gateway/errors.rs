@@ -1,9 +1,10 @@
 //! What the gateway says when it cannot pass a packet: ICMP errors, where they are due, at a
 //! limited rate (RFC 1812 §4.3.2).
 
-use super::{Answer, Fate, Gateway, INSIDE, Outbox};
+use super::neighbors::Held;
+use super::{Answer, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox};
 use crate::flow::{LinkId, Time};
-use crate::nat::Refusal;
+use crate::nat::{Decision, Exit, Observer, Refusal};
 use crate::wire::craft::{self, IcmpError};
 use crate::wire::{Buffer, Packet};
 use std::net::IpAddr;
@@ -15,6 +16,8 @@ pub enum Reason {
     TimeExceeded,
     /// 3/4 with the MTU of the next link (RFC 1191).
     TooBig(u16),
+    /// 3/1.
+    HostUnreachable,
     /// 3/3.
     PortUnreachable,
     /// 3/13: communication administratively prohibited (RFC 5508 REQ-8).
@@ -48,6 +51,7 @@ impl Reason {
         match self {
             Reason::TimeExceeded => IcmpError::TtlExceeded,
             Reason::TooBig(mtu) => IcmpError::TooBig { mtu },
+            Reason::HostUnreachable => IcmpError::HostUnreachable,
             Reason::PortUnreachable => IcmpError::PortUnreachable,
             Reason::Prohibited => IcmpError::Prohibited,
         }
@@ -57,7 +61,7 @@ impl Reason {
         match self {
             Reason::TimeExceeded => Answer::TimeExceeded,
             Reason::TooBig(_) => Answer::FragmentationNeeded,
-            Reason::PortUnreachable | Reason::Prohibited => Answer::Unreachable,
+            Reason::HostUnreachable | Reason::PortUnreachable | Reason::Prohibited => Answer::Unreachable,
         }
     }
 }
@@ -85,8 +89,8 @@ impl Gateway {
             _ => Some(packet.summary.destination()),
         };
         let (Some(IpAddr::V4(source)), IpAddr::V4(receiver)) = (source, to) else { return };
-        if !self.errors.take(now) {
-            return self.counters.answered(Answer::RateLimited);
+        if !self.may_speak(from, now) {
+            return;
         }
         let error = craft::icmp_error(reason.icmp(), source, receiver, buffer.bytes());
         let error = Buffer::from_bytes(&error);
@@ -98,10 +102,71 @@ impl Gateway {
         }
     }
 
+    /// Whether the rate allows an answer to this side; counts it if not (RFC 1812 §4.3.2.8).
+    fn may_speak(&mut self, to: LinkId, now: Time) -> bool {
+        let bucket = if to == INSIDE { &mut self.errors_inside } else { &mut self.errors_outside };
+        let may = bucket.take(now);
+        if !may {
+            self.counters.answered(Answer::RateLimited);
+        }
+        may
+    }
+
     /// Sends an IP packet of our own to an inside host.
     pub(super) fn answer_inside(&mut self, to: IpAddr, mut packet: Buffer, now: Time, out: &mut Outbox) {
-        if self.deliver_inside(to, &mut packet, now, out) == Fate::Pass(INSIDE) {
+        if self.deliver_inside(to, &mut packet, None, now, out) == Fate::Pass(INSIDE) {
             out.push(INSIDE, packet);
+        }
+    }
+
+    /// Resets a TCP connection to one of our own addresses, where nothing listens (RFC 9293
+    /// §3.10.7.1).
+    pub(super) fn reset(&mut self, packet: &Packet, buffer: &Buffer, now: Time, out: &mut Outbox) {
+        let Some(reset) = craft::tcp_reset(buffer.bytes()) else { return };
+        if !self.may_speak(INSIDE, now) {
+            return;
+        }
+        self.counters.answered(Answer::Reset);
+        self.answer_inside(packet.summary.source(), Buffer::from_bytes(&reset), now, out);
+    }
+
+    /// Tells the sender of a packet that waited for an inside host who never answered ARP (RFC 1812
+    /// §4.3.3.1). The packet is as it would have been delivered: the error is written in the same
+    /// terms, as if by the host itself, and goes out through the translator, so that it names
+    /// outside endpoints only.
+    pub(super) fn tell_of_silence(
+        &mut self,
+        held: Held,
+        now: Time,
+        out: &mut Outbox,
+        seen: &mut impl Observer,
+    ) {
+        let mut about = held.packet;
+        let Ok(packet) = Packet::read(&mut about, 0) else { return };
+        let ends = (packet.summary.source(), packet.summary.destination());
+        let (IpAddr::V4(remote), IpAddr::V4(inside)) = ends else { return };
+        if held.from.is_none() || !craft::may_be_reported(&packet) {
+            return;
+        }
+        if self.is_inside(remote) {
+            return self.complain(INSIDE, Reason::HostUnreachable, &packet, &about, now, out);
+        }
+        let error = craft::icmp_error(Reason::HostUnreachable.icmp(), inside, remote, about.bytes());
+        let mut error = Buffer::from_bytes(&error);
+        let Ok(packet) = Packet::read(&mut error, 0) else { return };
+        let decision = self.nat.outbound(&packet.summary, now, seen);
+        let Decision::Translate { edit, exit } = decision else { return };
+        let side = if matches!(exit, Exit::Inside | Exit::Hairpin) { INSIDE } else { OUTSIDE };
+        if !self.may_speak(side, now) {
+            return;
+        }
+        self.counters.answered(Reason::HostUnreachable.answer());
+        packet.apply(&edit, &mut error, 0);
+        match (exit, edit.destination) {
+            (Exit::Outside, _) => out.push(OUTSIDE, error),
+            (Exit::Host, _) => out.push(HOST, error),
+            (Exit::Inside | Exit::Hairpin, Some(sender)) => self.answer_inside(sender.ip, error, now, out),
+            (Exit::Inside | Exit::Hairpin, None) => {}
         }
     }
 }

@@ -5,8 +5,10 @@
 //! before its first one is held for a short time and follows as soon as the first one is there.
 //! Memory is bounded twice: by the number of datagrams and by the number of held fragments; when
 //! a bound is met, what is newest is dropped, so that a flood cannot push out a datagram that is
-//! under way (RFC 4787 REQ-14a). Datagrams that have passed whole, and refused ones, are kept for
-//! the sake of duplicates only and make room first.
+//! under way (RFC 4787 REQ-14a). Each link has tables and bounds of its own, and of those of the
+//! inside each host has a share, so that neither the outside nor one host can shut out others.
+//! Datagrams that have passed whole, and refused ones, are kept for the sake of duplicates only;
+//! they count for no share, and make room first.
 //!
 //! Each datagram leaves with an identification of its own, since two inside hosts may use the
 //! same one towards one remote (RFC 6864 §5.3.1); a first fragment that comes twice gets the same
@@ -25,20 +27,54 @@ use std::time::Duration;
 const LIFE: Duration = Duration::from_secs(15);
 /// How long a fragment waits for its first one.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Datagrams under way at a time.
+/// Datagrams of one link at a time, settled ones included.
 const DATAGRAMS: usize = 4096;
 /// Settled datagrams that make it worth while to look for them all.
 const SWEEP: usize = DATAGRAMS / 4;
-/// Datagrams whose first fragment has not come, at a time.
-const ORPHANS: usize = 256;
 /// Fragments held for one datagram: 64 KiB at the least MTU a sender would use.
 const HELD: usize = 64;
-/// Fragments held in all.
-const HELD_IN_ALL: usize = 1024;
+/// What one link may have under way.
+const OF_A_LINK: Load = Load { open: DATAGRAMS, orphans: 256, held: 1024 };
+/// What one inside host may have under way.
+const OF_A_HOST: Load = Load { open: DATAGRAMS / 8, orphans: 256 / 8, held: 1024 / 8 };
+/// What ends within this time ends together.
+const GRAIN: Duration = Duration::from_millis(50);
+
+/// What is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Load {
+    /// Datagrams that are not settled.
+    open: usize,
+    /// Datagrams whose first fragment has not come.
+    orphans: usize,
+    /// Fragments held.
+    held: usize,
+}
+
+impl Load {
+    fn add(&mut self, more: Load) {
+        self.open += more.open;
+        self.orphans += more.orphans;
+        self.held += more.held;
+    }
+
+    fn take(&mut self, less: Load) {
+        self.open -= less.open;
+        self.orphans -= less.orphans;
+        self.held -= less.held;
+    }
+
+    /// Whether `more` can be added within `bound`; only what grows is held against it.
+    fn fits(self, more: Load, bound: Load) -> bool {
+        let within = |has: usize, more: usize, most: usize| more == 0 || has + more <= most;
+        within(self.open, more.open, bound.open)
+            && within(self.orphans, more.orphans, bound.orphans)
+            && within(self.held, more.held, bound.held)
+    }
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Key {
-    from: LinkId,
     source: IpAddr,
     destination: IpAddr,
     protocol: Protocol,
@@ -69,6 +105,10 @@ impl Decided {
         refused || self.whole.is_some_and(|whole| self.seen >= whole)
     }
 
+    fn load(&self) -> Load {
+        Load { open: usize::from(!self.settled()), ..Load::default() }
+    }
+
     fn count(&mut self, fragment: Fragment, length: u32) {
         self.seen = self.seen.saturating_add(length);
         if !fragment.more {
@@ -88,18 +128,141 @@ impl Datagram {
     fn settled(&self) -> bool {
         matches!(self, Datagram::Decided(decided) if decided.settled())
     }
+
+    fn load(&self) -> Load {
+        match self {
+            Datagram::Decided(decided) => decided.load(),
+            Datagram::Waiting { held, .. } => Load { open: 1, orphans: 1, held: held.len() },
+        }
+    }
+}
+
+/// The datagrams of one link.
+#[derive(Debug, Default)]
+struct Table {
+    datagrams: HashMap<Key, Datagram>,
+    load: Load,
+    /// Of the inside: what each host has under way.
+    hosts: Option<HashMap<IpAddr, Load>>,
+    /// When something may end; may be early.
+    due: Option<Time>,
+}
+
+impl Table {
+    fn settled(&self) -> usize {
+        self.datagrams.len() - self.load.open
+    }
+
+    /// Whether there is room for `more` from this source.
+    fn has_room(&self, source: IpAddr, more: Load) -> bool {
+        let of_host = self.hosts.as_ref().and_then(|hosts| hosts.get(&source)).copied().unwrap_or_default();
+        let host_may = self.hosts.is_none() || of_host.fits(more, OF_A_HOST);
+        host_may && self.load.fits(more, OF_A_LINK)
+    }
+
+    /// Whether there is room for another datagram that weighs this. What is settled goes if there
+    /// is enough of it to be worth the look.
+    fn make_room(&mut self, source: IpAddr, more: Load) -> bool {
+        if self.datagrams.len() >= DATAGRAMS && self.settled() >= SWEEP {
+            self.datagrams.retain(|_, datagram| !datagram.settled());
+        }
+        self.datagrams.len() < DATAGRAMS && self.has_room(source, more)
+    }
+
+    /// Books that what `source` has under way has changed.
+    fn book(&mut self, source: IpAddr, less: Load, more: Load) {
+        self.load.add(more);
+        self.load.take(less);
+        let Some(hosts) = &mut self.hosts else { return };
+        let load = hosts.entry(source).or_default();
+        load.add(more);
+        load.take(less);
+        if *load == Load::default() {
+            hosts.remove(&source);
+        }
+    }
+
+    fn insert(&mut self, key: Key, datagram: Datagram) -> Option<Datagram> {
+        let (ends, more) = (datagram.ends(), datagram.load());
+        self.due = Some(self.due.map_or(ends, |due| due.min(ends)));
+        let before = self.datagrams.insert(key, datagram);
+        self.book(key.source, before.as_ref().map(Datagram::load).unwrap_or_default(), more);
+        before
+    }
+
+    /// A later fragment: follow the first, or wait for it. `length` is that of its payload.
+    fn later(&mut self, key: Key, fragment: Fragment, length: u32, buffer: &Buffer, now: Time) -> Turn {
+        const ONE_MORE: Load = Load { open: 0, orphans: 0, held: 1 };
+        match self.datagrams.get_mut(&key) {
+            Some(Datagram::Decided(decided)) => {
+                let was = decided.load();
+                decided.count(fragment, length);
+                let (is, decision) = (decided.load(), decided.decision);
+                if is != was {
+                    self.book(key.source, was, is);
+                }
+                Turn::Follow(decision)
+            }
+            Some(Datagram::Waiting { held, .. }) if held.len() >= HELD => {
+                Turn::Refuse(DropReason::FragmentLimit)
+            }
+            Some(Datagram::Waiting { .. }) => {
+                if !self.has_room(key.source, ONE_MORE) {
+                    return Turn::Refuse(DropReason::FragmentLimit);
+                }
+                if let Some(Datagram::Waiting { held, .. }) = self.datagrams.get_mut(&key) {
+                    held.push(Buffer::from_bytes(buffer.bytes()));
+                    self.book(key.source, Load::default(), ONE_MORE);
+                }
+                Turn::Wait
+            }
+            None => {
+                let held = vec![Buffer::from_bytes(buffer.bytes())];
+                let waiting = Datagram::Waiting { held, since: now };
+                if !self.make_room(key.source, waiting.load()) {
+                    return Turn::Refuse(DropReason::FragmentLimit);
+                }
+                self.insert(key, waiting);
+                Turn::Wait
+            }
+        }
+    }
+
+    /// The first fragment's decision is known: keep it, and return those that waited.
+    fn first(&mut self, key: Key, decided: Decided) -> Result<Vec<Buffer>, DropReason> {
+        let datagram = Datagram::Decided(decided);
+        if !self.datagrams.contains_key(&key) && !self.make_room(key.source, datagram.load()) {
+            return Err(DropReason::FragmentLimit);
+        }
+        match self.insert(key, datagram) {
+            Some(Datagram::Waiting { held, .. }) => Ok(held),
+            Some(Datagram::Decided(_)) | None => Ok(Vec::new()),
+        }
+    }
+
+    /// See [`Fragments::expire`].
+    fn expire(&mut self, now: Time) -> usize {
+        if self.due.is_none_or(|due| now < due) {
+            return 0;
+        }
+        let ended: Vec<_> = self.datagrams.extract_if(|_, datagram| datagram.ends() <= now).collect();
+        let held = self.load.held;
+        for (key, datagram) in &ended {
+            self.book(key.source, datagram.load(), Load::default());
+        }
+        let due = self.datagrams.values().map(Datagram::ends).min();
+        self.due = due.map(|due| due.max(now + GRAIN));
+        held - self.load.held
+    }
 }
 
 /// Datagrams whose fragments are under way.
 #[derive(Debug)]
 pub struct Fragments {
-    datagrams: HashMap<Key, Datagram>,
-    orphans: usize,
-    settled: usize,
-    held: usize,
+    inside: Table,
+    outside: Table,
+    host: Table,
     identification: u16,
-    /// When something may end; may be early.
-    due: Option<Time>,
 }
 
 /// What a fragment's bookkeeping says.
@@ -113,113 +276,29 @@ impl Fragments {
     /// None under way; identifications start somewhere that the seed says.
     pub fn new(seed: &[u8; 32]) -> Self {
         Fragments {
-            datagrams: HashMap::new(),
-            orphans: 0,
-            settled: 0,
-            held: 0,
+            inside: Table { hosts: Some(HashMap::new()), ..Table::default() },
+            outside: Table::default(),
+            host: Table::default(),
             identification: u16::from_le_bytes([seed[7], seed[19]]),
-            due: None,
         }
     }
 
-    /// A later fragment: follow the first, or wait for it. `length` is that of its payload.
-    fn later(&mut self, key: Key, fragment: Fragment, length: u32, buffer: &Buffer, now: Time) -> Turn {
-        match self.datagrams.get_mut(&key) {
-            Some(Datagram::Decided(decided)) => {
-                let was = decided.settled();
-                decided.count(fragment, length);
-                self.settled += usize::from(decided.settled() && !was);
-                Turn::Follow(decided.decision)
-            }
-            Some(Datagram::Waiting { held, .. }) => {
-                if held.len() >= HELD || self.held >= HELD_IN_ALL {
-                    return Turn::Refuse(DropReason::FragmentLimit);
-                }
-                held.push(Buffer::from_bytes(buffer.bytes()));
-                self.held += 1;
-                Turn::Wait
-            }
-            None => {
-                let full = self.orphans >= ORPHANS || self.held >= HELD_IN_ALL;
-                if full || !self.make_room() {
-                    return Turn::Refuse(DropReason::FragmentLimit);
-                }
-                let held = vec![Buffer::from_bytes(buffer.bytes())];
-                self.insert(key, Datagram::Waiting { held, since: now });
-                self.orphans += 1;
-                self.held += 1;
-                Turn::Wait
-            }
+    fn table(&mut self, from: LinkId) -> &mut Table {
+        match from {
+            INSIDE => &mut self.inside,
+            HOST => &mut self.host,
+            _ => &mut self.outside,
         }
-    }
-
-    /// The first fragment's decision is known: keep it, and return those that waited.
-    fn first(
-        &mut self,
-        key: Key,
-        decision: Decision,
-        length: u32,
-        now: Time,
-    ) -> Result<Vec<Buffer>, DropReason> {
-        if !self.datagrams.contains_key(&key) && !self.make_room() {
-            return Err(DropReason::FragmentLimit);
-        }
-        let decided = Datagram::Decided(Decided { decision, since: now, seen: length, whole: None });
-        self.settled += usize::from(decided.settled());
-        match self.insert(key, decided) {
-            Some(Datagram::Waiting { held, .. }) => {
-                self.orphans -= 1;
-                self.held -= held.len();
-                Ok(held)
-            }
-            Some(before @ Datagram::Decided(_)) => {
-                self.settled -= usize::from(before.settled());
-                Ok(Vec::new())
-            }
-            None => Ok(Vec::new()),
-        }
-    }
-
-    /// Whether there is room for another datagram. What is settled goes if there is enough of it
-    /// to be worth the look.
-    fn make_room(&mut self) -> bool {
-        if self.datagrams.len() >= DATAGRAMS && self.settled >= SWEEP {
-            self.datagrams.retain(|_, datagram| !datagram.settled());
-            self.settled = 0;
-        }
-        self.datagrams.len() < DATAGRAMS
-    }
-
-    fn insert(&mut self, key: Key, datagram: Datagram) -> Option<Datagram> {
-        let ends = datagram.ends();
-        self.due = Some(self.due.map_or(ends, |due| due.min(ends)));
-        self.datagrams.insert(key, datagram)
     }
 
     /// Forgets what has taken too long; returns how many held fragments were lost with it.
     pub fn expire(&mut self, now: Time) -> usize {
-        if self.due.is_none_or(|due| now < due) {
-            return 0;
-        }
-        let held = self.held;
-        let (mut orphans, mut settled, mut left) = (0, 0, 0);
-        self.datagrams.retain(|_, datagram| {
-            let keep = datagram.ends() > now;
-            settled += usize::from(keep && datagram.settled());
-            if let (true, Datagram::Waiting { held, .. }) = (keep, &*datagram) {
-                orphans += 1;
-                left += held.len();
-            }
-            keep
-        });
-        (self.orphans, self.settled, self.held) = (orphans, settled, left);
-        self.due = self.datagrams.values().map(Datagram::ends).min();
-        held - left
+        [&mut self.inside, &mut self.outside, &mut self.host].map(|table| table.expire(now)).iter().sum()
     }
 
     /// When [`Fragments::expire`] has something to do next.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.due
+        [self.inside.due, self.outside.due, self.host.due].into_iter().flatten().min()
     }
 
     /// An identification for a datagram that leaves in fragments.
@@ -230,8 +309,8 @@ impl Fragments {
 
     /// The identification with which this datagram leaves: what its first fragment has been given
     /// if that comes once more, else a new one.
-    fn identification(&mut self, key: &Key) -> u16 {
-        let known = match self.datagrams.get(key) {
+    fn identification(&mut self, from: LinkId, key: &Key) -> u16 {
+        let known = match self.table(from).datagrams.get(key) {
             Some(Datagram::Decided(Decided { decision: Decision::Translate { edit, .. }, .. })) => {
                 edit.identification
             }
@@ -256,7 +335,6 @@ impl Gateway {
         seen: &mut impl Observer,
     ) -> Result<Decision, Fate> {
         let key = Key {
-            from,
             source: packet.summary.source(),
             destination: packet.summary.destination(),
             protocol: packet.summary.protocol(),
@@ -264,7 +342,7 @@ impl Gateway {
         };
         let length = packet.length - u32::from(packet.header);
         if fragment.offset > 0 {
-            return match self.fragments.later(key, fragment, length, buffer, now) {
+            return match self.fragments.table(from).later(key, fragment, length, buffer, now) {
                 Turn::Follow(decision) => Ok(decision),
                 Turn::Wait => Err(Fate::Held),
                 Turn::Refuse(reason) => Err(Fate::Dropped(reason)),
@@ -275,19 +353,20 @@ impl Gateway {
             HOST => self.nat.from_host(&packet.summary, now, seen),
             _ => self.nat.inbound(&packet.summary, now, seen),
         };
-        let decision = self.with_identification(decision, &key);
-        let waited = self.fragments.first(key, portless(decision), length, now).map_err(Fate::Dropped)?;
+        let decision = self.with_identification(decision, from, &key);
+        let decided = Decided { decision: portless(decision), since: now, seen: length, whole: None };
+        let waited = self.fragments.table(from).first(key, decided).map_err(Fate::Dropped)?;
         for held in waited {
             self.release(from, held, now, out, seen);
         }
         Ok(decision)
     }
 
-    fn with_identification(&mut self, decision: Decision, key: &Key) -> Decision {
+    fn with_identification(&mut self, decision: Decision, from: LinkId, key: &Key) -> Decision {
         match decision {
             Decision::Translate { mut edit, exit } => {
                 if exit == Exit::Outside || exit == Exit::Hairpin {
-                    edit.identification = Some(self.fragments.identification(key));
+                    edit.identification = Some(self.fragments.identification(from, key));
                 }
                 Decision::Translate { edit, exit }
             }
@@ -314,8 +393,9 @@ impl Gateway {
                 self.counters.passed(super::way(from, to), packet.length as usize);
                 out.push(to, held);
             }
+            Fate::Cut(to) => self.counters.passed(super::way(from, to), packet.length as usize),
             Fate::Dropped(reason) => self.counters.dropped(reason),
-            Fate::Cut(_) | Fate::Held | Fate::Taken(_) => {}
+            Fate::Held | Fate::Taken(_) => {}
         }
     }
 }

@@ -29,6 +29,16 @@ pub(super) fn translatable(packet: &Packet) -> bool {
     }
 }
 
+/// Whether the IP packet in `buffer`, or a part of the super-frame, is longer than this MTU.
+pub(super) fn too_big(buffer: &Buffer, mtu: u16) -> bool {
+    buffer.offload.wire_length(buffer.len()) > usize::from(mtu)
+}
+
+/// Whether it is too big for this MTU and must not be cut: an ICMP error is due.
+pub(super) fn refuses_cut(packet: &Packet, buffer: &Buffer, mtu: u16) -> bool {
+    too_big(buffer, mtu) && (packet.dont_fragment || buffer.offload.segment.is_some())
+}
+
 /// The fragments of the IP packet in `buffer` for a link of this MTU; it does not forbid them.
 pub(super) fn pieces(buffer: &Buffer, mtu: u16) -> Vec<Buffer> {
     let mut whole = buffer.clone();

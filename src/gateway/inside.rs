@@ -2,7 +2,7 @@
 
 use super::errors::Reason;
 use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, hop, services};
-use crate::flow::{Data, LinkInfo, Protocol, Summary, Time};
+use crate::flow::{Data, Edit, LinkInfo, Protocol, Summary, Time};
 use crate::nat::{Decision, Exit, Observer};
 use crate::wire::ethernet::{self, Frame, MacAddr};
 use crate::wire::{Buffer, Packet};
@@ -39,12 +39,8 @@ impl Gateway {
             Ok(outcome) => outcome,
             Err(reason) => return Fate::Dropped(reason),
         };
-        for mut packet in outcome.released {
-            let to = packet.bytes().get(16..20).and_then(|ip| <[u8; 4]>::try_from(ip).ok());
-            let Some(to) = to else { continue };
-            if self.deliver_inside(Ipv4Addr::from(to).into(), &mut packet, now, out) == Fate::Pass(INSIDE) {
-                out.push(INSIDE, packet);
-            }
+        for held in outcome.released {
+            self.release_inside(held, now, out);
         }
         if let Some(reply) = outcome.reply {
             out.push(INSIDE, reply);
@@ -98,28 +94,63 @@ impl Gateway {
         }
     }
 
-    /// The gateway's own address answers echo; everything else there is closed, and the other
-    /// inside hosts are reached without us.
+    /// The gateway's own addresses answer echo; everything else there is closed. Hosts of one
+    /// subnet reach each other without us, and those of another by us.
     fn for_inside_address(
         &mut self,
         packet: &Packet,
-        frame: &Buffer,
+        frame: &mut Buffer,
         destination: Ipv4Addr,
         now: Time,
         out: &mut Outbox,
     ) -> Fate {
+        let from = match packet.summary.source() {
+            IpAddr::V4(source) => self.address_for(source),
+            IpAddr::V6(_) => None,
+        };
         if !self.config.subnets.iter().any(|subnet| subnet.gateway == destination) {
-            return Fate::Dropped(DropReason::InsideDestination);
+            return match self.config.subnets.iter().find(|subnet| subnet.covers(destination)) {
+                Some(subnet) if from == Some(subnet.gateway) => Fate::Dropped(DropReason::InsideDestination),
+                Some(subnet) if subnet.has_host(destination) => {
+                    self.forward_between(packet, frame, destination, now, out)
+                }
+                // A broadcast to another subnet is not forwarded (RFC 2644).
+                _ => Fate::Dropped(DropReason::MartianDestination),
+            };
         }
         if let Some(reply) = services::echo::offer(packet, frame) {
             self.answer_inside(packet.summary.source(), reply, now, out);
             self.counters.answered(Answer::Echo);
             return Fate::Taken(Answer::Echo);
         }
-        if matches!(packet.summary.protocol(), Protocol::Tcp | Protocol::Udp) {
-            self.complain(INSIDE, Reason::PortUnreachable, packet, frame, now, out);
+        match packet.summary.protocol() {
+            Protocol::Tcp => self.reset(packet, frame, now, out),
+            Protocol::Udp => self.complain(INSIDE, Reason::PortUnreachable, packet, frame, now, out),
+            Protocol::Icmp | Protocol::Other(_) => {}
         }
         Fate::Dropped(DropReason::InsideDestination)
+    }
+
+    /// From one inside subnet to another: a hop, and no translation.
+    fn forward_between(
+        &mut self,
+        packet: &Packet,
+        frame: &mut Buffer,
+        destination: Ipv4Addr,
+        now: Time,
+        out: &mut Outbox,
+    ) -> Fate {
+        let mtu = self.config.inside.mtu;
+        if packet.ttl <= 1 {
+            self.complain(INSIDE, Reason::TimeExceeded, packet, frame, now, out);
+            return Fate::Dropped(DropReason::TtlExpired);
+        }
+        if hop::refuses_cut(packet, frame, mtu) {
+            self.complain(INSIDE, Reason::TooBig(mtu), packet, frame, now, out);
+            return Fate::Dropped(DropReason::TooBig);
+        }
+        packet.apply(&Edit { spend_hop: true, ..Edit::default() }, frame, 0);
+        self.deliver_inside(destination.into(), frame, Some(INSIDE), now, out)
     }
 
     /// The way of a packet for the world, or for the host: hop, translator, edit, exit.
@@ -140,8 +171,8 @@ impl Gateway {
             return Fate::Dropped(DropReason::TtlExpired);
         }
         let link = if to_host { LinkInfo::plain(u16::MAX, 0) } else { self.config.outside };
-        let too_big = frame.offload.wire_length(frame.len()) > usize::from(link.mtu);
-        if too_big && (packet.dont_fragment || frame.offload.segment.is_some()) {
+        let too_big = hop::too_big(frame, link.mtu);
+        if hop::refuses_cut(packet, frame, link.mtu) {
             self.complain(INSIDE, Reason::TooBig(link.mtu), packet, frame, now, out);
             return Fate::Dropped(DropReason::TooBig);
         }
@@ -175,7 +206,7 @@ impl Gateway {
         match exit {
             Exit::Host => Fate::Pass(HOST),
             Exit::Hairpin | Exit::Inside => match edit.destination {
-                Some(destination) => self.deliver_inside(destination.ip, frame, now, out),
+                Some(destination) => self.deliver_inside(destination.ip, frame, Some(INSIDE), now, out),
                 None => Fate::Dropped(DropReason::InsideDestination),
             },
             Exit::Outside if too_big => self.cut(frame, OUTSIDE, link.mtu, out),

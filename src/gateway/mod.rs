@@ -31,7 +31,7 @@ use crate::wire::ethernet::{self, Frame, MacAddr};
 use bucket::TokenBucket;
 use counters::Counters;
 use fragments::Fragments;
-use neighbors::Neighbors;
+use neighbors::{Held, Neighbors};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// The TAP: Ethernet frames of the containers.
@@ -82,9 +82,9 @@ pub struct GatewayConfig {
     pub nat: NatConfig,
     /// Inside hosts at most.
     pub hosts: usize,
-    /// ICMP errors of our own: how many at once.
+    /// ICMP errors of our own, to each side: how many at once.
     pub error_burst: u32,
-    /// ICMP errors of our own: how many a second.
+    /// ICMP errors of our own, to each side: how many a second.
     pub errors_per_second: u32,
 }
 
@@ -145,7 +145,9 @@ pub struct Gateway {
     nat: Nat,
     neighbors: Neighbors,
     fragments: Fragments,
-    errors: TokenBucket,
+    /// Errors of our own, by the side of their receiver: noise outside does not silence them inside.
+    errors_inside: TokenBucket,
+    errors_outside: TokenBucket,
     counters: Counters,
 }
 
@@ -156,7 +158,8 @@ impl Gateway {
             nat: Nat::new(config.nat.clone(), seed),
             neighbors: Neighbors::new(config.mac, config.hosts),
             fragments: Fragments::new(&seed),
-            errors: TokenBucket::new(config.error_burst, config.errors_per_second),
+            errors_inside: TokenBucket::new(config.error_burst, config.errors_per_second),
+            errors_outside: TokenBucket::new(config.error_burst, config.errors_per_second),
             counters: Counters::default(),
             config,
         }
@@ -245,8 +248,9 @@ impl Gateway {
             self.counters.answered(Answer::ArpQuestion);
             out.push(INSIDE, question);
         }
-        for _ in lost {
+        for held in lost {
             self.counters.dropped(DropReason::NoNeighbor);
+            self.tell_of_silence(held, now, out, seen);
         }
     }
 
@@ -282,28 +286,59 @@ impl Gateway {
         self.config.subnets.iter().find(|subnet| subnet.covers(ip)).map(|subnet| subnet.gateway)
     }
 
-    /// Puts the Ethernet header of the inside host `to` before the IP packet in `packet`; or holds
-    /// the packet while asking who has `to`.
-    fn deliver_inside(&mut self, to: IpAddr, packet: &mut Buffer, now: Time, out: &mut Outbox) -> Fate {
+    /// Puts the Ethernet header of the inside host `to` before the IP packet in `packet`, in pieces
+    /// if it is too big for the TAP; or holds it while asking who has `to`. `from` is the link it
+    /// came in by, `None` for a packet of our own.
+    fn deliver_inside(
+        &mut self,
+        to: IpAddr,
+        packet: &mut Buffer,
+        from: Option<LinkId>,
+        now: Time,
+        out: &mut Outbox,
+    ) -> Fate {
         let IpAddr::V4(to) = to else { return Fate::Dropped(DropReason::NotOurAddress) };
-        let Some(from) = self.address_for(to) else { return Fate::Dropped(DropReason::NoNeighbor) };
-        match self.neighbors.lookup(to, from, now) {
+        let Some(asker) = self.address_for(to) else { return Fate::Dropped(DropReason::NoNeighbor) };
+        match self.neighbors.lookup(to, asker, now) {
             neighbors::Lookup::Known(mac, question) => {
                 let frame = Frame { destination: mac, source: self.config.mac, ethertype: ethernet::IPV4 };
-                packet.push_front(&frame.to_bytes());
                 self.ask(question, out);
+                let mtu = self.config.inside.mtu;
+                if hop::too_big(packet, mtu) {
+                    for mut piece in hop::pieces(packet, mtu) {
+                        piece.push_front(&frame.to_bytes());
+                        out.push(INSIDE, piece);
+                    }
+                    return Fate::Cut(INSIDE);
+                }
+                packet.push_front(&frame.to_bytes());
                 Fate::Pass(INSIDE)
             }
             neighbors::Lookup::Unknown(question) => {
                 self.ask(question, out);
-                let mut held = Buffer::from_bytes(packet.bytes());
-                held.offload = packet.offload;
-                if self.neighbors.hold(to, held).is_some() {
+                let mut copy = Buffer::from_bytes(packet.bytes());
+                copy.offload = packet.offload;
+                if self.neighbors.hold(to, Held { packet: copy, from }).is_some() {
                     self.counters.dropped(DropReason::NeighborLimit);
                 }
                 Fate::Held
             }
             neighbors::Lookup::Full => Fate::Dropped(DropReason::NeighborLimit),
+        }
+    }
+
+    /// Sends a packet that has waited for the MAC of its host.
+    fn release_inside(&mut self, held: Held, now: Time, out: &mut Outbox) {
+        let Held { mut packet, from } = held;
+        let to = packet.bytes().get(16..20).and_then(|ip| <[u8; 4]>::try_from(ip).ok());
+        let Some(to) = to else { return };
+        let length = packet.len();
+        let fate = self.deliver_inside(Ipv4Addr::from(to).into(), &mut packet, from, now, out);
+        if let (Fate::Pass(INSIDE) | Fate::Cut(INSIDE), Some(from)) = (fate, from) {
+            self.counters.passed(way(from, INSIDE), length);
+        }
+        if fate == Fate::Pass(INSIDE) {
+            out.push(INSIDE, packet);
         }
     }
 

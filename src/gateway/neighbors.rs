@@ -7,7 +7,7 @@
 //! for [`CONFIRM`] is asked for again while it is in use, and goes when nobody answers.
 
 use super::DropReason;
-use crate::flow::Time;
+use crate::flow::{LinkId, Time};
 use crate::wire::Buffer;
 use crate::wire::ethernet::{self, Frame, MacAddr};
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
@@ -25,6 +25,21 @@ const TRIES: u8 = 3;
 const HELD_PER_HOST: usize = 8;
 /// Packets held for all hosts together.
 const HELD_IN_ALL: usize = 256;
+/// Of the table, the part that hosts may have whom nobody has heard of yet: one in so many.
+const UNHEARD_SHARE: usize = 4;
+/// A full table is looked through for idle hosts once in so long.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Questions that fall due within this time are asked together.
+const GRAIN: Duration = Duration::from_millis(50);
+
+/// A packet that waits for a MAC.
+#[derive(Debug)]
+pub struct Held {
+    /// From its IP header on, as it is to be delivered.
+    pub packet: Buffer,
+    /// The link it came in by; `None` if the gateway itself wrote it.
+    pub from: Option<LinkId>,
+}
 
 #[derive(Debug)]
 struct Neighbor {
@@ -33,7 +48,7 @@ struct Neighbor {
     /// When the last question went out, and how many have without an answer.
     asked: Time,
     tries: u8,
-    held: Vec<Buffer>,
+    held: Vec<Held>,
 }
 
 /// The ARP table of the inside.
@@ -43,6 +58,10 @@ pub struct Neighbors {
     hosts: HashMap<Ipv4Addr, Neighbor>,
     limit: usize,
     held: usize,
+    /// Hosts whose MAC is not known.
+    unheard: usize,
+    /// When a full table was last looked through for idle hosts.
+    swept: Option<Time>,
     /// The earliest moment at which a question may be due again; may be early.
     due: Option<Time>,
 }
@@ -53,7 +72,7 @@ pub struct ArpOutcome {
     /// A frame to send.
     pub reply: Option<Buffer>,
     /// Packets that waited for this MAC, in the order they came, and the MAC.
-    pub released: Vec<Buffer>,
+    pub released: Vec<Held>,
 }
 
 /// What to do with a packet for an inside host.
@@ -70,7 +89,7 @@ pub enum Lookup {
 impl Neighbors {
     /// An empty table for a gateway with this MAC, of at most `limit` hosts.
     pub fn new(mac: MacAddr, limit: usize) -> Self {
-        Neighbors { mac, hosts: HashMap::new(), limit, held: 0, due: None }
+        Neighbors { mac, hosts: HashMap::new(), limit, held: 0, unheard: 0, swept: None, due: None }
     }
 
     /// Takes an ARP packet (behind its Ethernet header). `ours` says for an address whether it is
@@ -122,15 +141,17 @@ impl Neighbors {
         mac: MacAddr,
         create: bool,
         now: Time,
-    ) -> Result<Vec<Buffer>, DropReason> {
+    ) -> Result<Vec<Held>, DropReason> {
         if !self.hosts.contains_key(&ip) {
             if !create {
                 return Ok(Vec::new());
             }
             self.make_room(now)?;
         }
-        let fresh = Neighbor { mac: None, confirmed: now, asked: Time::ZERO, tries: 0, held: Vec::new() };
+        let fresh =
+            Neighbor { mac: Some(mac), confirmed: now, asked: Time::ZERO, tries: 0, held: Vec::new() };
         let host = self.hosts.entry(ip).or_insert(fresh);
+        self.unheard -= usize::from(host.mac.is_none());
         host.mac = Some(mac);
         host.confirmed = now;
         host.tries = 0;
@@ -143,6 +164,10 @@ impl Neighbors {
         if self.hosts.len() < self.limit {
             return Ok(());
         }
+        if self.swept.is_some_and(|swept| now.since(swept) < SWEEP) {
+            return Err(DropReason::NeighborLimit);
+        }
+        self.swept = Some(now);
         let idle = |host: &Neighbor| host.tries == 0 && now.since(host.confirmed) > CONFIRM * 10;
         self.hosts.retain(|_, host| !idle(host));
         if self.hosts.len() < self.limit { Ok(()) } else { Err(DropReason::NeighborLimit) }
@@ -151,9 +176,11 @@ impl Neighbors {
     /// Where a packet for `ip` goes; `from` is the gateway's address to ask with.
     pub fn lookup(&mut self, ip: Ipv4Addr, from: Ipv4Addr, now: Time) -> Lookup {
         if !self.hosts.contains_key(&ip) {
-            if self.make_room(now).is_err() {
+            let unheard = (self.limit / UNHEARD_SHARE).max(1);
+            if self.unheard >= unheard || self.make_room(now).is_err() {
                 return Lookup::Full;
             }
+            self.unheard += 1;
             let fresh = Neighbor { mac: None, confirmed: now, asked: now, tries: 1, held: Vec::new() };
             self.hosts.insert(ip, fresh);
             self.due = Some(self.due.map_or(now + RETRY, |due| due.min(now + RETRY)));
@@ -173,9 +200,9 @@ impl Neighbors {
         }
     }
 
-    /// Keeps `packet` (from its IP header on) until the MAC of `ip` is known. Returns the packet
-    /// that had to make room, if one had to.
-    pub fn hold(&mut self, ip: Ipv4Addr, packet: Buffer) -> Option<Buffer> {
+    /// Keeps `packet` until the MAC of `ip` is known. Returns the packet that had to make room, if
+    /// one had to.
+    pub fn hold(&mut self, ip: Ipv4Addr, packet: Held) -> Option<Held> {
         let Some(host) = self.hosts.get_mut(&ip) else { return Some(packet) };
         if host.held.len() >= HELD_PER_HOST {
             host.held.push(packet);
@@ -195,7 +222,7 @@ impl Neighbors {
         &mut self,
         now: Time,
         from: impl Fn(Ipv4Addr) -> Option<Ipv4Addr>,
-    ) -> (Vec<Buffer>, Vec<Buffer>) {
+    ) -> (Vec<Buffer>, Vec<Held>) {
         let (mut questions, mut lost) = (Vec::new(), Vec::new());
         if self.due.is_none_or(|due| now < due) {
             return (questions, lost);
@@ -215,10 +242,12 @@ impl Neighbors {
                 questions.extend(from(ip).map(|from| self.question(ip, from)));
             } else if let Some(host) = self.hosts.remove(&ip) {
                 self.held -= host.held.len();
+                self.unheard -= usize::from(host.mac.is_none());
                 lost.extend(host.held);
             }
         }
-        self.due = self.hosts.values().filter(|host| host.tries > 0).map(|host| host.asked + RETRY).min();
+        let due = self.hosts.values().filter(|host| host.tries > 0).map(|host| host.asked + RETRY).min();
+        self.due = due.map(|due| due.max(now + GRAIN));
         (questions, lost)
     }
 

@@ -1,8 +1,8 @@
 //! A packet from the uplink or from the host itself, to a host inside.
 
 use super::errors::Reason;
-use super::{DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, hop};
-use crate::flow::{LinkId, Time};
+use super::{DropReason, Fate, Gateway, HOST, OUTSIDE, Outbox, hop};
+use crate::flow::{LinkId, Summary, Time};
 use crate::nat::{Decision, Exit, Observer};
 use crate::wire::{Buffer, Packet};
 use std::net::IpAddr;
@@ -48,9 +48,7 @@ impl Gateway {
         out: &mut Outbox,
         seen: &mut impl Observer,
     ) -> Fate {
-        let mtu = self.config.inside.mtu;
-        let too_big = buffer.offload.wire_length(buffer.len()) > usize::from(mtu);
-        if let Err(fate) = self.check_hop_in(from, packet, buffer, too_big, now, out) {
+        if let Err(fate) = self.check_hop_in(from, packet, buffer, now, out) {
             return fate;
         }
         let decision = match packet.fragment {
@@ -69,35 +67,34 @@ impl Gateway {
         edit.clamp_mss = self.mss_limit(packet);
         packet.apply(&edit, buffer, 0);
         match (exit, edit.destination) {
-            (Exit::Inside | Exit::Hairpin, Some(destination)) if too_big => {
-                self.cut_inside(destination.ip, buffer, mtu, now, out)
-            }
             (Exit::Inside | Exit::Hairpin, Some(destination)) => {
-                self.deliver_inside(destination.ip, buffer, now, out)
+                self.deliver_inside(destination.ip, buffer, Some(from), now, out)
             }
             _ => Fate::Dropped(DropReason::NotOurAddress),
         }
     }
 
-    /// Time to live and size, for packets that the translator knows the owner of. All others are
-    /// the host's own: the host's stack has a copy and answers as it sees fit.
+    /// Time to live and size. Only a packet that the translator would let in is answered: others
+    /// are the host's own, whose stack has a copy and answers as it sees fit, or a scan, which must
+    /// not learn which ports are mapped.
     fn check_hop_in(
         &mut self,
         from: LinkId,
         packet: &Packet,
         buffer: &Buffer,
-        too_big: bool,
         now: Time,
         out: &mut Outbox,
     ) -> Result<(), Fate> {
         let expired = packet.ttl <= 1 && from == OUTSIDE;
-        let refuses_cut = too_big && (packet.dont_fragment || buffer.offload.segment.is_some());
-        if !expired && !refuses_cut {
+        if !expired && !hop::refuses_cut(packet, buffer, self.config.inside.mtu) {
             return Ok(());
         }
-        let flow = packet.summary.flow();
-        if !self.nat.owns(flow.protocol, flow.destination) {
-            return Err(Fate::Dropped(DropReason::Refused(crate::nat::Refusal::NoMapping)));
+        // About errors and later fragments nothing is said anyway.
+        if let Summary::Data(data) = &packet.summary
+            && !packet.is_later_fragment()
+            && let Err(refusal) = self.nat.would_admit(data, from != HOST, now)
+        {
+            return Err(Fate::Dropped(DropReason::Refused(refusal)));
         }
         let (reason, dropped) = if expired {
             (Reason::TimeExceeded, DropReason::TtlExpired)
@@ -106,14 +103,5 @@ impl Gateway {
         };
         self.complain(from, reason, packet, buffer, now, out);
         Err(Fate::Dropped(dropped))
-    }
-
-    fn cut_inside(&mut self, to: IpAddr, buffer: &Buffer, mtu: u16, now: Time, out: &mut Outbox) -> Fate {
-        for mut piece in hop::pieces(buffer, mtu) {
-            if self.deliver_inside(to, &mut piece, now, out) == Fate::Pass(INSIDE) {
-                out.push(INSIDE, piece);
-            }
-        }
-        Fate::Cut(INSIDE)
     }
 }

@@ -24,6 +24,12 @@ use std::io;
 use std::net::Ipv4Addr;
 use tcx::Tcx;
 
+/// Descriptors that serve two addresses with TCP and UDP on every port.
+const DESCRIPTORS: u64 = 262_144;
+
+/// Descriptors that are not for held ports: links, netlink, control clients and what they wait with.
+const RESERVE: usize = 128;
+
 /// How the host's own stack is kept off our ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -46,9 +52,15 @@ impl Kind {
     }
 }
 
-/// Why the guard asked for cannot be had.
+/// Why the guard cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
+    /// Ports of an address that the host does not own cannot be held.
+    #[error(
+        "external {0}: not an address of this host, so its ports cannot be held: \
+         give it to the outside interface, or use --guard off if it is routed to this host"
+    )]
+    NotLocal(Ipv4Addr),
     /// TCX stands in front of raw IP sockets.
     #[error(
         "guard tcx works with the packet uplink only (a raw IP socket would see nothing): use --guard hold"
@@ -107,6 +119,20 @@ pub enum LeaseError {
     },
 }
 
+impl GuardError {
+    /// Why the best there is is not tcx, in words for the start line.
+    fn fallback(&self) -> String {
+        match self {
+            GuardError::RawUplink => "tcx stands in front of raw IP sockets".to_owned(),
+            GuardError::Tcx(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                "tcx is not permitted here (CAP_BPF and CAP_NET_ADMIN, Linux 6.6)".to_owned()
+            }
+            GuardError::Tcx(error) => format!("no tcx here ({error}; Linux 6.6 has it)"),
+            other @ GuardError::NotLocal(_) => other.to_string(),
+        }
+    }
+}
+
 impl LeaseError {
     fn new(protocol: Protocol, endpoint: Endpoint, held: usize, source: io::Error) -> Self {
         match source.raw_os_error() {
@@ -131,6 +157,8 @@ pub struct Guard {
     leases: HashMap<(Protocol, Endpoint), Option<Socket>, foldhash::fast::RandomState>,
     tcx: Option<Tcx>,
     deafness: Deafness,
+    /// How many ports may be held: some descriptors are for the control interface and for links.
+    room: usize,
 }
 
 impl Guard {
@@ -139,14 +167,18 @@ impl Guard {
     /// Raises the limit of descriptors as far as it goes.
     ///
     /// # Errors
-    /// See [`GuardError`]; never if the best is asked for.
+    /// See [`GuardError`]; if the best is asked for, [`GuardError::NotLocal`] alone.
     pub fn new(
         ask: Option<Kind>,
         packet_uplink: bool,
         interface: u32,
         externals: &[Ipv4Addr],
     ) -> Result<Guard, GuardError> {
-        raise_descriptor_limit();
+        let room = usize::try_from(raise_descriptor_limit()).unwrap_or(usize::MAX);
+        let room = room.saturating_sub(RESERVE);
+        if ask != Some(Kind::Off) {
+            check_local(externals)?;
+        }
         let tcx = || match packet_uplink {
             true => Tcx::attach(interface, externals).map_err(GuardError::Tcx),
             false => Err(GuardError::RawUplink),
@@ -157,6 +189,7 @@ impl Guard {
             leases: HashMap::default(),
             tcx,
             deafness: Deafness::new(),
+            room,
         };
         match ask {
             Some(Kind::Off) => Ok(guard(Kind::Off, "asked for", None)),
@@ -164,7 +197,7 @@ impl Guard {
             Some(Kind::Tcx) => Ok(guard(Kind::Tcx, "asked for", Some(tcx()?))),
             None => Ok(match tcx() {
                 Ok(tcx) => guard(Kind::Tcx, "dropped before the host's stack", Some(tcx)),
-                Err(error) => guard(Kind::Hold, &error.to_string(), None),
+                Err(error) => guard(Kind::Hold, &error.fallback(), None),
             }),
         }
     }
@@ -191,13 +224,17 @@ impl Guard {
         let socket = match (self.kind, protocol) {
             (Kind::Off, _) | (_, Protocol::Icmp | Protocol::Other(_)) => None,
             (Kind::Hold | Kind::Tcx, Protocol::Tcp | Protocol::Udp) => {
-                let socket = hold::hold(protocol, endpoint, &self.deafness);
                 let held = self.leases.len();
+                let socket = if held < self.room {
+                    hold::hold(protocol, endpoint, &self.deafness)
+                } else {
+                    Err(io::Error::from_raw_os_error(libc::EMFILE))
+                };
                 Some(socket.map_err(|error| LeaseError::new(protocol, endpoint, held, error))?)
             }
         };
         if let Some(tcx) = &self.tcx {
-            tcx.set(protocol, endpoint.port, true);
+            tcx.set(protocol, endpoint, true);
         }
         self.leases.insert((protocol, endpoint), socket);
         Ok(())
@@ -208,15 +245,8 @@ impl Guard {
         if self.leases.remove(&(protocol, endpoint)).is_none() {
             return;
         }
-        // One bit serves all addresses: it goes with the last of them.
-        let elsewhere = |tcx: &Tcx| {
-            let other = |ip: &Ipv4Addr| Endpoint { ip: (*ip).into(), port: endpoint.port };
-            tcx.externals().iter().any(|ip| self.leases.contains_key(&(protocol, other(ip))))
-        };
-        if let Some(tcx) = &self.tcx
-            && !elsewhere(tcx)
-        {
-            tcx.set(protocol, endpoint.port, false);
+        if let Some(tcx) = &self.tcx {
+            tcx.set(protocol, endpoint, false);
         }
     }
 
@@ -243,13 +273,54 @@ impl Guard {
     }
 }
 
-/// Raises the limit of open descriptors to what this process may have; each held port needs one.
-/// Returns the limit, `u64::MAX` if there is none.
+/// Whether a socket can be bound to each address; any port will do.
+fn check_local(externals: &[Ipv4Addr]) -> Result<(), GuardError> {
+    for address in externals {
+        match hold::hold(Protocol::Udp, Endpoint::new(*address, 0), &self.deafness) {
+            Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
+                return Err(GuardError::NotLocal(*address));
+            }
+            // Whatever else is wrong, each lease will tell.
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Raises the limit of open descriptors as far as this process may; each held port needs one. With
+/// CAP_SYS_RESOURCE that is beyond its hard limit, up to [`DESCRIPTORS`]. Returns the limit,
+/// `u64::MAX` if there is none.
 pub fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if setrlimit(Resource::Nofile, raised).is_ok() {
-        return limit.maximum.unwrap_or(u64::MAX);
+    let ceiling = std::fs::read_to_string("/proc/sys/fs/nr_open").ok();
+    let ceiling = ceiling.and_then(|text| text.trim().parse().ok()).unwrap_or(0).min(DESCRIPTORS);
+    let beyond = limit.maximum.map(|most| most.max(ceiling));
+    for most in [beyond, limit.maximum] {
+        if setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).is_ok() {
+            return most.unwrap_or(u64::MAX);
+        }
     }
     limit.current.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_descriptors_is_raised_to_what_is_allowed() {
+        let before = getrlimit(Resource::Nofile);
+        let raised = raise_descriptor_limit();
+        assert_eq!(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), raised);
+        assert!(raised >= before.maximum.unwrap_or(u64::MAX));
+        assert_eq!(raise_descriptor_limit(), raised);
+    }
+
+    #[test]
+    fn the_reason_of_a_guard_says_no_cure_for_what_was_chosen() {
+        for error in [libc::EPERM, libc::EINVAL].map(io::Error::from_raw_os_error) {
+            let why = GuardError::Tcx(error).fallback();
+            assert!(!why.contains("--guard") && why.contains("Linux 6.6"), "{why}");
+        }
+    }
 }

@@ -7,7 +7,6 @@ pub mod guard;
 pub mod memory;
 pub mod netlink;
 pub mod nexthop;
-pub mod probe;
 pub mod setup;
 pub mod sys;
 pub mod tap;

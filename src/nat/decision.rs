@@ -30,7 +30,7 @@ pub enum Exit {
 }
 
 /// Why the translator refuses a packet. Each doc comment says cause, RFC and cure; counters,
-/// events, `explain` and the docs use the word that [`Refusal::word`] gives.
+/// events and the docs use the word that [`Refusal::word`] gives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Refusal {
     /// No mapping has this outside port: an answer that came too late, a scan, or traffic of the
@@ -65,7 +65,7 @@ pub enum Refusal {
     /// Hairpinning is off (`--hairpin off`) and the packet is for another inside host's outside
     /// endpoint.
     HairpinOff,
-    /// Services of the host itself are closed to the inside (`host-access = false`).
+    /// Services of the host itself are closed to the inside (`--host-access off`).
     HostAccessOff,
     /// Another inside host already talks this port-less protocol to this remote.
     ProtocolTaken,

@@ -80,6 +80,25 @@ impl Peers {
 }
 
 impl Nat {
+    /// What [`Nat::admits`] says, without closing what is overdue.
+    pub(super) fn would_pass_filter(&self, mapping: u32, remote: IpAddr, now: Time) -> bool {
+        self.without_peers(mapping).unwrap_or_else(|| {
+            let head = self.peers.head(&self.hash, &self.sessions, mapping, remote);
+            let next = |id: &u32| Some(self.sessions.links[*id].peer_next).filter(|next| *next != NONE);
+            std::iter::successors(head, next).any(|id| !self.overdue(id, now))
+        })
+    }
+
+    /// What the filter says if it need not look at the mapping's peers.
+    fn without_peers(&self, mapping: u32) -> Option<bool> {
+        match self.config.filtering {
+            _ if self.mappings[mapping].published => Some(true),
+            Behaviour::EndpointIndependent => Some(true),
+            Behaviour::AddressAndPortDependent => Some(false),
+            Behaviour::AddressDependent => None,
+        }
+    }
+
     /// Whether the mapping lets a packet from `remote` in although there is no session
     /// (RFC 4787 §5).
     pub(super) fn admits(
@@ -89,21 +108,15 @@ impl Nat {
         now: Time,
         seen: &mut impl Observer,
     ) -> bool {
-        if self.mappings[mapping].published {
-            return true;
+        if let Some(answer) = self.without_peers(mapping) {
+            return answer;
         }
-        match self.config.filtering {
-            Behaviour::EndpointIndependent => true,
-            Behaviour::AddressAndPortDependent => false,
-            Behaviour::AddressDependent => {
-                while let Some(id) = self.peers.head(&self.hash, &self.sessions, mapping, remote) {
-                    if !self.overdue(id, now) {
-                        return true;
-                    }
-                    self.close(id, Closed::Expired, now, seen);
-                }
-                false
+        while let Some(id) = self.peers.head(&self.hash, &self.sessions, mapping, remote) {
+            if !self.overdue(id, now) {
+                return true;
             }
+            self.close(id, Closed::Expired, now, seen);
         }
+        false
     }
 }

@@ -92,7 +92,7 @@ impl Nat {
         }
     }
 
-    fn host_may_open(&self, inside: Endpoint) -> Result<(), Refusal> {
+    pub(super) fn host_may_open(&self, inside: Endpoint) -> Result<(), Refusal> {
         match self.hosts.find(&self.hash, inside.ip) {
             Some(host) if self.hosts[host].sessions as usize >= self.config.limits.sessions_per_host => {
                 Err(Refusal::HostSessionLimit)
@@ -101,7 +101,7 @@ impl Nat {
         }
     }
 
-    fn mapping_may_open(&self, mapping: u32) -> Result<(), Refusal> {
+    pub(super) fn mapping_may_open(&self, mapping: u32) -> Result<(), Refusal> {
         if self.mappings[mapping].sessions as usize >= self.config.limits.sessions_per_mapping {
             return Err(Refusal::MappingSessionLimit);
         }

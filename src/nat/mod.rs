@@ -22,8 +22,8 @@
 //!
 //! Where to read on: `session` and `mapping` are the two rows, in `slab`s under an
 //! `index`; `life` opens and ends them; `ports` and `addresses` say what the outside is;
-//! `filter` who may come in; `tcp` what flags do; `wheel` when things end; `icmp`
-//! what errors mean.
+//! `filter` who may come in, and `admit` asks without consequences; `tcp` what flags do; `wheel`
+//! when things end; `icmp` what errors mean.
 //!
 //! # Choices that RFCs leave open
 //!
@@ -40,6 +40,7 @@ pub mod step;
 pub mod view;
 
 mod addresses;
+mod admit;
 mod filter;
 mod forward;
 mod hash;
@@ -173,13 +174,6 @@ impl Nat {
     /// [`Nat::inbound`], but its source may be an address of ours.
     pub fn from_host(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
         self.come_in(packet, false, now, seen)
-    }
-
-    /// Whether a mapping has this outside endpoint: what comes to it is an inside host's, and not
-    /// the host's own. Changes nothing.
-    pub fn owns(&self, protocol: Protocol, outside: Endpoint) -> bool {
-        let external = self.addresses.external(&self.hash, outside.ip);
-        external.is_some_and(|external| self.ports.owner(protocol, external, outside.port).is_some())
     }
 
     #[inline]
@@ -357,17 +351,23 @@ impl Nat {
         now: Time,
         seen: &mut impl Observer,
     ) -> Option<u32> {
-        let (sessions, mappings) = (&self.sessions, &self.mappings);
-        let id = self.by_flow.find(self.hash.pair(protocol, inside, remote), |id| {
-            let session = &sessions[id];
-            let mapping = &mappings[session.mapping];
-            session.remote == remote && mapping.inside == inside && mapping.protocol == protocol
-        })?;
+        let id = self.look_up(protocol, inside, remote)?;
         if self.overdue(id, now) {
             self.close(id, Closed::Expired, now, seen);
             return None;
         }
         Some(id)
+    }
+
+    /// The session of this inside endpoint with this remote, overdue or not.
+    #[inline]
+    fn look_up(&self, protocol: Protocol, inside: Endpoint, remote: Endpoint) -> Option<u32> {
+        let (sessions, mappings) = (&self.sessions, &self.mappings);
+        self.by_flow.find(self.hash.pair(protocol, inside, remote), |id| {
+            let session = &sessions[id];
+            let mapping = &mappings[session.mapping];
+            session.remote == remote && mapping.inside == inside && mapping.protocol == protocol
+        })
     }
 
     /// Who we say that the inside host of a mapping is.

@@ -31,15 +31,25 @@ impl Nat {
         now: Time,
         seen: &mut impl Observer,
     ) -> Option<u32> {
-        let id = self.portless.find(self.hash.pair(protocol, outside(external), remote), |id| {
-            let mapping = &self.mappings[self.sessions[id].mapping];
-            self.sessions[id].remote == remote && mapping.protocol == protocol && mapping.external == external
-        })?;
+        let id = self.look_up_portless(protocol, external, remote)?;
         if self.overdue(id, now) {
             self.close(id, Closed::Expired, now, seen);
             return None;
         }
         Some(id)
+    }
+
+    /// The session of `protocol` with `remote` at this external address, overdue or not.
+    pub(super) fn look_up_portless(
+        &self,
+        protocol: Protocol,
+        external: u16,
+        remote: Endpoint,
+    ) -> Option<u32> {
+        self.portless.find(self.hash.pair(protocol, outside(external), remote), |id| {
+            let mapping = &self.mappings[self.sessions[id].mapping];
+            self.sessions[id].remote == remote && mapping.protocol == protocol && mapping.external == external
+        })
     }
 
     pub(super) fn insert_portless(&mut self, protocol: Protocol, external: u16, id: u32) {

@@ -176,8 +176,6 @@ pub enum Note {
     LinkUp(String),
     /// Few outside ports are left: the address, and how many.
     PortsLow(std::net::IpAddr, usize),
-    /// A limit was reached: its name, as in `--limit`, and its value.
-    LimitReached(&'static str, usize),
     /// The gateway is about to end; why.
     Stopping(String),
 }
@@ -189,7 +187,6 @@ impl Note {
             Note::LinkDown(..) => "link-down",
             Note::LinkUp(..) => "link-up",
             Note::PortsLow(..) => "ports-low",
-            Note::LimitReached(..) => "limit-reached",
             Note::Stopping(..) => "stopping",
         }
     }
@@ -200,7 +197,6 @@ impl Note {
             Note::LinkDown(link, why) => format!("{link} is down: {why}"),
             Note::LinkUp(link) => format!("{link} is up again"),
             Note::PortsLow(address, left) => format!("{left} ports are left on {address}"),
-            Note::LimitReached(limit, value) => format!("limit {limit}={value} is reached"),
             Note::Stopping(why) => format!("stopping: {why}"),
         }
     }

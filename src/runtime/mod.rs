@@ -68,8 +68,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 
     tracing::info!("{}", start::line(&about));
     ready::tell(settings.ready_fd)?;
-    let Ended::Signal(signal) = worker.run().context("the packet loop")?;
-    tracing::info!("{signal}: stopping; {} sessions end", worker.gateway.counts().sessions);
+    let Ended::Signal(_) = worker.run().context("the packet loop")?;
     // The worker goes first: questions that wait for it then end at once, and the server with them.
     let mut host = worker.into_host();
     drop(server);

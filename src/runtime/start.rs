@@ -18,8 +18,7 @@ use crate::io::{Link, tap::Tap};
 use crate::nat::NatConfig;
 use crate::wire::MacAddr;
 use anyhow::{Context, bail};
-use ipnet::IpNet;
-use std::collections::BTreeSet;
+use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
@@ -53,6 +52,7 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let external = external_addresses(settings, &outside)?;
     let host_addresses = other_addresses(&netlink, settings, &external)?;
     check_overlap(settings, &external, &host_addresses)?;
+    let foreign = foreign_addresses(&netlink, &outside, &external)?;
     let ports = settings.ports.clone().unwrap_or(PORTS);
 
     let inside = inside_config(settings);
@@ -79,11 +79,13 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let nat = nat_config(settings, &external, &host_addresses, &ports, guard.kind());
     let stock = nat.leased.then(|| Stock::new(&nat.external, &ports, stock_seed));
     let about = about(settings, &tap, &outside, &uplink, &guard, &nat, mac, clock);
+    let lost = foreign.iter().map(|foreign| IpAddr::V4(foreign.address)).collect();
+    foreign.iter().for_each(|foreign| foreign.warn(&outside));
     let subnets =
         settings.inside.iter().map(|net| Subnet { gateway: net.addr(), prefix: net.prefix_len() }).collect();
     let config = GatewayConfig::new(subnets, mac, tap.info(), uplink.link.info(), nat);
     let links = Links::new(vec![Box::new(tap), uplink.link, Box::new(to_host)]);
-    let host = Host { outside: outside.interface.name, inside, made, lost: BTreeSet::new() };
+    let host = Host { outside: outside.interface.name, inside, made, lost };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, about })
 }
 
@@ -126,6 +128,45 @@ fn other_addresses(
     others.sort_unstable();
     others.dedup();
     Ok(others)
+}
+
+/// An address to translate to that no interface of the host has.
+struct Foreign {
+    address: Ipv4Addr,
+    /// It lies in a network that the outside interface is on.
+    on_link: bool,
+}
+
+impl Foreign {
+    /// Packets to it find their way here only if somebody sends them.
+    fn warn(&self, outside: &Outside) {
+        let (address, name) = (self.address, &outside.interface.name);
+        if self.on_link {
+            tracing::warn!(
+                "external {address}: nobody answers ARP for it on {name}, so no answer will come back: \
+                 give it to {name} (and leave --guard at auto), or have the router send it to this host"
+            );
+        }
+    }
+}
+
+/// Those of the external addresses that no interface has.
+fn foreign_addresses(
+    netlink: &Netlink,
+    outside: &Outside,
+    external: &[Ipv4Addr],
+) -> anyhow::Result<Vec<Foreign>> {
+    let all = netlink.addresses().context("list the host's addresses")?;
+    let beside = |address: Ipv4Addr, ip: IpAddr, prefix| match ip {
+        IpAddr::V4(ip) => Ipv4Net::new(ip, prefix).is_ok_and(|net| net.contains(&address)),
+        IpAddr::V6(_) => false,
+    };
+    let on_link = |address| {
+        let mut here = all.iter().filter(|(index, ..)| *index == outside.interface.index);
+        here.any(|(_, ip, prefix)| beside(address, *ip, *prefix))
+    };
+    let foreign = external.iter().filter(|address| !all.iter().any(|(_, ip, _)| ip == *address));
+    Ok(foreign.map(|address| Foreign { address: *address, on_link: on_link(*address) }).collect())
 }
 
 /// Inside and outside must not overlap (RFC 4787 REQ-7), and the gateway's own address must be
@@ -212,9 +253,12 @@ fn about(
         outside: outside.interface.name.clone(),
         external: nat.external.clone(),
         ports: format!("{}-{}", nat.ports.start(), nat.ports.end()),
-        uplink: format!("{:?}", uplink.kind).to_lowercase(),
+        uplink: uplink.kind.word().to_owned(),
         guard: guard.kind().word().to_owned(),
-        reasons: vec![format!("uplink: {}", uplink.why), format!("guard: {}", guard.why())],
+        reasons: vec![
+            format!("uplink {}: {}", uplink.kind.word(), uplink.why),
+            format!("guard {}: {}", guard.kind().word(), guard.why()),
+        ],
     }
 }
 
@@ -232,7 +276,7 @@ fn listed(items: &[impl ToString]) -> String {
 pub fn line(about: &About) -> String {
     let bridge = about.bridge.as_ref().map(|bridge| format!(" on {bridge}")).unwrap_or_default();
     format!(
-        "serving {} as {} ports {}: tap {}{bridge} (offload {}), gateway MAC {}, {} by {}; {}",
+        "serving {} as {} ports {}: tap {}{bridge} (offload {}), gateway MAC {}, outside {}; {}",
         listed(&about.inside),
         listed(&about.external),
         about.ports,
@@ -240,7 +284,6 @@ pub fn line(about: &About) -> String {
         about.tap_offload,
         about.mac,
         about.outside,
-        about.uplink,
         about.reasons.join("; "),
     )
 }

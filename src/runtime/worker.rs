@@ -137,6 +137,7 @@ impl Worker {
             if woken.signal
                 && let Some(name) = self.signals.take_one()
             {
+                self.note(Note::Stopping(name.to_owned()), now);
                 return Ok(Ended::Signal(name));
             }
             self.between_bursts(woken, &mut out);

@@ -1,7 +1,7 @@
 //! How a packet is changed: the one place that writes into forwarded packets.
 //!
 //! Every write goes through [`replace`] or [`replace_address`], which say what a checksum over the
-//! written word must learn. An edit of an ICMP error touches up to five sums: the IP header's, the
+//! written word must learn. An edit of an ICMP error touches up to four sums: the IP header's, the
 //! quoted IP header's, the quoted transport's (if the quote is long enough to hold it), and the
 //! message's, which covers the quote and so all of those changes.
 

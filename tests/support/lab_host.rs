@@ -153,11 +153,12 @@ pub fn second_gateway_on_one_tap_is_told(form: Form) {
 pub fn impossible_wishes_are_refused_in_one_line(form: Form) {
     let world = World::new(Options::default());
     let before = links(&world);
-    let wishes: [(&[&str], &str); 4] = [
+    let wishes: [(&[&str], &str); 5] = [
         (&["--outside", "nope0"], "nope0"),
         (&["--bridge", "eth0"], "eth0"),
         (&["--inside", "203.0.113.9/24"], "203.0.113"),
         (&["--uplink", "raw", "--guard", "tcx"], "tcx"),
+        (&["--external", "203.0.113.77", "--guard", "hold"], "203.0.113.77: not an address of this host"),
     ];
     for (wish, name) in wishes {
         let arguments = world.arguments(form, wish);
@@ -173,6 +174,21 @@ pub fn impossible_wishes_are_refused_in_one_line(form: Form) {
         assert_eq!(links(&world), before, "{wish:?} left something behind");
         assert!(!world.control().exists(), "{wish:?} left its control socket behind");
     }
+}
+
+pub fn what_was_chosen_is_said_on_one_line(form: Form) {
+    let setup = Setup::plain(form);
+    let said = setup.gateway.0.said();
+    let line = said.lines().find(|line| line.contains("serving ")).unwrap_or_default();
+    let chosen = format!("; uplink {}: asked for; guard {}: asked for", form.uplink, form.guard);
+    assert!(line.contains(&chosen), "{said}");
+    drop(setup);
+
+    let foreign = ["--external", "203.0.113.77", "--guard", "off", "--uplink", "auto"];
+    let world = World::new(Options::default());
+    let said = world.gateway(form, &foreign).0.said();
+    assert!(said.contains("external 203.0.113.77: nobody answers ARP for it on eth0"), "{said}");
+    assert!(said.contains("; uplink packet: super-frames pass whole; guard off: asked for"), "{said}");
 }
 
 pub fn outside_interface_down_and_up_again(form: Form) {

@@ -1,6 +1,7 @@
 //! The checks themselves: each tries one thing and knows the cure for the ways it fails.
 
 use super::Check;
+use crate::io::guard::raise_descriptor_limit;
 use crate::io::guard::tcx::Tcx;
 use crate::io::sys::netns::enter_private;
 use crate::io::tap::Tap;
@@ -199,12 +200,14 @@ fn ephemeral_ports() -> Check {
     }
 }
 
+/// Raises the limit, as the gateway does when it starts.
 fn descriptors() -> Check {
-    let limit = getrlimit(Resource::Nofile);
-    let number = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
-    let detail = format!("open files: {}, can be raised to {}", number(limit.current), number(limit.maximum));
-    match limit.maximum {
-        Some(most) if most < DESCRIPTORS => Check::no(
+    let before = getrlimit(Resource::Nofile).current;
+    let most = raise_descriptor_limit();
+    let number = |limit: u64| if limit == u64::MAX { "unlimited".to_owned() } else { limit.to_string() };
+    let detail = format!("open files: {}, raised to {}", number(before.unwrap_or(u64::MAX)), number(most));
+    match most {
+        0..DESCRIPTORS => Check::no(
             "descriptors",
             format!("{detail}: as many held ports at most"),
             format!(

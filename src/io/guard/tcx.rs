@@ -5,12 +5,13 @@
 //!
 //! ```text
 //! for the host itself, not tagged, IPv4, to one of our addresses, not a later fragment,
-//! TCP or UDP: is the bit of the destination port set in the protocol's 8 KiB of the map? drop
+//! TCP or UDP: is the bit of the destination port set in the 8 KiB of the map that belong to this
+//! address and protocol? drop
 //! ```
 //!
 //! Bits are written through memory that the map shares: a lease costs no system call here.
 
-use crate::flow::Protocol;
+use crate::flow::{Endpoint, Protocol};
 use crate::io::sys::bpf::{self, BitMap, Instruction};
 use std::io;
 use std::net::Ipv4Addr;
@@ -18,6 +19,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 /// Bytes of one protocol's bits: 65536 ports.
 const BITS: u32 = 8192;
+/// Bytes of one address's bits: TCP, then UDP.
+const OF_ADDRESS: u32 = 2 * BITS;
 /// Addresses that fit a program; more are left to the held sockets alone.
 const ADDRESSES: usize = 256;
 
@@ -45,8 +48,9 @@ impl Tcx {
     /// # Errors
     /// `EPERM` without CAP_BPF and CAP_NET_ADMIN, `EINVAL` before Linux 6.6.
     pub fn attach(interface: u32, externals: &[Ipv4Addr]) -> io::Result<Tcx> {
-        let bits = BitMap::new(2 * BITS)?;
         let externals: Vec<Ipv4Addr> = externals.iter().copied().take(ADDRESSES).collect();
+        let length = OF_ADDRESS * u32::try_from(externals.len().max(1)).unwrap_or(1);
+        let bits = BitMap::new(length)?;
         let program = bpf::load_classifier("tapnat_guard", &assemble(&externals, bits.map()))?;
         let link = bpf::attach_ingress(&program, interface)?;
         Ok(Tcx { bits, program, link, externals })
@@ -61,19 +65,17 @@ impl Tcx {
         Ok(())
     }
 
-    /// The addresses it looks at.
-    pub fn externals(&self) -> &[Ipv4Addr] {
-        &self.externals
-    }
-
-    /// Whether packets to this port are dropped; protocols other than TCP and UDP never are.
-    pub fn set(&self, protocol: Protocol, port: u16, drop: bool) {
+    /// Says whether packets to this endpoint are dropped. Those of protocols other than TCP and
+    /// UDP, and to addresses that the program does not look at, never are.
+    pub fn set(&self, protocol: Protocol, endpoint: Endpoint, drop: bool) {
+        let Some(number) = self.externals.iter().position(|ip| endpoint.ip == *ip) else { return };
         let base = match protocol {
             Protocol::Tcp => 0,
-            Protocol::Udp => BITS as usize * 8,
+            Protocol::Udp => BITS as usize,
             Protocol::Icmp | Protocol::Other(_) => return,
         };
-        self.bits.set(base + usize::from(port), drop);
+        let byte = number * OF_ADDRESS as usize + base;
+        self.bits.set(byte * 8 + usize::from(endpoint.port), drop);
     }
 }
 
@@ -101,6 +103,10 @@ impl Assembler {
 
     fn set(&mut self, to: u8, constant: i32) {
         self.put(0xb7, to, 0, 0, constant);
+    }
+
+    fn add_constant(&mut self, to: u8, constant: i32) {
+        self.put(0x07, to, 0, 0, constant);
     }
 
     fn and(&mut self, register: u8, constant: i32) {
@@ -203,6 +209,10 @@ enum Width {
 /// Frames have 14 bytes of Ethernet header here.
 fn assemble(externals: &[Ipv4Addr], map: &OwnedFd) -> Vec<Instruction> {
     let mut code = Assembler::default();
+    if externals.is_empty() {
+        // What no jump leads to is refused by the kernel.
+        return code.finish();
+    }
     code.move_register(6, 1);
     code.context(2, PACKET_TYPE);
     code.require(2, 0);
@@ -211,7 +221,8 @@ fn assemble(externals: &[Ipv4Addr], map: &OwnedFd) -> Vec<Instruction> {
     code.packet(Width::Half, 12);
     code.require(0, 0x0800);
     code.packet(Width::Word, 14 + 16);
-    for external in externals {
+    for (base, external) in (0..).step_by(OF_ADDRESS as usize).zip(externals) {
+        code.set(7, base);
         code.branch(0, external.to_bits().cast_signed());
     }
     code.give_up();
@@ -220,9 +231,8 @@ fn assemble(externals: &[Ipv4Addr], map: &OwnedFd) -> Vec<Instruction> {
     code.and(0, 0x1fff);
     code.require(0, 0);
     code.packet(Width::Byte, 14 + 9);
-    code.set(7, 0);
     code.branch(0, 6);
-    code.set(7, BITS.cast_signed());
+    code.add_constant(7, BITS.cast_signed());
     code.branch(0, 17);
     code.give_up();
     code.here();

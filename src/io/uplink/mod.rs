@@ -24,6 +24,16 @@ pub enum Kind {
     Raw,
 }
 
+impl Kind {
+    /// The word of the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Packet => "packet",
+            Kind::Raw => "raw",
+        }
+    }
+}
+
 /// Why there is no uplink. Each says the thing, the cause and the cure.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
@@ -56,6 +66,15 @@ impl UplinkError {
         move |source| match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => UplinkError::Forbidden(what),
             _ => UplinkError::Other { what, source },
+        }
+    }
+
+    /// Why there is no packet uplink where a raw one will do, in words for the start line.
+    fn fallback(&self) -> String {
+        match self {
+            UplinkError::NotEthernet(name) => format!("{name} is not Ethernet"),
+            UplinkError::Forbidden(_) => "packet sockets are not permitted here".to_owned(),
+            other => format!("no packet socket: {other}"),
         }
     }
 
@@ -106,8 +125,7 @@ pub fn open(
     match ask {
         Some(Kind::Packet) => packet("asked for".to_owned()),
         Some(Kind::Raw) => raw("asked for".to_owned()),
-        None => packet("super-frames pass whole".to_owned())
-            .or_else(|refused| raw(format!("no packet socket: {refused}"))),
+        None => packet("super-frames pass whole".to_owned()).or_else(|refused| raw(refused.fallback())),
     }
 }
 
