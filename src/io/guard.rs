@@ -276,7 +276,7 @@ impl Guard {
 /// Whether a socket can be bound to each address; any port will do.
 fn check_local(externals: &[Ipv4Addr]) -> Result<(), GuardError> {
     for address in externals {
-        match hold::hold(Protocol::Udp, Endpoint::new(*address, 0), &self.deafness) {
+        match hold::hold(Protocol::Udp, Endpoint::new(*address, 0), &Deafness::new()) {
             Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
                 return Err(GuardError::NotLocal(*address));
             }
