@@ -133,7 +133,7 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
         ),
         (
             "--inside 10.88.0.1/32",
-            "--inside: `10.88.0.1/32` has an impossible prefix; give one from /8 to /31",
+            "--inside: `10.88.0.1/32` has an impossible prefix; give one from /8 to /30",
         ),
         (
             "--inside 224.0.0.1/24",

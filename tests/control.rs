@@ -253,7 +253,7 @@ fn events_stream_until_the_next_request() {
     feed.push(note(5));
     assert!(next(&mut reader).contains(r#""event":"opened","session":{"id":1,"#));
     assert!(
-        next(&mut reader).contains(r#""event":"note","note":"limit-reached""#),
+        next(&mut reader).contains(r#""event":"note","note":"ports-low""#),
         "others were filtered out"
     );
     stream.write_all(b"{\"id\":2,\"request\":\"publish-list\"}\n").unwrap();
@@ -317,7 +317,7 @@ fn a_subscriber_that_hangs_up_is_forgotten() {
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     bench.fake.feed.push(note(1));
     let mut reader = reader;
-    assert!(next(&mut reader).contains("limit-reached"));
+    assert!(next(&mut reader).contains("ports-low"));
     drop((stream, reader));
     wait_for("the end of the subscription", || bench.fake.feed.listeners(Kind::Note) == 0);
 }
