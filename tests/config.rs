@@ -212,6 +212,10 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
             "--publish: `80:10.88.0.1/tcp` forwards to the gateway itself; name a host behind the gateway",
         ),
         (
+            "--publish 80:10.88.0.255/tcp",
+            "--publish: `80:10.88.0.255/tcp` forwards to an address that no host has; name one host of the subnet",
+        ),
+        (
             "--publish 80-90:10.88.0.2/tcp --publish 85:10.88.0.3:80/tcp",
             "--publish: `85:10.88.0.3:80/tcp` clashes with `80-90:10.88.0.2:80-90/tcp`; give each external port once for a protocol and address",
         ),

@@ -138,6 +138,7 @@ fn forwards_are_made_wholly_or_not_at_all() {
     assert_eq!(held(), 4, "79 was made and taken back");
     assert_eq!(refused(add(&mut client, "90:192.0.2.1/tcp")).0, "not-inside");
     assert_eq!(refused(add(&mut client, "90:10.88.0.1/tcp")).0, "not-inside");
+    assert_eq!(refused(add(&mut client, "90:10.88.0.255/tcp")).0, "not-inside");
     assert_eq!(refused(add(&mut client, "90:10.88.0.2")).0, "bad-request");
     let (list, _) = client.all(&Request::PublishList {}).unwrap();
     let Body::Forward(first) = &list[0] else { panic!("{list:?}") };

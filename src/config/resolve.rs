@@ -336,6 +336,10 @@ fn publish_specs(
                 let cure = "name a host behind the gateway";
                 return Err(ConfigError::at(written, "forwards to the gateway itself", cure));
             }
+            Some(net) if [net.network(), net.broadcast()].contains(&spec.inside) => {
+                let cure = "name one host of the subnet";
+                return Err(ConfigError::at(written, "forwards to an address that no host has", cure));
+            }
             Some(_) => {}
         }
         if let Some(other) = specs.iter().find(|other| clash(&spec, other)) {

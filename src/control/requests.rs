@@ -240,6 +240,10 @@ fn publish(engine: &dyn Engine, text: &str) -> Done<Vec<Forward>> {
         let message = format!("{} is the gateway itself", spec.inside);
         return Err(Problem::new("not-inside", message, "name a host behind the gateway"));
     }
+    if [net.network(), net.broadcast()].contains(&IpAddr::V4(spec.inside)) {
+        let message = format!("{} is an address that no host has", spec.inside);
+        return Err(Problem::new("not-inside", message, "name one host of the subnet"));
+    }
     let mut made: Vec<Forward> = Vec::new();
     for address in addresses(&spec, &about.external) {
         for (outside, inside) in spec.pairs() {
