@@ -252,10 +252,7 @@ fn events_stream_until_the_next_request() {
     feed.push(Event { at: Time::ZERO, what: What::Refused(flow, Refusal::NoMapping) });
     feed.push(note(5));
     assert!(next(&mut reader).contains(r#""event":"opened","session":{"id":1,"#));
-    assert!(
-        next(&mut reader).contains(r#""event":"note","note":"ports-low""#),
-        "others were filtered out"
-    );
+    assert!(next(&mut reader).contains(r#""event":"note","note":"ports-low""#), "others were filtered out");
     stream.write_all(b"{\"id\":2,\"request\":\"publish-list\"}\n").unwrap();
     assert_eq!(next(&mut reader), r#"{"id":1,"done":true,"count":2}"#);
     assert_eq!(next(&mut reader), r#"{"id":2,"done":true,"count":0}"#);

@@ -30,6 +30,9 @@ const DESCRIPTORS: u64 = 262_144;
 /// Descriptors that are not for held ports: links, netlink, control clients and what they wait with.
 const RESERVE: usize = 128;
 
+/// Said of held TCP ports that may have no filter.
+const BY_TTL: &str = ", TCP ports deaf by TTL since filters need CAP_NET_ADMIN here";
+
 /// How the host's own stack is kept off our ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -176,19 +179,21 @@ impl Guard {
     ) -> Result<Guard, GuardError> {
         let room = usize::try_from(raise_descriptor_limit()).unwrap_or(usize::MAX);
         let room = room.saturating_sub(RESERVE);
+        let deafness = Deafness::new();
         if ask != Some(Kind::Off) {
-            check_local(externals)?;
+            check_local(externals, &deafness)?;
         }
         let tcx = || match packet_uplink {
             true => Tcx::attach(interface, externals).map_err(GuardError::Tcx),
             false => Err(GuardError::RawUplink),
         };
-        let guard = |kind, why: &str, tcx| Guard {
+        let by_ttl = if deafness.is_by_ttl() { BY_TTL } else { "" };
+        let guard = move |kind, why: &str, tcx| Guard {
             kind,
-            why: why.to_owned(),
+            why: if kind == Kind::Off { why.to_owned() } else { format!("{why}{by_ttl}") },
             leases: HashMap::default(),
             tcx,
-            deafness: Deafness::new(),
+            deafness,
             room,
         };
         match ask {
@@ -274,9 +279,9 @@ impl Guard {
 }
 
 /// Whether a socket can be bound to each address; any port will do.
-fn check_local(externals: &[Ipv4Addr]) -> Result<(), GuardError> {
+fn check_local(externals: &[Ipv4Addr], deafness: &Deafness) -> Result<(), GuardError> {
     for address in externals {
-        match hold::hold(Protocol::Udp, Endpoint::new(*address, 0), &Deafness::new()) {
+        match hold::hold(Protocol::Udp, Endpoint::new(*address, 0), deafness) {
             Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
                 return Err(GuardError::NotLocal(*address));
             }

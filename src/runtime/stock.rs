@@ -117,6 +117,13 @@ impl Stock {
         }
     }
 
+    /// A port was given back to the host: it may be asked for again, if it is one of the range.
+    pub fn given_back(&mut self, gateway: &Gateway, protocol: Protocol, outside: Endpoint) {
+        if gateway.config().nat.ports.contains(&outside.port) {
+            self.put_back(protocol, outside.ip, outside.port);
+        }
+    }
+
     /// When the stock wants to be filled again, if it paused.
     pub fn next_deadline(&self, now: Time) -> Option<Time> {
         (self.paused_until > now).then_some(self.paused_until)

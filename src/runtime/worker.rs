@@ -358,10 +358,18 @@ impl Worker {
                 Err(error) => return Reply::NotLeased(error.to_string()),
             }
         }
+        let removes = match &command {
+            Command::Unpublish { protocol, outside } => Some((*protocol, *outside)),
+            _ => None,
+        };
         let changes_ports = matches!(command, Command::Publish { .. } | Command::Unpublish { .. });
         let mut reply = self.gateway.apply(command, now, &mut Watching::new(&self.feed));
         if changes_ports && reply == Reply::Done {
             self.let_published_in(now);
+            if let (Some((protocol, outside)), Some(stock)) = (removes, &mut self.stock) {
+                self.guard.release(protocol, outside);
+                stock.given_back(&self.gateway, protocol, outside);
+            }
         }
         match (&mut reply, publishes) {
             (Reply::NotPublished(_), Some((protocol, outside))) if leased_now => {

@@ -8,33 +8,47 @@
 use crate::flow::{Endpoint, Protocol};
 use crate::io::filter;
 use crate::io::sys::bpf::{self, Instruction};
+use crate::io::sys::inet;
 use socket2::{Domain, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-/// What makes a socket deaf: a filter that lets nothing in. Attaching a classic one has the kernel
-/// translate and compile it anew for each socket, which is half the cost of a lease; with
-/// CAP_BPF one compiled program serves them all.
+/// What makes a socket deaf, the best that this process may use:
+///
+/// * one compiled filter that all sockets share: needs CAP_BPF;
+/// * a classic filter for each, which the kernel translates and compiles anew: twice the cost of a
+///   lease. Some kernels (6.18 among them) want CAP_NET_ADMIN for it on TCP sockets;
+/// * else, for TCP, a least TTL of 255, which no packet that has crossed a router has. A sender on
+///   the host's own network that sends with TTL 255 would be answered.
 #[derive(Debug)]
 pub struct Deafness {
     shared: Option<OwnedFd>,
+    by_ttl: bool,
 }
 
 impl Deafness {
-    /// The cheapest way that this process may use.
+    /// The best that this process may use.
     pub fn new() -> Self {
         // r0 = 0; exit
         let nothing = [
             Instruction { code: 0xb7, registers: 0, offset: 0, constant: 0 },
             Instruction { code: 0x95, registers: 0, offset: 0, constant: 0 },
         ];
-        Deafness { shared: bpf::load_socket_filter("tapnat_deaf", &nothing).ok() }
+        let shared = bpf::load_socket_filter("tapnat_deaf", &nothing).ok();
+        let by_ttl = shared.is_none() && !tcp_takes_filters();
+        Deafness { shared, by_ttl }
     }
 
-    fn give(&self, socket: &Socket) -> io::Result<()> {
+    /// Whether TCP sockets are deaf by TTL only.
+    pub fn is_by_ttl(&self) -> bool {
+        self.by_ttl
+    }
+
+    fn give(&self, socket: &Socket, protocol: Protocol) -> io::Result<()> {
         match &self.shared {
             Some(program) => bpf::attach_to_socket(socket, program),
+            None if self.by_ttl && protocol == Protocol::Tcp => inet::set_min_ttl(socket, u8::MAX),
             None => socket.attach_filter(&filter::nothing()),
         }
     }
@@ -44,6 +58,11 @@ impl Default for Deafness {
     fn default() -> Self {
         Deafness::new()
     }
+}
+
+fn tcp_takes_filters() -> bool {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None);
+    socket.and_then(|socket| socket.attach_filter(&filter::nothing())).is_ok()
 }
 
 /// Takes a port from the host. No address sharing is asked for, so that any socket of the host
@@ -56,7 +75,7 @@ pub fn hold(protocol: Protocol, endpoint: Endpoint, deafness: &Deafness) -> io::
     let address = SocketAddr::new(endpoint.ip, endpoint.port);
     let kind = if protocol == Protocol::Tcp { Type::STREAM } else { Type::DGRAM };
     let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), None)?;
-    deafness.give(&socket)?;
+    deafness.give(&socket, protocol)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -67,4 +86,28 @@ pub fn hold(protocol: Protocol, endpoint: Endpoint, deafness: &Deafness) -> io::
         socket.set_recv_buffer_size(0)?;
     }
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+    use std::net::{Ipv4Addr, TcpStream};
+    use std::time::Duration;
+
+    #[test]
+    fn a_held_port_is_silent_in_every_way_of_being_deaf() {
+        let classic = Deafness { shared: None, by_ttl: false };
+        let by_ttl = Deafness { shared: None, by_ttl: true };
+        for deafness in [Deafness::new(), by_ttl, classic] {
+            let any = Endpoint::new(Ipv4Addr::LOCALHOST, 0);
+            let socket = match hold(Protocol::Tcp, any, &deafness) {
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => continue,
+                held => held.unwrap(),
+            };
+            let address = socket.local_addr().unwrap().as_socket().unwrap();
+            let refused = TcpStream::connect_timeout(&address, Duration::from_millis(200)).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::TimedOut, "{deafness:?}");
+        }
+    }
 }

@@ -8,6 +8,7 @@
 pub mod bpf;
 pub mod ethtool;
 pub mod fd;
+pub mod inet;
 pub mod netns;
 pub mod packet;
 pub mod tun;

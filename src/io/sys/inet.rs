@@ -1,0 +1,24 @@
+//! Options of `IPPROTO_IP` that no crate covers.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Has a TCP socket ignore, without a word, every packet whose TTL is below `ttl` when it arrives
+/// (`IP_MINTTL`; `tcp_v4_rcv` looks before anything else). Needs no privilege.
+///
+/// # Errors
+/// The kernel's word.
+pub fn set_min_ttl(socket: impl AsFd, ttl: u8) -> io::Result<()> {
+    let value = libc::c_int::from(ttl);
+    // SAFETY: the option's value is one readable C integer of the size given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MINTTL,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
