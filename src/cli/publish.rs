@@ -32,8 +32,8 @@ pub enum Action {
     /// Make port forwards: all of SPEC, or none
     #[command(after_help = "Example:\n  tapnat publish add 8080:10.88.0.2:80/tcp")]
     Add {
-        /// [ADDR:]PORT[-PORT]:INSIDE[:PORT[-PORT]]/tcp or /udp
-        #[arg(value_name = "SPEC")]
+        /// What to forward where.
+        #[arg(value_name = "SPEC", help = "[ADDR:]PORT[-PORT]:INSIDE[:PORT[-PORT]]/tcp or /udp")]
         spec: PublishSpec,
         /// How to speak to the gateway.
         #[command(flatten)]
@@ -44,8 +44,12 @@ pub enum Action {
         after_help = "Examples:\n  tapnat publish remove 8080/tcp\n  tapnat publish remove 8080:10.88.0.2:80/tcp"
     )]
     Remove {
-        /// [ADDR:]PORT[-PORT][:INSIDE[:PORT[-PORT]]]/tcp or /udp
-        #[arg(value_name = "SPEC", value_parser = remove_spec)]
+        /// What is forwarded.
+        #[arg(
+            value_name = "SPEC",
+            value_parser = remove_spec,
+            help = "[ADDR:]PORT[-PORT][:INSIDE[:PORT[-PORT]]]/tcp or /udp"
+        )]
         spec: String,
         /// How to speak to the gateway.
         #[command(flatten)]

@@ -60,8 +60,13 @@ pub struct RunFlags {
     /// External ports to use
     #[arg(long, value_name = "FIRST-LAST", help_heading = "Outside")]
     pub ports: Option<String>,
-    /// Forward a port: [ADDR:]PORT[-PORT]:INSIDE[:PORT[-PORT]]/tcp|udp; can be repeated
-    #[arg(long, value_name = "SPEC", help_heading = "Outside")]
+    /// Port forwards.
+    #[arg(
+        long,
+        value_name = "SPEC",
+        help_heading = "Outside",
+        help = "Forward a port: [ADDR:]PORT[-PORT]:INSIDE[:PORT[-PORT]]/tcp|udp; can be repeated"
+    )]
     pub publish: Vec<String>,
 
     /// endpoint-independent, address-dependent or address-and-port-dependent (RFC 4787)

@@ -4,7 +4,7 @@
 //! An entry is made by a host that asks us, or by a packet that needs one. An answer nobody asked
 //! for changes an entry that exists and makes none, so a flood of them costs nothing. A host that
 //! announces a new MAC, or asks with one, is believed at once. An entry that nothing has confirmed
-//! for [`CONFIRM`] is asked for again while it is in use, and goes when nobody answers.
+//! for `CONFIRM` is asked for again while it is in use, and goes when nobody answers.
 
 use super::DropReason;
 use crate::flow::{LinkId, Time};

@@ -293,7 +293,7 @@ fn check_local(externals: &[Ipv4Addr], deafness: &Deafness) -> Result<(), GuardE
 }
 
 /// Raises the limit of open descriptors as far as this process may; each held port needs one. With
-/// CAP_SYS_RESOURCE that is beyond its hard limit, up to [`DESCRIPTORS`]. Returns the limit,
+/// CAP_SYS_RESOURCE that is beyond its hard limit, up to `DESCRIPTORS`. Returns the limit,
 /// `u64::MAX` if there is none.
 pub fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);

@@ -1,6 +1,6 @@
 //! The loop: wait, receive, decide, send; and between bursts of packets everything else.
 //!
-//! One thread does it all. A turn takes at most [`BURST`] packets or [`BURST_BYTES`] from each
+//! One thread does it all. A turn takes at most `BURST` packets or `BURST_BYTES` from each
 //! link, then the other links have theirs, so that no direction starves another and commands,
 //! timers and port leases are never far away. A super-frame is read, edited and sent at once, in
 //! one buffer that stays in the cache.
