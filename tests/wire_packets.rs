@@ -337,7 +337,7 @@ fn look(bytes: &[u8], offload: &Offload) {
             assert!(out.len() <= 100);
         }
     }
-    checksum::complete_if_looped(&mut buffer.clone(), 0);
+    checksum::mark_looped(&mut buffer.clone(), 0);
     checksum::complete(&mut buffer.clone(), 0);
     if let Ok(packet) = Packet::read(&mut buffer, 0) {
         let _ = craft::may_be_reported(&packet);

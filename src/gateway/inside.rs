@@ -2,7 +2,7 @@
 
 use super::errors::Reason;
 use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, hop, services};
-use crate::flow::{Data, Edit, LinkInfo, Protocol, Summary, Time};
+use crate::flow::{Edit, LinkInfo, Protocol, Time};
 use crate::nat::{Decision, Exit, Observer};
 use crate::wire::ethernet::{self, Frame, MacAddr};
 use crate::wire::{Buffer, Packet};
@@ -217,7 +217,6 @@ impl Gateway {
     /// What the MSS option of this packet may say at most, if it has one: what fits both links.
     pub(super) fn mss_limit(&self, packet: &Packet) -> Option<u16> {
         packet.mss?;
-        let Summary::Data(Data { .. }) = packet.summary else { return None };
         let mtu = self.config.inside.mtu.min(self.config.outside.mtu);
         Some(mtu.saturating_sub(hop::IP_AND_TCP_HEADERS))
     }

@@ -202,7 +202,7 @@ impl Gateway {
         self.counters.dropped(DropReason::SendFailed);
     }
 
-    /// Takes a path MTU that the uplink met on its way out.
+    /// Takes what the uplink can take, which changes with its interface.
     pub fn set_outside(&mut self, info: LinkInfo) {
         self.config.outside = info;
     }

@@ -56,11 +56,6 @@ impl Memory {
         };
         Ok((end(names[0], infos[0], &back, &there), end(names[1], infos[1], &there, &back)))
     }
-
-    /// Changes what this end says it takes.
-    pub fn set_info(&mut self, info: LinkInfo) {
-        self.info = info;
-    }
 }
 
 impl Link for Memory {

@@ -151,14 +151,6 @@ impl Netlink {
         self.add_link(a, info, &format!("add veth pair {a}, {b}"))
     }
 
-    /// Makes an interface that swallows what is sent to it: a home for addresses.
-    ///
-    /// # Errors
-    /// `EEXIST` if the name is taken; otherwise as [`Netlink`] describes.
-    pub fn add_dummy(&self, name: &str) -> io::Result<()> {
-        self.add_link(name, vec![LinkInfo::Kind(InfoKind::Dummy)], &format!("add dummy interface {name}"))
-    }
-
     /// Removes an interface.
     ///
     /// # Errors
@@ -339,20 +331,6 @@ impl Netlink {
     /// `EEXIST` if there is one; `ENETUNREACH` if the gateway is on no connected network.
     pub fn add_default_route(&self, gateway: IpAddr) -> io::Result<()> {
         self.new_route(gateway, 0, Some(gateway), None, &format!("add a default route through {gateway}"))
-    }
-
-    /// Adds a route to `net`/`prefix` through an interface, and through a gateway there if given.
-    ///
-    /// # Errors
-    /// `EEXIST` if there is one; otherwise as [`Netlink`] describes.
-    pub fn add_route(
-        &self,
-        net: IpAddr,
-        prefix: u8,
-        gateway: Option<IpAddr>,
-        ifindex: u32,
-    ) -> io::Result<()> {
-        self.new_route(net, prefix, gateway, Some(ifindex), &format!("add a route to {net}/{prefix}"))
     }
 
     /// What the kernel knows of a neighbour, or `None` if it has never heard of it.

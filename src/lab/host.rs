@@ -149,11 +149,6 @@ impl Host {
         self.sockets.get_mut::<tcp::Socket<'_>>(socket.0).close();
     }
 
-    /// Ends a TCP connection with a reset.
-    pub fn tcp_abort(&mut self, socket: Socket) {
-        self.sockets.get_mut::<tcp::Socket<'_>>(socket.0).abort();
-    }
-
     /// Opens a UDP socket at `port`, or at one of its choice for 0.
     ///
     /// # Errors

@@ -407,7 +407,7 @@ impl Worker {
         match stock.fill(&mut self.gateway, &mut self.guard, now, Stock::a_turn()) {
             Ok(more) => {
                 self.chores.more_leases = more;
-                if more {
+                if stock.next_deadline(now).is_none() {
                     self.chores.lease_failing = false;
                 }
             }

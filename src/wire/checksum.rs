@@ -13,7 +13,7 @@
 //! Whole checksums are never recomputed on the way through: a packet that was damaged before it
 //! reached us must still look damaged behind us.
 
-use super::Buffer;
+use super::{Buffer, PartialChecksum};
 use crate::flow::Protocol;
 use std::net::Ipv4Addr;
 
@@ -167,15 +167,15 @@ pub fn complete(buffer: &mut Buffer, skip: usize) {
     buffer.offload.checksum = None;
 }
 
-/// Finishes a packet whose checksum field holds only the pseudo-header sum although nothing says
-/// so: what an `AF_INET` raw socket reads of a sender on the same host. Returns whether it was
-/// one. A packet whose checksum is right as it stands is left alone.
-pub fn complete_if_looped(buffer: &mut Buffer, skip: usize) -> bool {
+/// Recognises a packet whose checksum field holds only the pseudo-header sum although nothing says
+/// so, which an `AF_INET` raw socket reads of a sender on the same host, and says so in
+/// `offload.checksum`. Returns whether it was one. A whole checksum may have that value by chance,
+/// so the packet is then summed: one whose checksum is right as it stands is left alone.
+pub fn mark_looped(buffer: &mut Buffer, skip: usize) -> bool {
     if buffer.offload.checksum.is_some() || buffer.offload.verified {
         return false;
     }
-    let Some(packet) = buffer.bytes().get(skip..) else { return false };
-    let Some(view) = View::of(packet) else { return false };
+    let Some(view) = buffer.bytes().get(skip..).and_then(View::of) else { return false };
     let (Protocol::Tcp | Protocol::Udp, Some(field)) = (view.protocol, field(view.protocol)) else {
         return false;
     };
@@ -183,9 +183,8 @@ pub fn complete_if_looped(buffer: &mut Buffer, skip: usize) -> bool {
     if view.word(field) != Some(pseudo) || add(pseudo, sum(view.transport)) == 0xffff {
         return false;
     }
-    let checksum = written(view.protocol, internet(view.transport));
-    let at = skip + view.header + field;
-    buffer.bytes_mut()[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+    let (Ok(start), Ok(offset)) = (u16::try_from(view.header), u16::try_from(field)) else { return false };
+    buffer.offload.checksum = Some(PartialChecksum { start, offset });
     true
 }
 

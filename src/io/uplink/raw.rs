@@ -18,12 +18,11 @@ use crate::flow::LinkInfo;
 use crate::io::Link;
 use crate::io::filter::{self, Form, Wanted};
 use crate::io::netlink::{Change, LinkFacts, Netlink, Watcher};
-use crate::wire::{Buffer, PartialChecksum, Segment, SegmentKind, checksum};
+use crate::wire::{Buffer, Segment, SegmentKind, checksum};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// How much may wait in each socket, in bytes.
@@ -32,7 +31,6 @@ const SOCKET_BUFFER: usize = 16 << 20;
 const BURST: u32 = 32;
 const LOOPBACK: &str = "lo";
 const TCP: u8 = 6;
-const UDP: u8 = 17;
 const CWR: u8 = 0x80;
 const DONT_FRAGMENT: u8 = 0x40;
 
@@ -222,9 +220,7 @@ fn describe(buffer: &mut Buffer, limit: usize, sent: usize) -> Result<(), Unusab
     }
     let (protocol, flags) = (bytes[9], bytes[6]);
     buffer.truncate(total);
-    if let Some(partial) = begun(buffer.bytes(), header) {
-        buffer.offload.checksum = Some(partial);
-    }
+    checksum::mark_looped(buffer, 0);
     if total <= limit {
         return Ok(());
     }
@@ -245,24 +241,6 @@ fn describe(buffer: &mut Buffer, limit: usize, sent: usize) -> Result<(), Unusab
         buffer.offload.segment = Some(merged(buffer.bytes(), header, limit).ok_or(Unusable::Malformed)?);
     }
     Ok(())
-}
-
-/// The place of a checksum that holds only the pseudo-header sum. A whole checksum may have that
-/// value by chance, so the packet is then summed.
-fn begun(packet: &[u8], header: usize) -> Option<PartialChecksum> {
-    let offset = match packet[9] {
-        TCP => 16,
-        UDP => 6,
-        _ => return None,
-    };
-    let field = packet.get(header + offset..header + offset + 2)?;
-    let address = |at: usize| Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3]);
-    let length = u16::try_from(packet.len() - header).ok()?;
-    let pseudo = checksum::pseudo_header(address(12), address(16), packet[9], length);
-    if field != pseudo.to_be_bytes() || checksum::transport_is_right(packet) == Some(true) {
-        return None;
-    }
-    Some(PartialChecksum { start: u16::try_from(header).ok()?, offset: u16::try_from(offset).ok()? })
 }
 
 /// How to cut a merged TCP packet so that its parts have at most `limit` bytes.
@@ -363,6 +341,9 @@ impl Link for RawUplink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::PartialChecksum;
+
+    const UDP: u8 = 17;
 
     /// A TCP or UDP packet with DF, of `length` bytes, its checksum whole or only begun.
     fn packet(protocol: u8, length: u16, begun: bool) -> Buffer {
