@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-use tapnat::flow::{Data, Endpoint, Flow, Protocol, Summary, TcpFlags, Time};
+use tapnat::flow::{Data, Endpoint, Flow, Protocol, Segment, Summary, TcpFlags, Time};
 use tapnat::nat::{Decision, Nat, NatConfig};
 
 /// Processor time of this thread.
@@ -58,7 +58,13 @@ struct Table {
 
 fn packet(protocol: Protocol, source: Endpoint, destination: Endpoint) -> Summary {
     let tcp = if protocol == Protocol::Tcp { TcpFlags::SYN } else { TcpFlags::default() };
-    Summary::Data(Data { flow: Flow { protocol, source, destination }, tcp, asks: true, length: 100 })
+    Summary::Data(Data {
+        flow: Flow { protocol, source, destination },
+        tcp,
+        segment: Segment::default(),
+        asks: true,
+        length: 100,
+    })
 }
 
 /// The `n`th flow: each from an inside endpoint of its own, to a remote of its own; 100 a host.
@@ -72,7 +78,7 @@ fn empty(sessions: u32) -> Nat {
     // 20 addresses of 64,512 ports hold a million mappings at 0.78.
     let count = sessions.div_ceil(50_000) as u8;
     let addresses = (1..=count).map(|n| IpAddr::from([203, 0, 113, n]));
-    let config = NatConfig { ports: 1024..=65535, ..NatConfig::new(addresses.collect()) };
+    let config = NatConfig { ports: vec![1024..=65535], ..NatConfig::new(addresses.collect()) };
     Nat::new(config, [7; 32])
 }
 

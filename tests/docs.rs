@@ -120,7 +120,7 @@ fn defaults_that_have_no_word_are_as_the_page_says() {
     assert_eq!(settings.control, Path::new("/run/tapnat/default.sock"));
     assert!(settings.mac.is_none() && settings.outside.is_none() && settings.external.is_empty());
     let ports = tapnat::nat::NatConfig::new(Vec::new()).ports;
-    let shown = format!("{}-{}", ports.start(), ports.end());
+    let shown = format!("{}-{}", ports[0].start(), ports[0].end());
     assert!(read(CONFIGURATION).contains(&format!("| `ports` | {shown} |")));
 }
 

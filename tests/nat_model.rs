@@ -13,8 +13,8 @@ use spec::Spec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
-use tapnat::flow::{Data, Endpoint, Flow, Protocol, Summary, TcpFlags, Time};
-use tapnat::nat::{Behaviour, Decision, Exit, Nat, NatConfig, Refusal, Step};
+use tapnat::flow::{Data, Endpoint, Flow, Protocol, Segment, Summary, TcpFlags, Time};
+use tapnat::nat::{Behaviour, Decision, Exit, Nat, NatConfig, Policy, Refusal, Step};
 use tuples::{end, error, from, to, udp};
 
 const X: &str = "203.0.113.1";
@@ -111,8 +111,8 @@ fn flags(protocol: Protocol, choice: u8) -> TcpFlags {
 impl Pair {
     fn new(mapping: Behaviour, filtering: Behaviour, seed: u8) -> Self {
         let mut config = NatConfig::new(vec![end(X).ip]);
-        (config.mapping, config.filtering, config.leased) = (mapping, filtering, true);
-        config.ports = FIRST..=FIRST + PORTS - 1;
+        (config.policy.mapping, config.policy.filtering, config.leased) = (mapping, filtering, true);
+        config.ports = vec![FIRST..=FIRST + PORTS - 1];
         let nat = Nat::new(config.clone(), [seed; 32]);
         Pair { nat, spec: Spec::new(config), now: Time::ZERO, asked: 0 }
     }
@@ -187,7 +187,13 @@ impl Pair {
     }
 
     fn leave(&mut self, flow: Flow, kind: u8) {
-        let data = Data { flow, tcp: flags(flow.protocol, kind), asks: true, length: 100 };
+        let data = Data {
+            flow,
+            tcp: flags(flow.protocol, kind),
+            segment: Segment::default(),
+            asks: true,
+            length: 100,
+        };
         let mut steps = Vec::new();
         let got = self.nat.outbound(&Summary::Data(data), self.now, &mut steps);
         let offered = steps.iter().find_map(|step| match step {
@@ -200,7 +206,8 @@ impl Pair {
     /// From the wire, or from the host where the source is ours, as only the host can send that.
     fn arrive(&mut self, flow: Flow, kind: u8) {
         let asks = flow.protocol != Protocol::Icmp || kind == 0;
-        let data = Data { flow, tcp: flags(flow.protocol, kind), asks, length: 100 };
+        let data =
+            Data { flow, tcp: flags(flow.protocol, kind), segment: Segment::default(), asks, length: 100 };
         let packet = Summary::Data(data);
         let foretold = self.nat.would_admit(&data, flow.source.ip != end(X).ip, self.now);
         let got = if flow.source.ip == end(X).ip {
@@ -268,13 +275,13 @@ proptest! {
     fn out_and_back_is_identity(
         seed: u8, host in 2..9u8, port: u16, remote: u32, remote_port in 1..u16::MAX, icmp: bool, mode in behaviour(),
     ) {
-        let mut nat = Nat::new(NatConfig { mapping: mode, filtering: mode, ..config() }, [seed; 32]);
+        let mut nat = Nat::new(NatConfig { policy: Policy { mapping: mode, filtering: mode, ..Policy::default() }, ..config() }, [seed; 32]);
         let protocol = if icmp { Protocol::Icmp } else { Protocol::Udp };
         let source = Endpoint::new(IpAddr::from([10, 0, 0, host]), port);
         let remote_port = if icmp { 0 } else { remote_port };
         let destination = Endpoint::new(std::net::Ipv4Addr::from_bits(remote | 1 << 31), remote_port);
         let flow = Flow { protocol, source, destination };
-        let mut data = Data { flow, tcp: TcpFlags::default(), asks: true, length: 100 };
+        let mut data = Data { flow, tcp: TcpFlags::default(), segment: Segment::default(), asks: true, length: 100 };
         prop_assume!(destination.ip != end(X).ip);
         let Decision::Translate { edit, exit: Exit::Outside } = out(&mut nat, &Summary::Data(data)) else {
             panic!("refused");
@@ -321,7 +328,7 @@ proptest! {
             let reporter = std::net::Ipv4Addr::from_bits(reporter);
             if outward {
                 let came = Summary::Data(Data {
-                    flow: packet.flow().reversed(), tcp: TcpFlags::default(), asks: true, length: 100,
+                    flow: packet.flow().reversed(), tcp: TcpFlags::default(), segment: Segment::default(), asks: true, length: 100,
                 });
                 out(&mut nat, &error(&format!("{reporter} > 198.51.100.1"), &came));
             } else {
@@ -340,7 +347,7 @@ proptest! {
                 if let Op::Out(protocol, host, port, remote, to, kind) = *op {
                     let destination = Endpoint::new(IpAddr::from([198, 51, 100, remote]), to);
                     let flow = Flow { protocol, source: inside(host, port), destination };
-                    let data = Data { flow, tcp: flags(protocol, kind), asks: true, length: 100 };
+                    let data = Data { flow, tcp: flags(protocol, kind), segment: Segment::default(), asks: true, length: 100 };
                     nat.outbound(&Summary::Data(data), Time::ZERO, &mut steps);
                 }
             }
@@ -372,7 +379,7 @@ fn source(decision: Decision) -> Endpoint {
 /// Every port of the range is given out, each to one inside endpoint; then there are none.
 #[test]
 fn never_two_owners_of_a_port() {
-    let mut nat = Nat::new(NatConfig { ports: 1024..=65535, ..config() }, [9; 32]);
+    let mut nat = Nat::new(NatConfig { ports: vec![1024..=65535], ..config() }, [9; 32]);
     nat.set_limits(tapnat::nat::Limits {
         sessions_per_host: usize::MAX,
         mappings_per_host: usize::MAX,

@@ -132,7 +132,7 @@ fn mappings_by_remote() {
     for (mapping, same_port) in
         [(Behaviour::AddressDependent, true), (Behaviour::AddressAndPortDependent, false)]
     {
-        let mut nat = nat(|config| config.mapping = mapping);
+        let mut nat = nat(|config| config.policy.mapping = mapping);
         let first = nat.leaves(&udp("10.0.0.2:1000 > 198.51.100.7:53"));
         assert_eq!(nat.leaves(&udp("10.0.0.2:1000 > 198.51.100.7:54")) == first, same_port);
         assert_ne!(nat.leaves(&udp("10.0.0.2:1000 > 198.51.100.8:53")), first);
@@ -175,7 +175,7 @@ fn families_do_not_mix() {
 // Row 26: source port 0 crashes nothing and is never handed out.
 #[test]
 fn port_zero() {
-    let mut nat = nat(|config| config.ports = 0..=3);
+    let mut nat = nat(|config| config.ports = vec![0..=3]);
     let mut given = BTreeSet::new();
     for host in 2..5 {
         given.insert(nat.leaves(&udp(&format!("10.0.0.{host}:0 > 198.51.100.7:53"))).port);
@@ -195,7 +195,7 @@ fn filtering_by_mode() {
         (AddressDependent, true, false),
         (AddressAndPortDependent, false, false),
     ] {
-        let mut nat = nat(|config| config.filtering = filtering);
+        let mut nat = nat(|config| config.policy.filtering = filtering);
         let x = nat.leaves(&udp("10.0.0.2:1000 > 198.51.100.7:53"));
         let y = nat.leaves(&tcp("10.0.0.2:1000 > 198.51.100.7:53", "S"));
         for (remote, passes) in [("198.51.100.7:99", other_port), ("198.51.100.8:53", other_host)] {
@@ -287,7 +287,7 @@ fn what_refreshes() {
 fn changed_timeouts_hold_at_once() {
     let mut nat = nat(|_| {});
     let x = nat.leaves(&udp("10.0.0.2:1000 > 198.51.100.7:5000"));
-    let mut timeouts = nat.nat.config().timeouts;
+    let mut timeouts = nat.nat.config().policy.timeouts;
     timeouts.udp = Duration::from_secs(10);
     nat.nat.set_timeouts(timeouts);
     nat.after(10.0).refuses_in(&to(&udp("198.51.100.7:5000 > 0.0.0.0"), x), Refusal::NoMapping);
@@ -456,7 +456,7 @@ fn hairpinned(source: Endpoint, destination: &str) -> Decision {
 // --hairpin on, --filtering endpoint-independent. Rows 14, 15, 37.
 #[test]
 fn hairpin() {
-    let mut nat = nat(|config| config.filtering = Behaviour::EndpointIndependent);
+    let mut nat = nat(|config| config.policy.filtering = Behaviour::EndpointIndependent);
     let b = nat.leaves(&udp("10.0.0.3:2000 > 198.51.100.7:53"));
     let a = nat.leaves(&udp("10.0.0.2:1000 > 198.51.100.7:53"));
     assert_eq!(nat.out(&to(&udp("10.0.0.2:1000 > 0.0.0.0"), b)), hairpinned(a, "10.0.0.3:2000"));
@@ -494,7 +494,7 @@ fn hairpin_to_a_published_port() {
 #[test]
 fn hairpin_and_host_access_off() {
     let mut nat = nat(|config| {
-        config.hairpin = false;
+        config.policy.hairpin = false;
         config.host_access = false;
     });
     let b = nat.leaves(&udp("10.0.0.3:2000 > 198.51.100.7:53"));
@@ -595,7 +595,7 @@ fn errors_from_inside() {
 // Rows 52, 53: a hairpinned error goes back to the sender in the sender's own terms.
 #[test]
 fn hairpinned_errors() {
-    let mut nat = nat(|config| config.filtering = Behaviour::EndpointIndependent);
+    let mut nat = nat(|config| config.policy.filtering = Behaviour::EndpointIndependent);
     let b = nat.leaves(&udp("10.0.0.3:2000 > 198.51.100.7:53"));
     let decision = nat.out(&to(&udp("10.0.0.2:1000 > 0.0.0.0"), b));
     let Decision::Translate { edit: Edit { source: Some(a), .. }, .. } = decision else { panic!() };
@@ -674,7 +674,7 @@ fn limits() {
     };
     let ports = |n| udp(&format!("10.0.0.2:{} > 198.51.100.7:5000", 1000 + n));
     let remotes = |n| udp(&format!("10.0.0.2:1000 > 198.51.100.7:{}", 5000 + n));
-    full(|config| config.ports = 40000..=40019, Refusal::PortsExhausted, &ports);
+    full(|config| config.ports = vec![40000..=40019], Refusal::PortsExhausted, &ports);
     full(|config| config.limits.sessions = 20, Refusal::SessionLimit, &ports);
     full(|config| config.limits.sessions_per_host = 20, Refusal::HostSessionLimit, &ports);
     full(|config| config.limits.mappings_per_host = 20, Refusal::HostMappingLimit, &ports);
@@ -709,7 +709,7 @@ fn closed_connections_make_room() {
             if by_table {
                 config.limits.sessions = 2;
             } else {
-                config.ports = 40000..=40001;
+                config.ports = vec![40000..=40001];
             }
         });
         let line = |port: u16| format!("10.0.0.2:{port} > 198.51.100.7:80");
@@ -808,7 +808,7 @@ fn published_ports() {
 
 #[test]
 fn a_published_port_leaves_the_pool() {
-    let mut nat = nat(|config| config.ports = 40000..=40002);
+    let mut nat = nat(|config| config.ports = vec![40000..=40002]);
     nat.leaves(&udp("10.0.0.2:1 > 198.51.100.7:1"));
     let free = (40000..=40002).map(|port| Endpoint::new(end(X).ip, port));
     let published: Vec<_> =

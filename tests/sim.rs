@@ -179,7 +179,7 @@ fn arrives(network: &mut Network, from: (Node, Socket), to: (Node, Socket), word
 #[test]
 fn a_connection_that_speaks_within_its_timeout_lives_for_hours() {
     let (mut network, client, server) = connected(config());
-    let timeout = network.config().nat.timeouts.tcp_established;
+    let timeout = network.config().nat.policy.timeouts.tcp_established;
     assert_eq!(timeout, 2 * HOUR + 4 * MINUTE, "RFC 5382 REQ-5");
     for _ in 0..3 {
         network.run_for(timeout - 2 * MINUTE);
@@ -194,7 +194,7 @@ fn a_connection_that_speaks_within_its_timeout_lives_for_hours() {
 #[test]
 fn a_connection_that_is_silent_for_longer_is_forgotten() {
     let mut config = config();
-    config.nat.timeouts.tcp_established = 10 * MINUTE;
+    config.nat.policy.timeouts.tcp_established = 10 * MINUTE;
     let (mut network, client, server) = connected(config);
     network.run_for(9 * MINUTE);
     assert!(arrives(&mut network, (Node::Server, server), (Node::A, client), b"one"));

@@ -12,12 +12,14 @@
 
 pub mod edit;
 pub mod link;
+pub mod prefix;
 pub mod summary;
 pub mod time;
 
 pub use edit::{Edit, QuotedEdit};
 pub use link::{LinkId, LinkInfo};
-pub use summary::{Data, ErrorAbout, Summary, TcpFlags};
+pub use prefix::Prefix;
+pub use summary::{Data, ErrorAbout, Segment, Summary, TcpFlags};
 pub use time::Time;
 
 use std::fmt;

@@ -19,6 +19,8 @@ pub struct Data {
     pub flow: Flow,
     /// The flags of a TCP segment; empty for other protocols.
     pub tcp: TcpFlags,
+    /// The numbers of a TCP segment; all zero for other protocols.
+    pub segment: Segment,
     /// Whether an ICMP query asks (its identifier is at the source) or answers (at the
     /// destination). True for every other protocol.
     pub asks: bool,
@@ -35,8 +37,25 @@ pub struct ErrorAbout {
     pub to: IpAddr,
     /// The flow of the quoted packet, as quoted.
     pub about: Flow,
+    /// The sequence number of a quoted TCP segment; `None` for other protocols and later fragments.
+    pub sequence: Option<u32>,
     /// Length of the IP packet in bytes.
     pub length: u32,
+}
+
+/// The numbers of a TCP segment (RFC 9293 §3.1), as far as a window tracker reads them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Segment {
+    /// Sequence number of the first byte, or of the SYN.
+    pub sequence: u32,
+    /// Acknowledgement number; means nothing without the ACK flag.
+    pub acknowledgement: u32,
+    /// The window field as written, not scaled.
+    pub window: u16,
+    /// Payload in bytes; a super-frame counts whole. SYN and FIN are not counted.
+    pub payload: u16,
+    /// The window scale option of a SYN (RFC 7323 §2.2), 14 at most.
+    pub scale: Option<u8>,
 }
 
 impl Summary {

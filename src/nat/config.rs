@@ -1,6 +1,6 @@
 //! The settings of a translator: plain data, RFC defaults.
 
-use crate::flow::Protocol;
+use crate::flow::{Prefix, Protocol};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -24,38 +24,107 @@ pub struct NatConfig {
     pub external: Vec<IpAddr>,
     /// The host's other addresses: packets to them go to the host, never to the wire.
     pub host_addresses: Vec<IpAddr>,
-    /// Ports to use on each external address.
-    pub ports: RangeInclusive<u16>,
+    /// Ports to use on each external address; the ranges may have gaps between them (RFC 6888 REQ-3).
+    pub ports: Vec<RangeInclusive<u16>>,
     /// Ports must be leased with [`super::Nat::lease`] before use (the addresses are shared with
     /// the host). If false every port of the range is ours from the start.
     pub leased: bool,
+    /// How inside hosts are treated that no rule names.
+    pub policy: Policy,
+    /// How some of them are treated instead; of those that fit, the longest prefix holds.
+    pub rules: Vec<Rule>,
+    /// Packets that pass with their own source (RFC 6888 REQ-6).
+    pub exempt: Vec<Exemption>,
+    /// Inside hosts may reach services of the host itself on its external address.
+    pub host_access: bool,
+    /// How many things may live.
+    pub limits: Limits,
+}
+
+/// How inside hosts are treated: what a profile is made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Policy {
     /// Mapping behaviour; RFC 4787 REQ-1 asks for endpoint-independent.
     pub mapping: Behaviour,
     /// Filtering behaviour; RFC 4787 REQ-8.
     pub filtering: Behaviour,
     /// Inside hosts may reach each other by their outside endpoints (RFC 4787 REQ-9).
     pub hairpin: bool,
-    /// Inside hosts may reach services of the host itself on its external address.
-    pub host_access: bool,
+    /// How outside ports are chosen.
+    pub choice: PortChoice,
     /// How long things live.
     pub timeouts: Timeouts,
-    /// How many things may live.
-    pub limits: Limits,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy {
+            mapping: Behaviour::EndpointIndependent,
+            filtering: Behaviour::AddressDependent,
+            hairpin: true,
+            choice: PortChoice::Random,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// A policy of its own for some inside hosts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rule {
+    /// Which inside hosts.
+    pub inside: Prefix,
+    /// How they are treated.
+    pub policy: Policy,
+}
+
+/// How outside ports are chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PortChoice {
+    /// At random in the whole range (RFC 6056 §3.3.1), of the inside port's parity (RFC 4787
+    /// REQ-4) and, where the host allows, on its side of 1024 (REQ-3a).
+    #[default]
+    Random,
+    /// The inside port if no other session towards the same remote has it, else a random one; one
+    /// outside port may serve several inside endpoints with different remotes (RFC 7857 §3). As
+    /// Linux `nf_nat_core.c` chooses; it breaks endpoint-independent mapping.
+    Overload,
+    /// At random within a block that follows from the inside address (RFC 7422).
+    Block {
+        /// The inside hosts that share the external addresses.
+        subscribers: Prefix,
+        /// Ports a block.
+        size: u16,
+    },
+}
+
+/// Packets that are not translated (RFC 6888 REQ-6), and their answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Exemption {
+    /// The destinations.
+    pub remote: Prefix,
+    /// Only this protocol.
+    pub protocol: Option<Protocol>,
+    /// Only these destination ports.
+    pub ports: Option<RangeInclusive<u16>>,
 }
 
 impl NatConfig {
+    /// Whether `port` is one of ours to use.
+    pub fn has_port(&self, port: u16) -> bool {
+        self.ports.iter().any(|range| range.contains(&port))
+    }
+
     /// RFC defaults for these external addresses.
     pub fn new(external: Vec<IpAddr>) -> Self {
         NatConfig {
             external,
             host_addresses: Vec::new(),
-            ports: 32768..=65535,
+            ports: vec![32768..=65535],
             leased: false,
-            mapping: Behaviour::EndpointIndependent,
-            filtering: Behaviour::AddressDependent,
-            hairpin: true,
+            policy: Policy::default(),
+            rules: Vec::new(),
+            exempt: Vec::new(),
             host_access: true,
-            timeouts: Timeouts::default(),
             limits: Limits::default(),
         }
     }

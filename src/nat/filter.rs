@@ -91,7 +91,7 @@ impl Nat {
 
     /// What the filter says if it need not look at the mapping's peers.
     fn without_peers(&self, mapping: u32) -> Option<bool> {
-        match self.config.filtering {
+        match self.config.policy.filtering {
             _ if self.mappings[mapping].published => Some(true),
             Behaviour::EndpointIndependent => Some(true),
             Behaviour::AddressAndPortDependent => Some(false),

@@ -57,7 +57,7 @@ mod slab;
 mod tcp;
 mod wheel;
 
-pub use config::{Behaviour, Limits, NatConfig, Timeouts};
+pub use config::{Behaviour, Exemption, Limits, NatConfig, Policy, PortChoice, Rule, Timeouts};
 pub use decision::{Decision, Exit, Refusal};
 pub use step::{Closed, Observer, Step};
 pub use view::{MappingView, SessionView, TcpState};
@@ -119,13 +119,13 @@ impl Nat {
         let hash = Hash::new(rng.next(), rng.next());
         let room = config.limits.sessions.min(ROOM);
         Nat {
-            lives: Lives::new(&config.timeouts),
+            lives: Lives::new(&config.policy.timeouts),
             addresses: Addresses::new(&hash, &config.external, &config.host_addresses),
             sessions: Sessions::new(),
             by_flow: Index::with_room(room),
             portless: portless::index(),
-            mappings: Mappings::new(config.mapping, room),
-            peers: Peers::new(config.filtering, room),
+            mappings: Mappings::new(config.policy.mapping, room),
+            peers: Peers::new(config.policy.filtering, room),
             ports: Ports::new(config.external.len(), config.ports.clone(), config.leased),
             hosts: Hosts::new(),
             forwards: Forwards::default(),
@@ -147,7 +147,7 @@ impl Nat {
     /// a shorter timeout takes no more packets, but may be listed in [`Nat::counts`] until its old
     /// deadline or for 512 s.
     pub fn set_timeouts(&mut self, timeouts: Timeouts) {
-        self.config.timeouts = timeouts;
+        self.config.policy.timeouts = timeouts;
         self.lives = Lives::new(&timeouts);
     }
 
@@ -236,7 +236,7 @@ impl Nat {
     fn leave_to_us(&mut self, data: &Data, now: Time, seen: &mut impl Observer) -> Verdict {
         let Flow { protocol, source: inside, destination: remote } = data.flow;
         let hairpin = self.hairpin_target(protocol, remote).is_some();
-        if hairpin && !self.config.hairpin {
+        if hairpin && !self.config.policy.hairpin {
             return Err(Refusal::HairpinOff);
         }
         if !hairpin && !self.config.host_access {
@@ -407,7 +407,7 @@ impl Nat {
     /// the host.
     pub fn give_back(&mut self, now: Time) -> Option<(Protocol, Endpoint)> {
         self.clock = self.clock.max(now);
-        let idle = self.config.timeouts.lease.as_nanos() / u128::from(wheel::GRAIN);
+        let idle = self.config.policy.timeouts.lease.as_nanos() / u128::from(wheel::GRAIN);
         let idle = u32::try_from(idle).unwrap_or(u32::MAX);
         let (protocol, external, port) = self.ports.give_back(now, idle)?;
         Some((protocol, Endpoint { ip: self.addresses.ip(external), port }))

@@ -79,10 +79,11 @@ impl Pool {
         page[usize::from(port) % PAGE] = owner;
     }
 
-    fn fill(&mut self, range: RangeInclusive<u16>) {
+    fn fill(&mut self, ranges: &[RangeInclusive<u16>]) {
         if !self.filled {
             self.filled = true;
-            self.free = range.filter(|port| self.owner(*port) == NOBODY).collect();
+            let ports = ranges.iter().cloned().flatten();
+            self.free = ports.filter(|port| *port != 0 && self.owner(*port) == NOBODY).collect();
         }
     }
 
@@ -124,7 +125,7 @@ impl Pool {
 #[derive(Debug)]
 pub(super) struct Ports {
     pools: Vec<Pool>,
-    range: RangeInclusive<u16>,
+    ranges: Vec<RangeInclusive<u16>>,
     leased: bool,
 }
 
@@ -146,9 +147,9 @@ fn tick(now: Time) -> u32 {
 }
 
 impl Ports {
-    pub(super) fn new(externals: usize, range: RangeInclusive<u16>, leased: bool) -> Self {
-        let range = (*range.start()).max(1)..=*range.end();
-        Ports { pools: (0..externals * POOLED).map(|_| Pool::new()).collect(), range, leased }
+    /// `ranges` do not overlap; port 0 in them is passed over.
+    pub(super) fn new(externals: usize, ranges: Vec<RangeInclusive<u16>>, leased: bool) -> Self {
+        Ports { pools: (0..externals * POOLED).map(|_| Pool::new()).collect(), ranges, leased }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -163,9 +164,9 @@ impl Ports {
         self.leased && protocol != Protocol::Icmp
     }
 
-    /// Identifiers of ICMP queries are nobody else's: the range is for ports.
-    fn range_of(&self, protocol: Protocol) -> RangeInclusive<u16> {
-        if protocol == Protocol::Icmp { 1..=u16::MAX } else { self.range.clone() }
+    /// How many ports the ranges hold.
+    fn width(&self) -> usize {
+        self.ranges.iter().map(|range| range.clone().filter(|port| *port != 0).count()).sum()
     }
 
     /// The mapping that has this port.
@@ -185,12 +186,15 @@ impl Ports {
         now: Time,
         rng: &mut Rng,
     ) -> Option<u16> {
-        let (lease, range) = (self.needs_lease(protocol), self.range_of(protocol));
+        let lease = self.needs_lease(protocol);
         let pool = &mut self.pools[number(protocol, external)?];
         if lease {
             pool.note_taken(now);
+        } else if protocol == Protocol::Icmp {
+            // Identifiers of queries are nobody else's: the ranges are for ports.
+            pool.fill(&[1..=u16::MAX]);
         } else {
-            pool.fill(range);
+            pool.fill(&self.ranges);
         }
         if pool.free.is_empty() {
             return None;
@@ -234,7 +238,7 @@ impl Ports {
 
     /// Ends a claim. A leased port stays out of the pool: the lease is its publisher's.
     pub(super) fn unclaim(&mut self, protocol: Protocol, external: u16, port: u16) {
-        let back = !self.needs_lease(protocol) && self.range.contains(&port);
+        let back = !self.needs_lease(protocol) && self.ranges.iter().any(|range| range.contains(&port));
         let Some(pool) = number(protocol, external) else { return };
         let pool = &mut self.pools[pool];
         pool.set_owner(port, NOBODY);
@@ -258,7 +262,7 @@ impl Ports {
 
     /// How many ports each leased pool would like to be given: protocol, external address, count.
     pub(super) fn wanted(&self) -> impl Iterator<Item = (Protocol, u16, usize)> + '_ {
-        let most = if self.leased { self.range.len() } else { 0 };
+        let most = if self.leased { self.width() } else { 0 };
         let externals = 0..(self.pools.len() / POOLED) as u16;
         externals
             .flat_map(|external| [(Protocol::Tcp, external), (Protocol::Udp, external)])
@@ -302,7 +306,7 @@ impl Ports {
         let pools = self.pools.chunks(POOLED).flat_map(|pools| &pools[..2]);
         pools.fold(0, |sum, pool| {
             let untouched = !self.leased && !pool.filled;
-            sum + if untouched { self.range.len() } else { pool.free.len() }
+            sum + if untouched { self.width() } else { pool.free.len() }
         })
     }
 }
@@ -317,7 +321,7 @@ mod tests {
 
     #[test]
     fn the_stock_follows_the_rate_and_goes_back() {
-        let mut ports = Ports::new(1, 1024..=65535, true);
+        let mut ports = Ports::new(1, vec![1024..=65535], true);
         let mut rng = Rng::new([1; 32]);
         let mut next = 1024;
         let mut lease_all = |ports: &mut Ports, now| {
@@ -354,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_port_leased_twice_is_one_port() {
-        let mut ports = Ports::new(1, 1024..=65535, true);
+        let mut ports = Ports::new(1, vec![1024..=65535], true);
         ports.lease(Protocol::Udp, 0, 5000, Time::ZERO);
         ports.lease(Protocol::Udp, 0, 5000, Time::ZERO);
         assert_eq!(ports.free(), 1);

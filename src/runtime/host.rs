@@ -71,8 +71,8 @@ impl Host {
             IpAddr::V6(_) => None,
         };
         let addresses: Vec<Ipv4Addr> = nat.external.iter().filter_map(v4).collect();
-        let single: BTreeSet<u16> = published.filter(|port| !nat.ports.contains(port)).collect();
-        let ports = std::iter::once(nat.ports.clone()).chain(single.into_iter().map(|port| port..=port));
+        let single: BTreeSet<u16> = published.filter(|port| !nat.has_port(*port)).collect();
+        let ports = nat.ports.iter().cloned().chain(single.into_iter().map(|port| port..=port));
         Wanted { addresses, ports: ports.collect() }
     }
 }

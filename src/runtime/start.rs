@@ -15,7 +15,7 @@ use crate::io::setup::{self, InsideConfig, Outside};
 use crate::io::uplink::raw::RawUplink;
 use crate::io::uplink::{self, Chosen};
 use crate::io::{Link, tap::Tap};
-use crate::nat::NatConfig;
+use crate::nat::{NatConfig, Policy};
 use crate::wire::MacAddr;
 use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
@@ -199,13 +199,18 @@ fn nat_config(
     NatConfig {
         external: external.iter().copied().map(IpAddr::V4).collect(),
         host_addresses: others.iter().copied().map(IpAddr::V4).collect(),
-        ports: ports.clone(),
+        ports: vec![ports.clone()],
         leased: guard != guard::Kind::Off,
-        mapping: settings.nat.mapping,
-        filtering: settings.nat.filtering,
-        hairpin: settings.nat.hairpin,
+        policy: Policy {
+            mapping: settings.nat.mapping,
+            filtering: settings.nat.filtering,
+            hairpin: settings.nat.hairpin,
+            timeouts: settings.nat.timeouts,
+            ..Policy::default()
+        },
+        rules: Vec::new(),
+        exempt: Vec::new(),
         host_access: settings.nat.host_access,
-        timeouts: settings.nat.timeouts,
         limits: settings.nat.limits,
     }
 }
@@ -252,7 +257,12 @@ fn about(
         mtu: settings.mtu,
         outside: outside.interface.name.clone(),
         external: nat.external.clone(),
-        ports: format!("{}-{}", nat.ports.start(), nat.ports.end()),
+        ports: nat
+            .ports
+            .iter()
+            .map(|range| format!("{}-{}", range.start(), range.end()))
+            .collect::<Vec<_>>()
+            .join(","),
         uplink: uplink.kind.word().to_owned(),
         guard: guard.kind().word().to_owned(),
         reasons: vec![

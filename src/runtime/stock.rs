@@ -119,7 +119,7 @@ impl Stock {
 
     /// A port was given back to the host: it may be asked for again, if it is one of the range.
     pub fn given_back(&mut self, gateway: &Gateway, protocol: Protocol, outside: Endpoint) {
-        if gateway.config().nat.ports.contains(&outside.port) {
+        if gateway.config().nat.has_port(outside.port) {
             self.put_back(protocol, outside.ip, outside.port);
         }
     }

@@ -76,6 +76,8 @@ pub(super) struct Quote {
     pub first: bool,
     /// The quoted packet has ports or an identifier in the quote.
     pub has_ports: bool,
+    /// The sequence number of a quoted TCP segment, if the quote holds it.
+    pub sequence: Option<u32>,
     /// Where the quoted transport header begins.
     pub transport: usize,
     /// Where the quoted packet ends, extensions and padding left out.
@@ -115,6 +117,7 @@ impl Quote {
             is_error: false,
             first: ip.fragments_offset().value() == 0,
             has_ports: false,
+            sequence: None,
             transport: HEADER + header,
             end: HEADER + end,
         };
@@ -132,13 +135,16 @@ impl Quote {
             Protocol::Icmp => "quoted ICMP header",
             Protocol::Other(_) => return Ok(()),
         };
-        let Some([a, b, c, d, e, f, _, _]) = transport.first_chunk() else {
+        let Some([a, b, c, d, e, f, g, h]) = transport.first_chunk() else {
             return Err(ParseError::Truncated { what, need: 8, have: transport.len() });
         };
         if self.flow.protocol != Protocol::Icmp {
             self.flow.source.port = u16::from_be_bytes([*a, *b]);
             self.flow.destination.port = u16::from_be_bytes([*c, *d]);
             self.has_ports = true;
+            if self.flow.protocol == Protocol::Tcp {
+                self.sequence = Some(u32::from_be_bytes([*e, *f, *g, *h]));
+            }
             return Ok(());
         }
         let identifier = u16::from_be_bytes([*e, *f]);

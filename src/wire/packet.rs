@@ -7,7 +7,7 @@
 
 use super::icmp::{self, Kind, Quote};
 use super::{Buffer, Offload, ParseError, checksum};
-use crate::flow::{Data, Endpoint, ErrorAbout, Flow, Protocol, Summary, TcpFlags};
+use crate::flow::{Data, Endpoint, ErrorAbout, Flow, Protocol, Segment, Summary, TcpFlags};
 use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
 
 /// The layout of one checked IP packet, and its summary. It borrows nothing: offsets count from
@@ -124,6 +124,7 @@ impl Packet {
                     destination: Endpoint::new(ip.destination_addr(), 0),
                 },
                 tcp: TcpFlags::default(),
+                segment: Segment::default(),
                 asks: true,
                 length: u32::from(ip.total_len()),
             }),
@@ -160,9 +161,18 @@ impl Packet {
                 data.flow.source.port = tcp.source_port();
                 data.flow.destination.port = tcp.destination_port();
                 data.tcp = TcpFlags(tcp.slice()[13]);
+                let mut segment = Segment {
+                    sequence: tcp.sequence_number(),
+                    acknowledgement: tcp.acknowledgment_number(),
+                    window: tcp.window_size(),
+                    payload: (payload.len() - tcp.slice().len()) as u16,
+                    scale: None,
+                };
                 if data.tcp.has(TcpFlags::SYN) {
                     self.mss = mss_option(tcp.slice(), self.header);
+                    segment.scale = window_scale(tcp.slice());
                 }
+                data.segment = segment;
                 self.payload += tcp.slice().len() as u16;
             }
             Protocol::Udp => {
@@ -218,6 +228,7 @@ impl Packet {
                     from: data.flow.source.ip,
                     to: data.flow.destination.ip,
                     about: quote.flow,
+                    sequence: quote.sequence,
                     length: self.length,
                 });
             }
@@ -263,6 +274,14 @@ fn mss_option(header: &[u8], ip_header: u16) -> Option<(u16, u16)> {
     let at = 20 + at + 2;
     let value = u16::from_be_bytes([header[at], header[at + 1]]);
     Some((value, ip_header + at as u16))
+}
+
+/// The window scale option of a TCP header; more than 14 counts as 14 (RFC 7323 §2.3).
+fn window_scale(header: &[u8]) -> Option<u8> {
+    const WINDOW_SCALE: u8 = 3;
+    let (_, at, _) =
+        tlv_options(&header[20..]).find(|(kind, _, length)| *kind == WINDOW_SCALE && *length == 3)?;
+    Some(header[20 + at + 2].min(14))
 }
 
 /// The options of an IPv4 or TCP header, which share their format: kind, offset, length. Ends at

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tapnat::config::{Settings, file, resolve};
 use tapnat::flow::{Endpoint, LinkId, LinkInfo, Time};
 use tapnat::gateway::{Command, Fate, Gateway, GatewayConfig, INSIDE, OUTSIDE, Outbox, Reply, Subnet};
-use tapnat::nat::NatConfig;
+use tapnat::nat::{NatConfig, Policy};
 use tapnat::wire::{Buffer, MacAddr};
 
 /// The outside is an Ethernet-sized link in every case; the configuration says the MTU inside.
@@ -108,12 +108,17 @@ impl Replay {
 
 fn gateway_config(settings: &Settings) -> GatewayConfig {
     let nat = NatConfig {
-        ports: settings.ports.clone().expect("a case says its ports"),
-        mapping: settings.nat.mapping,
-        filtering: settings.nat.filtering,
-        hairpin: settings.nat.hairpin,
+        ports: vec![settings.ports.clone().expect("a case says its ports")],
+        policy: Policy {
+            mapping: settings.nat.mapping,
+            filtering: settings.nat.filtering,
+            hairpin: settings.nat.hairpin,
+            timeouts: settings.nat.timeouts,
+            ..Policy::default()
+        },
+        rules: Vec::new(),
+        exempt: Vec::new(),
         host_access: settings.nat.host_access,
-        timeouts: settings.nat.timeouts,
         limits: settings.nat.limits,
         ..NatConfig::new(settings.external.clone())
     };

@@ -55,7 +55,7 @@ impl Session {
     }
 
     fn life(&self, config: &NatConfig) -> Duration {
-        let times = &config.timeouts;
+        let times = &config.policy.timeouts;
         match self.mapping.protocol {
             Protocol::Tcp if self.reset || self.closing() => times.tcp_closing,
             Protocol::Tcp if self.established() => times.tcp_established,
@@ -87,7 +87,7 @@ impl Session {
             if !self.closing() && !self.reset {
                 let without = self.counts_from + self.life(config);
                 self.reset = true;
-                let nanos = without.since(Time::ZERO).saturating_sub(config.timeouts.tcp_closing);
+                let nanos = without.since(Time::ZERO).saturating_sub(config.policy.timeouts.tcp_closing);
                 self.counts_from = now.min(Time::ZERO + nanos);
             }
             return;
@@ -141,7 +141,7 @@ impl Spec {
 
     fn mapping_for(&mut self, flow: Flow, offered: Option<Endpoint>) -> Verdict<Mapping> {
         let Flow { protocol, source: inside, destination: remote } = flow;
-        let part = match self.config.mapping {
+        let part = match self.config.policy.mapping {
             Behaviour::EndpointIndependent => None,
             Behaviour::AddressDependent => Some(Endpoint::new(remote.ip, 0)),
             Behaviour::AddressAndPortDependent => Some(remote),
@@ -249,7 +249,7 @@ impl Spec {
         }
         Self::opens(data)?;
         let known = |s: &Session| s.mapping.outside == outside && s.mapping.protocol == protocol;
-        let admitted = match self.config.filtering {
+        let admitted = match self.config.policy.filtering {
             _ if mapping.published => true,
             Behaviour::EndpointIndependent => true,
             Behaviour::AddressDependent => self.sessions.iter().any(|s| known(s) && s.remote.ip == remote.ip),

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, dead_code)]
 
-use tapnat::flow::{Data, Endpoint, ErrorAbout, Flow, Protocol, Summary, TcpFlags};
+use tapnat::flow::{Data, Endpoint, ErrorAbout, Flow, Protocol, Segment, Summary, TcpFlags};
 
 /// `10.0.0.2:1000`; the port may be missing and is then 0.
 pub fn end(text: &str) -> Endpoint {
@@ -26,7 +26,13 @@ pub fn flow(protocol: Protocol, text: &str) -> Flow {
 }
 
 pub fn data(flow: Flow) -> Summary {
-    Summary::Data(Data { flow, tcp: TcpFlags::default(), asks: true, length: 100 })
+    Summary::Data(Data {
+        flow,
+        tcp: TcpFlags::default(),
+        asks: true,
+        segment: Segment::default(),
+        length: 100,
+    })
 }
 
 pub fn udp(text: &str) -> Summary {
@@ -44,7 +50,13 @@ pub fn tcp(text: &str, flags: &str) -> Summary {
         _ => panic!("no such flag"),
     };
     let tcp = flags.chars().fold(TcpFlags::default(), |all, c| all.with(bit(c)));
-    Summary::Data(Data { flow: flow(Protocol::Tcp, text), tcp, asks: true, length: 100 })
+    Summary::Data(Data {
+        flow: flow(Protocol::Tcp, text),
+        tcp,
+        asks: true,
+        segment: Segment::default(),
+        length: 100,
+    })
 }
 
 /// An echo request: the identifier is the source's port.
@@ -55,7 +67,13 @@ pub fn ping(text: &str) -> Summary {
 /// An echo reply: the identifier is the destination's port.
 pub fn pong(text: &str) -> Summary {
     let flow = flow(Protocol::Icmp, text);
-    Summary::Data(Data { flow, tcp: TcpFlags::default(), asks: false, length: 100 })
+    Summary::Data(Data {
+        flow,
+        tcp: TcpFlags::default(),
+        asks: false,
+        segment: Segment::default(),
+        length: 100,
+    })
 }
 
 pub fn gre(text: &str) -> Summary {
@@ -65,7 +83,13 @@ pub fn gre(text: &str) -> Summary {
 /// `error("192.0.2.9 > 203.0.113.1", &udp("203.0.113.1:40000 > 198.51.100.7:53"))`
 pub fn error(text: &str, quoted: &Summary) -> Summary {
     let (from, to) = text.split_once('>').unwrap();
-    Summary::Error(ErrorAbout { from: end(from).ip, to: end(to).ip, about: quoted.flow(), length: 56 })
+    Summary::Error(ErrorAbout {
+        from: end(from).ip,
+        to: end(to).ip,
+        about: quoted.flow(),
+        sequence: None,
+        length: 56,
+    })
 }
 
 /// The same packet from another source.
