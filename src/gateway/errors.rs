@@ -89,7 +89,7 @@ impl Gateway {
             _ => Some(packet.summary.destination()),
         };
         let (Some(IpAddr::V4(source)), IpAddr::V4(receiver)) = (source, to) else { return };
-        if !self.may_speak(from, now) {
+        if !self.may_speak(from, to, now) {
             return;
         }
         let error = craft::icmp_error(reason.icmp(), source, receiver, buffer.bytes());
@@ -102,10 +102,10 @@ impl Gateway {
         }
     }
 
-    /// Whether the rate allows an answer to this side; counts it if not (RFC 1812 §4.3.2.8).
-    fn may_speak(&mut self, to: LinkId, now: Time) -> bool {
-        let bucket = if to == INSIDE { &mut self.errors_inside } else { &mut self.errors_outside };
-        let may = bucket.take(now);
+    /// Whether the rate allows an answer to `receiver` on this side; counts it if not.
+    fn may_speak(&mut self, side: LinkId, receiver: IpAddr, now: Time) -> bool {
+        let speech = if side == INSIDE { &mut self.speech_inside } else { &mut self.speech_outside };
+        let may = speech.may(receiver, now);
         if !may {
             self.counters.answered(Answer::RateLimited);
         }
@@ -123,7 +123,7 @@ impl Gateway {
     /// §3.10.7.1).
     pub(super) fn reset(&mut self, packet: &Packet, buffer: &Buffer, now: Time, out: &mut Outbox) {
         let Some(reset) = craft::tcp_reset(buffer.bytes()) else { return };
-        if !self.may_speak(INSIDE, now) {
+        if !self.may_speak(INSIDE, packet.summary.source(), now) {
             return;
         }
         self.counters.answered(Answer::Reset);
@@ -157,7 +157,7 @@ impl Gateway {
         let decision = self.nat.outbound(&packet.summary, now, seen);
         let Decision::Translate { edit, exit } = decision else { return };
         let side = if matches!(exit, Exit::Inside | Exit::Hairpin) { INSIDE } else { OUTSIDE };
-        if !self.may_speak(side, now) {
+        if !self.may_speak(side, remote.into(), now) {
             return;
         }
         self.counters.answered(Reason::HostUnreachable.answer());
