@@ -24,18 +24,38 @@ pub enum Reason {
     Prohibited,
 }
 
+/// What an inside host is told when ports or a limit keep it from opening a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RefusalAnswer {
+    /// 3/13, which ends the attempt at once (RFC 5508 REQ-8).
+    #[default]
+    Prohibited,
+    /// 3/1, a soft error: a TCP tries again (RFC 6888 REQ-11).
+    HostUnreachable,
+    /// Nothing.
+    Silence,
+}
+
+impl RefusalAnswer {
+    fn reason(self) -> Option<Reason> {
+        match self {
+            RefusalAnswer::Prohibited => Some(Reason::Prohibited),
+            RefusalAnswer::HostUnreachable => Some(Reason::HostUnreachable),
+            RefusalAnswer::Silence => None,
+        }
+    }
+}
+
 impl Reason {
     /// What a refusal of the translator is answered with, to a sender inside; `None` is silence.
-    pub(super) fn of_refusal(refusal: Refusal) -> Option<Reason> {
+    pub(super) fn of_refusal(refusal: Refusal, limits: RefusalAnswer) -> Option<Reason> {
         match refusal {
             Refusal::PortsExhausted
             | Refusal::SessionLimit
             | Refusal::HostSessionLimit
             | Refusal::HostMappingLimit
-            | Refusal::MappingSessionLimit
-            | Refusal::HairpinOff
-            | Refusal::HostAccessOff
-            | Refusal::ProtocolTaken => Some(Reason::Prohibited),
+            | Refusal::MappingSessionLimit => limits.reason(),
+            Refusal::HairpinOff | Refusal::HostAccessOff | Refusal::ProtocolTaken => Some(Reason::Prohibited),
             Refusal::NoMapping
             | Refusal::Filtered
             | Refusal::NoSession

@@ -27,6 +27,7 @@ pub mod unsolicited;
 pub use command::{Command, Reply};
 pub use counters::{Answer, CountersView, Way};
 pub use drop_reason::DropReason;
+pub use errors::RefusalAnswer;
 
 use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
 use crate::nat::{Counts, Nat, NatConfig, Observer};
@@ -87,6 +88,8 @@ pub struct GatewayConfig {
     pub nat: NatConfig,
     /// Inside hosts at most.
     pub hosts: usize,
+    /// What an inside host is told when a limit keeps it from opening a session.
+    pub refusal: RefusalAnswer,
     /// ICMP errors of our own, to each side: how many at once.
     pub error_burst: u32,
     /// ICMP errors of our own, to each side: how many a second.
@@ -109,6 +112,7 @@ impl GatewayConfig {
             outside,
             nat,
             hosts: 4096,
+            refusal: RefusalAnswer::default(),
             error_burst: 50,
             errors_per_second: 1000,
         }
