@@ -18,6 +18,7 @@ pub mod hop;
 pub mod inside;
 pub mod neighbors;
 pub mod outside;
+pub mod reconfigure;
 pub mod services;
 
 pub use command::{Command, Reply};
@@ -25,7 +26,7 @@ pub use counters::{Answer, CountersView, Way};
 pub use drop_reason::DropReason;
 
 use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
-use crate::nat::{Counts, Nat, NatConfig, Observer};
+use crate::nat::{Counts, Nat, NatConfig, Observer, Reconfigured};
 use crate::wire::Buffer;
 use crate::wire::ethernet::{self, Frame, MacAddr};
 use bucket::TokenBucket;
@@ -230,6 +231,10 @@ impl Gateway {
             }
             Command::Forget(ids) => {
                 Reply::Forgotten(ids.into_iter().filter(|id| self.nat.forget(*id, now, seen)).count())
+            }
+            Command::Reconfigure(config) => {
+                let Reconfigured { kept, ended } = self.reconfigure(*config, now, seen);
+                Reply::Reconfigured { kept, ended }
             }
             Command::Counters => Reply::Counters(Box::new(self.counters.view()), self.nat.counts()),
         }
