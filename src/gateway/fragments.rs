@@ -377,7 +377,8 @@ impl Gateway {
     fn with_identification(&mut self, decision: Decision, from: LinkId, key: &Key) -> Decision {
         match decision {
             Decision::Translate { mut edit, exit } => {
-                if exit == Exit::Outside || exit == Exit::Hairpin {
+                // What keeps its source keeps its sender's identification.
+                if (exit == Exit::Outside || exit == Exit::Hairpin) && edit.source.is_some() {
                     edit.identification = Some(self.fragments.identification(from, key));
                 }
                 Decision::Translate { edit, exit }
