@@ -5,6 +5,8 @@
 #[path = "support/bytes.rs"]
 mod bytes;
 mod support;
+#[path = "support/v6.rs"]
+mod v6;
 
 use bytes::{fix_header, fix_icmp, fragmentable, unfragmentable, with_protocol, with_ttl};
 use std::collections::BTreeSet;
@@ -51,6 +53,8 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
     ("other-mac", || frame(|header| header.destination = MAC_B)),
     ("unknown-ethertype", || frame(|header| header.ethertype = 0x88cc)),
     ("bad-arp", bad_arp),
+    ("bad-ndp", || neighbor(&v6::advertisement(MAC_A, v6::GATEWAY6, 0))),
+    ("router-advertisement", || neighbor(&router_advertisement())),
     ("ttl-expired", || inside(&with_ttl(query(), 1))),
     ("too-big", || inside(&unfragmentable(craft::udp(at(A, 1000), at(S1, 53), &[0; 1473])))),
     ("martian-source", || inside(&craft::udp(at(Ipv4Addr::LOCALHOST, 1000), at(S1, 53), b""))),
@@ -232,6 +236,19 @@ fn bad_arp() -> Rig {
     let mut rig = Rig::new();
     rig.frame(&arp(1, MAC_A, GATEWAY, MacAddr([0; 6]), GATEWAY));
     rig
+}
+
+/// A rig with IPv6 that has received this frame.
+fn neighbor(frame: &[u8]) -> Rig {
+    let mut rig = v6::rig();
+    rig.frame(frame);
+    rig
+}
+
+fn router_advertisement() -> Vec<u8> {
+    let message = [&[134, 0, 0, 0, 64, 0, 7, 8][..], &[0; 8]].concat();
+    let packet = v6::icmp6(v6::LINK_LOCAL_A, v6::ALL_NODES, 255, &message);
+    v6::framed(MAC_A, v6::group_mac(v6::ALL_NODES), &packet)
 }
 
 fn redirect() -> Vec<u8> {

@@ -34,6 +34,12 @@ pub enum Answer {
     Arp,
     /// An ARP question of our own.
     ArpQuestion,
+    /// A neighbour advertisement: the answer of IPv6 to the same question.
+    Ndp,
+    /// A neighbour solicitation of our own.
+    NdpQuestion,
+    /// A router advertisement.
+    RouterAdvertisement,
     /// An echo reply from the gateway's inside address.
     Echo,
     /// ICMP Time Exceeded.
@@ -49,9 +55,12 @@ pub enum Answer {
 }
 
 impl Answer {
-    const ALL: [(Answer, &'static str); 8] = [
+    const ALL: [(Answer, &'static str); 11] = [
         (Answer::Arp, "arp"),
         (Answer::ArpQuestion, "arp-question"),
+        (Answer::Ndp, "ndp"),
+        (Answer::NdpQuestion, "ndp-question"),
+        (Answer::RouterAdvertisement, "router-advertisement"),
         (Answer::Echo, "echo"),
         (Answer::TimeExceeded, "time-exceeded"),
         (Answer::FragmentationNeeded, "fragmentation-needed"),

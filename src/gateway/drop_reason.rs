@@ -18,6 +18,12 @@ pub enum DropReason {
     UnknownEtherType,
     /// An ARP packet that is not about our subnet, or that claims the gateway's own address.
     BadArp,
+    /// A neighbour discovery message that is invalid (RFC 4861 §6.1, §7.1: hop limit below 255,
+    /// checksum, lengths, addresses), or that claims the gateway's own address.
+    BadNdp,
+    /// A router advertisement from the inside: the gateway is the router there (RFC 6104). A host
+    /// that sends them misleads the others; find it.
+    RouterAdvertisement,
     /// Time to live used up; answered with Time Exceeded (RFC 1812 §5.3.1).
     TtlExpired,
     /// Too big for the next link and not to be fragmented; answered with Fragmentation Needed
@@ -48,10 +54,10 @@ pub enum DropReason {
     /// Too many fragmented datagrams at a time, or too many fragments wait for their first
     /// (RFC 4787 REQ-14a: memory for them is bounded).
     FragmentLimit,
-    /// No answer to ARP from the inside host in time; answered with Host Unreachable (RFC 1812
+    /// No answer to ARP or neighbour discovery from the inside host in time; answered with Host Unreachable (RFC 1812
     /// §4.3.3.1).
     NoNeighbor,
-    /// Too many inside hosts, or too many packets wait for ARP answers (memory for both is bounded).
+    /// Too many inside hosts, or too many packets wait for the MAC of their host (memory for both is bounded).
     NeighborLimit,
     /// The kernel would not take the packet: queue full, interface down.
     SendFailed,
@@ -68,11 +74,13 @@ impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = ParseError::WORDS.len() + Refusal::ALL.len() + Self::OWN.len();
 
-    const OWN: [DropReason; 18] = [
+    const OWN: [DropReason; 20] = [
         DropReason::ShortFrame,
         DropReason::OtherMac,
         DropReason::UnknownEtherType,
         DropReason::BadArp,
+        DropReason::BadNdp,
+        DropReason::RouterAdvertisement,
         DropReason::TtlExpired,
         DropReason::TooBig,
         DropReason::MartianSource,
@@ -99,20 +107,22 @@ impl DropReason {
             DropReason::OtherMac => own + 1,
             DropReason::UnknownEtherType => own + 2,
             DropReason::BadArp => own + 3,
-            DropReason::TtlExpired => own + 4,
-            DropReason::TooBig => own + 5,
-            DropReason::MartianSource => own + 6,
-            DropReason::MartianDestination => own + 7,
-            DropReason::SpoofedSource => own + 8,
-            DropReason::InsideDestination => own + 9,
-            DropReason::NotOurAddress => own + 10,
-            DropReason::IcmpType => own + 11,
-            DropReason::SourceRoute => own + 12,
-            DropReason::FragmentOrphan => own + 13,
-            DropReason::FragmentLimit => own + 14,
-            DropReason::NoNeighbor => own + 15,
-            DropReason::NeighborLimit => own + 16,
-            DropReason::SendFailed => own + 17,
+            DropReason::BadNdp => own + 4,
+            DropReason::RouterAdvertisement => own + 5,
+            DropReason::TtlExpired => own + 6,
+            DropReason::TooBig => own + 7,
+            DropReason::MartianSource => own + 8,
+            DropReason::MartianDestination => own + 9,
+            DropReason::SpoofedSource => own + 10,
+            DropReason::InsideDestination => own + 11,
+            DropReason::NotOurAddress => own + 12,
+            DropReason::IcmpType => own + 13,
+            DropReason::SourceRoute => own + 14,
+            DropReason::FragmentOrphan => own + 15,
+            DropReason::FragmentLimit => own + 16,
+            DropReason::NoNeighbor => own + 17,
+            DropReason::NeighborLimit => own + 18,
+            DropReason::SendFailed => own + 19,
         }
     }
 
@@ -125,6 +135,8 @@ impl DropReason {
             DropReason::OtherMac => "other-mac",
             DropReason::UnknownEtherType => "unknown-ethertype",
             DropReason::BadArp => "bad-arp",
+            DropReason::BadNdp => "bad-ndp",
+            DropReason::RouterAdvertisement => "router-advertisement",
             DropReason::TtlExpired => "ttl-expired",
             DropReason::TooBig => "too-big",
             DropReason::MartianSource => "martian-source",

@@ -2,7 +2,7 @@
 //! limited rate (RFC 1812 §4.3.2).
 
 use super::neighbors::Held;
-use super::{Answer, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox};
+use super::{Answer, Gateway, HOST, INSIDE, OUTSIDE, Outbox};
 use crate::flow::{LinkId, Time};
 use crate::nat::{Decision, Exit, Observer, Refusal};
 use crate::wire::craft::{self, IcmpError};
@@ -84,8 +84,8 @@ impl Gateway {
         }
         let to = packet.summary.source();
         // An error leaves with the address of the interface it leaves by (RFC 1812 §4.3.2.4).
-        let source = match (from, to) {
-            (INSIDE, IpAddr::V4(to)) => self.address_for(to).map(IpAddr::V4),
+        let source = match from {
+            INSIDE => self.config.address_for(to),
             _ => Some(packet.summary.destination()),
         };
         let (Some(IpAddr::V4(source)), IpAddr::V4(receiver)) = (source, to) else { return };
@@ -110,13 +110,6 @@ impl Gateway {
             self.counters.answered(Answer::RateLimited);
         }
         may
-    }
-
-    /// Sends an IP packet of our own to an inside host.
-    pub(super) fn answer_inside(&mut self, to: IpAddr, mut packet: Buffer, now: Time, out: &mut Outbox) {
-        if self.deliver_inside(to, &mut packet, None, now, out) == Fate::Pass(INSIDE) {
-            out.push(INSIDE, packet);
-        }
     }
 
     /// Resets a TCP connection to one of our own addresses, where nothing listens (RFC 9293
@@ -148,7 +141,7 @@ impl Gateway {
         if held.from.is_none() || !craft::may_be_reported(&packet) {
             return;
         }
-        if self.is_inside(remote) {
+        if self.config.is_inside(remote.into()) {
             return self.complain(INSIDE, Reason::HostUnreachable, &packet, &about, now, out);
         }
         let error = craft::icmp_error(Reason::HostUnreachable.icmp(), inside, remote, about.bytes());

@@ -1,7 +1,9 @@
 //! A frame from the TAP: for us, for a neighbour, or for the world.
 
 use super::errors::Reason;
-use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, hop, services};
+use super::ndp::Message;
+use super::neighbors::Heard;
+use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, arp, hop, ndp, services};
 use crate::flow::{Edit, LinkInfo, Protocol, Time};
 use crate::nat::{Decision, Exit, Observer};
 use crate::wire::ethernet::{self, Frame, MacAddr};
@@ -25,28 +27,56 @@ impl Gateway {
         match ethertype {
             ethernet::ARP => self.arp(frame, now, out),
             ethernet::IPV4 => self.ip_from_inside(frame, to, from, now, out, seen),
+            ethernet::IPV6 if ndp::is_message(frame.bytes().get(ethernet::HEADER..).unwrap_or_default()) => {
+                self.ndp(frame, from, now, out)
+            }
             ethernet::IPV6 => Fate::Dropped(DropReason::Malformed(crate::wire::ParseError::Ipv6)),
             _ => Fate::Dropped(DropReason::UnknownEtherType),
         }
     }
 
     fn arp(&mut self, frame: &Buffer, now: Time, out: &mut Outbox) -> Fate {
-        let subnets = &self.config.subnets;
-        let ours = |ip| subnets.iter().any(|subnet| subnet.gateway == ip);
-        let local = |ip| subnets.iter().any(|subnet| subnet.has_host(ip));
         let bytes = frame.bytes().get(ethernet::HEADER..).unwrap_or_default();
-        let outcome = match self.neighbors.arp(bytes, ours, local, now) {
-            Ok(outcome) => outcome,
+        let heard = arp::read(bytes, &self.config);
+        self.hear(heard, Answer::Arp, now, out)
+    }
+
+    fn ndp(&mut self, frame: &Buffer, from: MacAddr, now: Time, out: &mut Outbox) -> Fate {
+        let bytes = frame.bytes().get(ethernet::HEADER..).unwrap_or_default();
+        match ndp::read(bytes, from, &self.config) {
+            Ok(Message::Neighbor(heard)) => self.hear(Ok(heard), Answer::Ndp, now, out),
+            Ok(Message::RouterSolicitation(claim)) => {
+                self.router_asked(now);
+                self.hear(Ok(Heard { claim, reply: None }), Answer::Ndp, now, out)
+            }
+            Err(reason) => Fate::Dropped(reason),
+        }
+    }
+
+    /// Learns from what a host said of itself, and answers it.
+    fn hear(
+        &mut self,
+        heard: Result<Heard, DropReason>,
+        answer: Answer,
+        now: Time,
+        out: &mut Outbox,
+    ) -> Fate {
+        let learnt = heard.and_then(|heard| match heard.claim {
+            Some(claim) => Ok((self.neighbors.learn(claim, now)?, heard.reply)),
+            None => Ok((Vec::new(), heard.reply)),
+        });
+        let (released, reply) = match learnt {
+            Ok(learnt) => learnt,
             Err(reason) => return Fate::Dropped(reason),
         };
-        for held in outcome.released {
+        for held in released {
             self.release_inside(held, now, out);
         }
-        if let Some(reply) = outcome.reply {
+        if let Some(reply) = reply {
             out.push(INSIDE, reply);
-            self.counters.answered(Answer::Arp);
+            self.counters.answered(answer);
         }
-        Fate::Taken(Answer::Arp)
+        Fate::Taken(answer)
     }
 
     fn ip_from_inside(
@@ -77,8 +107,8 @@ impl Gateway {
         if packet.source_routed {
             return Fate::Dropped(DropReason::SourceRoute);
         }
-        if self.is_inside(destination) {
-            return self.for_inside_address(&packet, frame, destination, now, out);
+        if self.config.is_inside(destination.into()) {
+            return self.for_inside_address(&packet, frame, destination.into(), now, out);
         }
         self.forward_out(&packet, frame, now, out, seen)
     }
@@ -87,11 +117,7 @@ impl Gateway {
         if from.is_multicast() || from == self.config.mac || hop::martian_source(source) {
             return Err(DropReason::MartianSource);
         }
-        let subnet = self.config.subnets.iter().find(|subnet| subnet.has_host(source));
-        match subnet {
-            Some(subnet) if subnet.gateway != source => Ok(()),
-            _ => Err(DropReason::SpoofedSource),
-        }
+        if self.config.has_host(source.into()) { Ok(()) } else { Err(DropReason::SpoofedSource) }
     }
 
     /// The gateway's own addresses answer echo; everything else there is closed. Hosts of one
@@ -100,15 +126,12 @@ impl Gateway {
         &mut self,
         packet: &Packet,
         frame: &mut Buffer,
-        destination: Ipv4Addr,
+        destination: IpAddr,
         now: Time,
         out: &mut Outbox,
     ) -> Fate {
-        let from = match packet.summary.source() {
-            IpAddr::V4(source) => self.address_for(source),
-            IpAddr::V6(_) => None,
-        };
-        if !self.config.subnets.iter().any(|subnet| subnet.gateway == destination) {
+        let from = self.config.address_for(packet.summary.source());
+        if !self.config.owns(destination) {
             return match self.config.subnets.iter().find(|subnet| subnet.covers(destination)) {
                 Some(subnet) if from == Some(subnet.gateway) => Fate::Dropped(DropReason::InsideDestination),
                 Some(subnet) if subnet.has_host(destination) => {
@@ -136,7 +159,7 @@ impl Gateway {
         &mut self,
         packet: &Packet,
         frame: &mut Buffer,
-        destination: Ipv4Addr,
+        destination: IpAddr,
         now: Time,
         out: &mut Outbox,
     ) -> Fate {
@@ -150,7 +173,7 @@ impl Gateway {
             return Fate::Dropped(DropReason::TooBig);
         }
         packet.apply(&Edit { spend_hop: true, ..Edit::default() }, frame, 0);
-        self.deliver_inside(destination.into(), frame, Some(INSIDE), now, out)
+        self.deliver_inside(destination, frame, Some(INSIDE), now, out)
     }
 
     /// The way of a packet for the world, or for the host: hop, translator, edit, exit.

@@ -26,7 +26,7 @@ impl Gateway {
         let IpAddr::V4(source) = packet.summary.source() else {
             return Fate::Dropped(DropReason::MartianSource);
         };
-        if hop::martian_source(source) || (self.is_inside(source) && from == OUTSIDE) {
+        if hop::martian_source(source) || (self.config.is_inside(source.into()) && from == OUTSIDE) {
             return Fate::Dropped(DropReason::MartianSource);
         }
         if packet.source_routed {
