@@ -33,6 +33,7 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
     ("bad-offload", bad_offload),
     ("ipv6", ipv6),
     ("bad-fragment", bad_fragment),
+    ("bad-extension", bad_extension),
     ("no-mapping", || outside(&craft::udp(at(S1, 53), at(X, 40000), b"scan"))),
     ("filtered", filtered),
     ("ports-exhausted", || with(|config| config.nat.ports = vec![40000..=40000], two_ports)),
@@ -161,6 +162,13 @@ fn bad_offload() -> Rig {
 
 fn ipv6() -> Rig {
     frame(|header| header.ethertype = IPV6)
+}
+
+/// A jumbogram: payload length 0 and hop-by-hop options.
+fn bad_extension() -> Rig {
+    let mut packet = [0; 48];
+    packet[0] = 0x60;
+    outside(&packet)
 }
 
 fn bad_fragment() -> Rig {

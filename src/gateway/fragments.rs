@@ -78,7 +78,7 @@ struct Key {
     source: IpAddr,
     destination: IpAddr,
     protocol: Protocol,
-    identification: u16,
+    identification: u32,
 }
 
 #[derive(Debug)]
@@ -262,7 +262,7 @@ pub struct Fragments {
     inside: Table,
     outside: Table,
     host: Table,
-    identification: u16,
+    identification: u32,
 }
 
 /// What a fragment's bookkeeping says.
@@ -279,7 +279,7 @@ impl Fragments {
             inside: Table { hosts: Some(HashMap::new()), ..Table::default() },
             outside: Table::default(),
             host: Table::default(),
-            identification: u16::from_le_bytes([seed[7], seed[19]]),
+            identification: u32::from_le_bytes([seed[7], seed[19], seed[11], seed[23]]),
         }
     }
 
@@ -302,14 +302,14 @@ impl Fragments {
     }
 
     /// An identification for a datagram that leaves in fragments.
-    pub(super) fn next_identification(&mut self) -> u16 {
+    pub(super) fn next_identification(&mut self) -> u32 {
         self.identification = self.identification.wrapping_add(1);
         self.identification
     }
 
     /// The identification with which this datagram leaves: what its first fragment has been given
     /// if that comes once more, else a new one.
-    fn identification(&mut self, from: LinkId, key: &Key) -> u16 {
+    fn identification(&mut self, from: LinkId, key: &Key) -> u32 {
         let known = match self.table(from).datagrams.get(key) {
             Some(Datagram::Decided(Decided { decision: Decision::Translate { edit, .. }, .. })) => {
                 edit.identification
@@ -340,7 +340,7 @@ impl Gateway {
             protocol: packet.summary.protocol(),
             identification: packet.identification,
         };
-        let length = packet.length - u32::from(packet.header);
+        let length = u32::from(fragment.length);
         if fragment.offset > 0 {
             return match self.fragments.table(from).later(key, fragment, length, buffer, now) {
                 Turn::Follow(decision) => Ok(decision),
