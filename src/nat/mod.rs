@@ -36,6 +36,7 @@
 
 pub mod config;
 pub mod decision;
+pub mod npt;
 pub mod step;
 pub mod view;
 
@@ -59,6 +60,7 @@ mod wheel;
 
 pub use config::{Behaviour, Exemption, Limits, NatConfig, Policy, PortChoice, Rule, Timeouts};
 pub use decision::{Decision, Exit, Refusal};
+pub use npt::{PrefixTranslation, PrefixTranslationError, Unmapped};
 pub use step::{Closed, Observer, Step};
 pub use view::{MappingView, SessionView, TcpState};
 
