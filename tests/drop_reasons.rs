@@ -31,7 +31,6 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
     ("bad-length", || inside(&changed(|packet| packet[3] += 1))),
     ("bad-checksum", || inside(&changed(|packet| packet[11] ^= 1))),
     ("bad-offload", bad_offload),
-    ("ipv6", ipv6),
     ("bad-fragment", bad_fragment),
     ("bad-extension", bad_extension),
     ("no-mapping", || outside(&craft::udp(at(S1, 53), at(X, 40000), b"scan"))),
@@ -158,10 +157,6 @@ fn bad_offload() -> Rig {
     let frame = [&header.to_bytes()[..], &query()].concat();
     rig.receive(INSIDE, &frame, Offload { checksum, ..Offload::default() });
     rig
-}
-
-fn ipv6() -> Rig {
-    frame(|header| header.ethertype = IPV6)
 }
 
 /// A jumbogram: payload length 0 and hop-by-hop options.

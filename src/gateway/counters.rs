@@ -44,10 +44,12 @@ pub enum Answer {
     Echo,
     /// ICMP Time Exceeded.
     TimeExceeded,
-    /// ICMP Fragmentation Needed.
+    /// ICMP Fragmentation Needed, or Packet Too Big of IPv6.
     FragmentationNeeded,
     /// ICMP Destination Unreachable, any other code.
     Unreachable,
+    /// ICMP Parameter Problem.
+    ParameterProblem,
     /// A TCP reset from the gateway's inside address.
     Reset,
     /// An answer that was due and not given, because answers are rate limited.
@@ -55,7 +57,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    const ALL: [(Answer, &'static str); 11] = [
+    const ALL: [(Answer, &'static str); 12] = [
         (Answer::Arp, "arp"),
         (Answer::ArpQuestion, "arp-question"),
         (Answer::Ndp, "ndp"),
@@ -65,6 +67,7 @@ impl Answer {
         (Answer::TimeExceeded, "time-exceeded"),
         (Answer::FragmentationNeeded, "fragmentation-needed"),
         (Answer::Unreachable, "unreachable"),
+        (Answer::ParameterProblem, "parameter-problem"),
         (Answer::Reset, "reset"),
         (Answer::RateLimited, "rate-limited"),
     ];

@@ -31,7 +31,11 @@ impl Gateway {
                 }
                 let mtu = self.config.inside.mtu;
                 if hop::too_big(packet, mtu) {
-                    for mut piece in hop::pieces(packet, mtu) {
+                    let pieces = hop::pieces(packet, mtu);
+                    if pieces.is_empty() {
+                        return Fate::Dropped(DropReason::TooBig);
+                    }
+                    for mut piece in pieces {
                         piece.push_front(&frame.to_bytes());
                         out.push(INSIDE, piece);
                     }

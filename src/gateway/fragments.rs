@@ -337,7 +337,8 @@ impl Gateway {
         let key = Key {
             source: packet.summary.source(),
             destination: packet.summary.destination(),
-            protocol: packet.summary.protocol(),
+            // In IPv6 the later fragments need not know it (RFC 8200 §4.5).
+            protocol: if packet.is_ipv6() { Protocol::Other(0) } else { packet.summary.protocol() },
             identification: packet.identification,
         };
         let length = u32::from(fragment.length);

@@ -3,12 +3,13 @@
 use super::errors::Reason;
 use super::ndp::Message;
 use super::neighbors::Heard;
+use super::npt::NoCounterpart;
 use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, arp, hop, ndp, services};
 use crate::flow::{Edit, LinkInfo, Protocol, Time};
 use crate::nat::{Decision, Exit, Observer};
 use crate::wire::ethernet::{self, Frame, MacAddr};
-use crate::wire::{Buffer, Packet};
-use std::net::{IpAddr, Ipv4Addr};
+use crate::wire::{Buffer, Packet, ParseError, icmp};
+use std::net::IpAddr;
 
 impl Gateway {
     pub(super) fn receive_inside(
@@ -30,7 +31,7 @@ impl Gateway {
             ethernet::IPV6 if ndp::is_message(frame.bytes().get(ethernet::HEADER..).unwrap_or_default()) => {
                 self.ndp(frame, from, now, out)
             }
-            ethernet::IPV6 => Fate::Dropped(DropReason::Malformed(crate::wire::ParseError::Ipv6)),
+            ethernet::IPV6 => self.ip_from_inside(frame, to, from, now, out, seen),
             _ => Fate::Dropped(DropReason::UnknownEtherType),
         }
     }
@@ -89,35 +90,43 @@ impl Gateway {
         seen: &mut impl Observer,
     ) -> Fate {
         // From here on the buffer starts with the IP header.
+        let type_is_ipv6 = frame.bytes().get(12..14) == Some(&ethernet::IPV6.to_be_bytes());
         frame.drop_front(ethernet::HEADER);
         let packet = match Packet::read(frame, 0) {
-            Ok(packet) => packet,
+            Ok(packet) if packet.is_ipv6() == type_is_ipv6 => packet,
+            Ok(packet) => {
+                let version = if packet.is_ipv6() { 6 } else { 4 };
+                return Fate::Dropped(DropReason::Malformed(ParseError::Version(version)));
+            }
             Err(error) => return Fate::Dropped(DropReason::Malformed(error)),
         };
-        let flow_ends = (packet.summary.source(), packet.summary.destination());
-        let (IpAddr::V4(source), IpAddr::V4(destination)) = flow_ends else {
-            return Fate::Dropped(DropReason::Malformed(crate::wire::ParseError::Ipv6));
-        };
+        if packet.is_ipv6()
+            && let Some(reason) = of_the_link(&packet)
+        {
+            return Fate::Dropped(reason);
+        }
+        let (source, destination) = (packet.summary.source(), packet.summary.destination());
         if let Err(reason) = self.check_inside_source(source, from) {
             return Fate::Dropped(reason);
         }
-        if to.is_multicast() || hop::martian_destination(destination) {
+        let ours = self.config.owns(destination);
+        if to.is_multicast() || (hop::martian_destination(destination) && !ours) {
             return Fate::Dropped(DropReason::MartianDestination);
         }
         if packet.source_routed {
             return Fate::Dropped(DropReason::SourceRoute);
         }
-        if self.config.is_inside(destination.into()) {
-            return self.for_inside_address(&packet, frame, destination.into(), now, out);
+        if ours || self.config.is_inside(destination) {
+            return self.for_inside_address(&packet, frame, destination, now, out);
         }
         self.forward_out(&packet, frame, now, out, seen)
     }
 
-    fn check_inside_source(&self, source: Ipv4Addr, from: MacAddr) -> Result<(), DropReason> {
+    fn check_inside_source(&self, source: IpAddr, from: MacAddr) -> Result<(), DropReason> {
         if from.is_multicast() || from == self.config.mac || hop::martian_source(source) {
             return Err(DropReason::MartianSource);
         }
-        if self.config.has_host(source.into()) { Ok(()) } else { Err(DropReason::SpoofedSource) }
+        if self.config.has_host(source) { Ok(()) } else { Err(DropReason::SpoofedSource) }
     }
 
     /// The gateway's own addresses answer echo; everything else there is closed. Hosts of one
@@ -163,13 +172,16 @@ impl Gateway {
         now: Time,
         out: &mut Outbox,
     ) -> Fate {
+        if hop::is_link_local(packet.summary.source()) {
+            return Fate::Dropped(DropReason::MartianSource);
+        }
         let mtu = self.config.inside.mtu;
         if packet.ttl <= 1 {
             self.complain(INSIDE, Reason::TimeExceeded, packet, frame, now, out);
             return Fate::Dropped(DropReason::TtlExpired);
         }
         if hop::refuses_cut(packet, frame, mtu) {
-            self.complain(INSIDE, Reason::TooBig(mtu), packet, frame, now, out);
+            self.complain(INSIDE, Reason::TooBig(hop::told_mtu(packet, mtu)), packet, frame, now, out);
             return Fate::Dropped(DropReason::TooBig);
         }
         packet.apply(&Edit { spend_hop: true, ..Edit::default() }, frame, 0);
@@ -185,8 +197,14 @@ impl Gateway {
         out: &mut Outbox,
         seen: &mut impl Observer,
     ) -> Fate {
+        if hop::is_link_local(packet.summary.source()) {
+            return Fate::Dropped(DropReason::MartianSource);
+        }
         if !hop::translatable(packet) {
             return Fate::Dropped(DropReason::IcmpType);
+        }
+        if hop::tells_a_lie(packet, frame) {
+            return Fate::Dropped(DropReason::BadMtu);
         }
         let to_host = self.is_host(packet.summary.destination());
         if packet.ttl <= 1 && !to_host {
@@ -196,30 +214,24 @@ impl Gateway {
         let link = if to_host { LinkInfo::plain(u16::MAX, 0) } else { self.config.outside };
         let too_big = hop::too_big(frame, link.mtu);
         if hop::refuses_cut(packet, frame, link.mtu) {
-            self.complain(INSIDE, Reason::TooBig(link.mtu), packet, frame, now, out);
+            self.complain(INSIDE, Reason::TooBig(hop::told_mtu(packet, link.mtu)), packet, frame, now, out);
             return Fate::Dropped(DropReason::TooBig);
         }
-        let decision = match packet.fragment {
-            None => self.nat.outbound(&packet.summary, now, seen),
-            Some(fragment) => match self.fragment_decision(INSIDE, packet, fragment, frame, now, out, seen) {
-                Ok(decision) => decision,
-                Err(fate) => return fate,
-            },
-        };
-        let (mut edit, exit) = match decision {
-            Decision::Translate { edit, exit } => (edit, exit),
-            Decision::Refuse(refusal) => {
-                if let Some(reason) = Reason::of_refusal(refusal) {
-                    self.complain(INSIDE, reason, packet, frame, now, out);
-                }
-                return Fate::Dropped(DropReason::Refused(refusal));
-            }
+        let (mut edit, exit) = match self.decide_out(packet, frame, now, out, seen) {
+            Ok(decided) => decided,
+            Err(fate) => return fate,
         };
         edit.spend_hop = exit != Exit::Host;
         // An address of ours may turn out to be another inside host's: a hop like any other.
         if edit.spend_hop && packet.ttl <= 1 {
             self.complain(INSIDE, Reason::TimeExceeded, packet, frame, now, out);
             return Fate::Dropped(DropReason::TtlExpired);
+        }
+        let inward = matches!(exit, Exit::Hairpin | Exit::Inside);
+        if inward && hop::refuses_cut(packet, frame, self.config.inside.mtu) {
+            let mtu = hop::told_mtu(packet, self.config.inside.mtu);
+            self.complain(INSIDE, Reason::TooBig(mtu), packet, frame, now, out);
+            return Fate::Dropped(DropReason::TooBig);
         }
         if too_big && packet.fragment.is_none() {
             edit.identification = Some(self.fragments.next_identification());
@@ -237,10 +249,56 @@ impl Gateway {
         }
     }
 
+    /// What a translator says about a packet from the inside. Its sender is told of a refusal.
+    fn decide_out(
+        &mut self,
+        packet: &Packet,
+        frame: &Buffer,
+        now: Time,
+        out: &mut Outbox,
+        seen: &mut impl Observer,
+    ) -> Result<(Edit, Exit), Fate> {
+        let decision = match (self.translate_out(&packet.summary), packet.fragment) {
+            (Some(Ok(decision)), _) => decision,
+            (Some(Err(NoCounterpart(reason))), _) => {
+                self.complain(INSIDE, reason, packet, frame, now, out);
+                return Err(Fate::Dropped(DropReason::UnmappedAddress));
+            }
+            // Between the two ways of translating there is no hairpin; inside addresses serve.
+            (None, _) if self.is_translated(packet.summary.destination()) => {
+                self.complain(INSIDE, Reason::Prohibited, packet, frame, now, out);
+                return Err(Fate::Dropped(DropReason::InsideDestination));
+            }
+            (None, None) => self.nat.outbound(&packet.summary, now, seen),
+            (None, Some(fragment)) => {
+                self.fragment_decision(INSIDE, packet, fragment, frame, now, out, seen)?
+            }
+        };
+        match decision {
+            Decision::Translate { edit, exit } => Ok((edit, exit)),
+            Decision::Refuse(refusal) => {
+                if let Some(reason) = Reason::of_refusal(refusal) {
+                    self.complain(INSIDE, reason, packet, frame, now, out);
+                }
+                Err(Fate::Dropped(DropReason::Refused(refusal)))
+            }
+        }
+    }
+
     /// What the MSS option of this packet may say at most, if it has one: what fits both links.
     pub(super) fn mss_limit(&self, packet: &Packet) -> Option<u16> {
         packet.mss?;
         let mtu = self.config.inside.mtu.min(self.config.outside.mtu);
-        Some(mtu.saturating_sub(hop::IP_AND_TCP_HEADERS))
+        Some(hop::segment_size(packet, mtu))
+    }
+}
+
+/// Why an ICMPv6 message that concerns the link alone goes no further. Neighbour discovery has been
+/// taken before, unless it hides behind extension headers.
+fn of_the_link(packet: &Packet) -> Option<DropReason> {
+    match packet.icmp? {
+        (130..=132 | 143, _) => Some(DropReason::MulticastListener),
+        (icmp::V6_ROUTER_SOLICITATION..=icmp::V6_REDIRECT, _) => Some(DropReason::BadNdp),
+        _ => None,
     }
 }

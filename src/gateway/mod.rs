@@ -21,6 +21,7 @@ pub mod hop;
 pub mod inside;
 pub mod ndp;
 pub mod neighbors;
+mod npt;
 pub mod outside;
 pub mod services;
 pub mod subnet;
@@ -32,7 +33,7 @@ pub use drop_reason::DropReason;
 pub use subnet::Subnet;
 
 use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
-use crate::nat::{Counts, Nat, NatConfig, Observer};
+use crate::nat::{Counts, Nat, NatConfig, Observer, PrefixTranslation};
 use crate::wire::Buffer;
 use crate::wire::ethernet::MacAddr;
 use advertise::Schedule;
@@ -70,6 +71,9 @@ pub struct GatewayConfig {
     pub errors_per_second: u32,
     /// Router advertisements to the IPv6 subnets; `None` sends none.
     pub advertise: Option<Advertise>,
+    /// Prefixes whose hosts are not translated by port but by prefix (RFC 6296). No two of their
+    /// inside or outside prefixes overlap.
+    pub translations: Vec<PrefixTranslation>,
 }
 
 impl GatewayConfig {
@@ -91,6 +95,7 @@ impl GatewayConfig {
             error_burst: 50,
             errors_per_second: 1000,
             advertise: None,
+            translations: Vec::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The inside subnets: who is in them, and who the gateway is there.
 
+use super::hop::is_link_local;
 use super::{GatewayConfig, ndp};
 use crate::flow::Prefix;
 use std::net::{IpAddr, Ipv6Addr};
@@ -73,11 +74,6 @@ impl GatewayConfig {
         }
         self.subnets.iter().find(|subnet| subnet.covers(ip)).map(|subnet| subnet.gateway)
     }
-}
-
-/// Whether `ip` means something on one link only. (An IPv4 one is an address like any other here.)
-pub(super) fn is_link_local(ip: IpAddr) -> bool {
-    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 #[cfg(test)]
