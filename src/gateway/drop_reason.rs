@@ -66,6 +66,9 @@ pub enum DropReason {
     /// Too many fragmented datagrams at a time, or too many fragments wait for their first
     /// (RFC 4787 REQ-14a: memory for them is bounded).
     FragmentLimit,
+    /// The fragments of a datagram overlap, or end in two places; none of them passes any more (RFC
+    /// 1858, RFC 3128, RFC 5722).
+    FragmentOverlap,
     /// No answer to ARP or neighbour discovery from the inside host in time; answered with Host Unreachable (RFC 1812
     /// §4.3.3.1).
     NoNeighbor,
@@ -86,7 +89,7 @@ impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = ParseError::WORDS.len() + Refusal::ALL.len() + Self::OWN.len();
 
-    const OWN: [DropReason; 23] = [
+    const OWN: [DropReason; 24] = [
         DropReason::ShortFrame,
         DropReason::OtherMac,
         DropReason::UnknownEtherType,
@@ -107,6 +110,7 @@ impl DropReason {
         DropReason::SourceRoute,
         DropReason::FragmentOrphan,
         DropReason::FragmentLimit,
+        DropReason::FragmentOverlap,
         DropReason::NoNeighbor,
         DropReason::NeighborLimit,
         DropReason::SendFailed,
@@ -138,9 +142,10 @@ impl DropReason {
             DropReason::SourceRoute => own + 17,
             DropReason::FragmentOrphan => own + 18,
             DropReason::FragmentLimit => own + 19,
-            DropReason::NoNeighbor => own + 20,
-            DropReason::NeighborLimit => own + 21,
-            DropReason::SendFailed => own + 22,
+            DropReason::FragmentOverlap => own + 20,
+            DropReason::NoNeighbor => own + 21,
+            DropReason::NeighborLimit => own + 22,
+            DropReason::SendFailed => own + 23,
         }
     }
 
@@ -169,6 +174,7 @@ impl DropReason {
             DropReason::SourceRoute => "source-route",
             DropReason::FragmentOrphan => "fragment-orphan",
             DropReason::FragmentLimit => "fragment-limit",
+            DropReason::FragmentOverlap => "fragment-overlap",
             DropReason::NoNeighbor => "no-neighbor",
             DropReason::NeighborLimit => "neighbor-limit",
             DropReason::SendFailed => "send-failed",

@@ -7,6 +7,7 @@ use crate::flow::{LinkId, Time};
 use crate::nat::{Decision, Exit, Observer, Refusal};
 use crate::wire::craft::{self, IcmpError};
 use crate::wire::{Buffer, Packet};
+use std::net::IpAddr;
 
 /// Why a packet cannot pass, in ICMP's words: type and code of IPv4, and of IPv6.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,18 +28,38 @@ pub enum Reason {
     ParameterProblem(u8),
 }
 
+/// What an inside host is told when ports or a limit keep it from opening a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RefusalAnswer {
+    /// 3/13, which ends the attempt at once (RFC 5508 REQ-8).
+    #[default]
+    Prohibited,
+    /// 3/1, a soft error: a TCP tries again (RFC 6888 REQ-11).
+    HostUnreachable,
+    /// Nothing.
+    Silence,
+}
+
+impl RefusalAnswer {
+    fn reason(self) -> Option<Reason> {
+        match self {
+            RefusalAnswer::Prohibited => Some(Reason::Prohibited),
+            RefusalAnswer::HostUnreachable => Some(Reason::HostUnreachable),
+            RefusalAnswer::Silence => None,
+        }
+    }
+}
+
 impl Reason {
     /// What a refusal of the translator is answered with, to a sender inside; `None` is silence.
-    pub(super) fn of_refusal(refusal: Refusal) -> Option<Reason> {
+    pub(super) fn of_refusal(refusal: Refusal, limits: RefusalAnswer) -> Option<Reason> {
         match refusal {
             Refusal::PortsExhausted
             | Refusal::SessionLimit
             | Refusal::HostSessionLimit
             | Refusal::HostMappingLimit
-            | Refusal::MappingSessionLimit
-            | Refusal::HairpinOff
-            | Refusal::HostAccessOff
-            | Refusal::ProtocolTaken => Some(Reason::Prohibited),
+            | Refusal::MappingSessionLimit => limits.reason(),
+            Refusal::HairpinOff | Refusal::HostAccessOff | Refusal::ProtocolTaken => Some(Reason::Prohibited),
             Refusal::NoMapping
             | Refusal::Filtered
             | Refusal::NoSession
@@ -97,7 +118,7 @@ impl Gateway {
             _ => self.outside_address(packet.summary.destination()),
         };
         let Some(source) = source.filter(|source| source.is_ipv6() == to.is_ipv6()) else { return };
-        if !self.may_speak(from, now) {
+        if !self.may_speak(from, to, now) {
             return;
         }
         let error = craft::icmp_error(reason.icmp(), source, to, buffer.bytes());
@@ -110,10 +131,10 @@ impl Gateway {
         }
     }
 
-    /// Whether the rate allows an answer to this side; counts it if not (RFC 1812 §4.3.2.8).
-    fn may_speak(&mut self, to: LinkId, now: Time) -> bool {
-        let bucket = if to == INSIDE { &mut self.errors_inside } else { &mut self.errors_outside };
-        let may = bucket.take(now);
+    /// Whether the rate allows an answer to `receiver` on this side; counts it if not.
+    fn may_speak(&mut self, side: LinkId, receiver: IpAddr, now: Time) -> bool {
+        let speech = if side == INSIDE { &mut self.speech_inside } else { &mut self.speech_outside };
+        let may = speech.may(receiver, now);
         if !may {
             self.counters.answered(Answer::RateLimited);
         }
@@ -124,7 +145,7 @@ impl Gateway {
     /// §3.10.7.1).
     pub(super) fn reset(&mut self, packet: &Packet, buffer: &Buffer, now: Time, out: &mut Outbox) {
         let Some(reset) = craft::tcp_reset(buffer.bytes()) else { return };
-        if !self.may_speak(INSIDE, now) {
+        if !self.may_speak(INSIDE, packet.summary.source(), now) {
             return;
         }
         self.counters.answered(Answer::Reset);
@@ -160,7 +181,7 @@ impl Gateway {
         };
         let Ok(Decision::Translate { edit, exit }) = decision else { return };
         let side = if matches!(exit, Exit::Inside | Exit::Hairpin) { INSIDE } else { OUTSIDE };
-        if !self.may_speak(side, now) {
+        if !self.may_speak(side, remote, now) {
             return;
         }
         self.counters.answered(Reason::HostUnreachable.answer());

@@ -277,7 +277,7 @@ impl Gateway {
         match decision {
             Decision::Translate { edit, exit } => Ok((edit, exit)),
             Decision::Refuse(refusal) => {
-                if let Some(reason) = Reason::of_refusal(refusal) {
+                if let Some(reason) = Reason::of_refusal(refusal, self.config.refusal) {
                     self.complain(INSIDE, reason, packet, frame, now, out);
                 }
                 Err(Fate::Dropped(DropReason::Refused(refusal)))

@@ -13,23 +13,28 @@ pub mod arp;
 pub mod bucket;
 pub mod command;
 pub mod counters;
+mod coverage;
 mod deliver;
 pub mod drop_reason;
 pub mod errors;
 pub mod fragments;
 pub mod hop;
+pub mod identification;
 pub mod inside;
 pub mod ndp;
 pub mod neighbors;
 mod npt;
 pub mod outside;
 pub mod services;
+pub mod speech;
 pub mod subnet;
+pub mod unsolicited;
 
 pub use advertise::Advertise;
 pub use command::{Command, Reply};
 pub use counters::{Answer, CountersView, Way};
 pub use drop_reason::DropReason;
+pub use errors::RefusalAnswer;
 pub use subnet::Subnet;
 
 use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
@@ -37,11 +42,12 @@ use crate::nat::{Counts, Nat, NatConfig, Observer, PrefixTranslation};
 use crate::wire::Buffer;
 use crate::wire::ethernet::MacAddr;
 use advertise::Schedule;
-use bucket::TokenBucket;
 use counters::Counters;
 use fragments::Fragments;
 use neighbors::Neighbors;
+use speech::Speech;
 use std::net::IpAddr;
+use unsolicited::Unsolicited;
 
 /// The TAP: Ethernet frames of the containers.
 pub const INSIDE: LinkId = LinkId(0);
@@ -65,6 +71,8 @@ pub struct GatewayConfig {
     pub nat: NatConfig,
     /// Inside hosts at most.
     pub hosts: usize,
+    /// What an inside host is told when a limit keeps it from opening a session.
+    pub refusal: RefusalAnswer,
     /// ICMP errors of our own, to each side: how many at once.
     pub error_burst: u32,
     /// ICMP errors of our own, to each side: how many a second.
@@ -92,6 +100,7 @@ impl GatewayConfig {
             outside,
             nat,
             hosts: 4096,
+            refusal: RefusalAnswer::default(),
             error_burst: 50,
             errors_per_second: 1000,
             advertise: None,
@@ -136,8 +145,9 @@ pub struct Gateway {
     neighbors: Neighbors,
     fragments: Fragments,
     /// Errors of our own, by the side of their receiver: noise outside does not silence them inside.
-    errors_inside: TokenBucket,
-    errors_outside: TokenBucket,
+    speech_inside: Speech,
+    speech_outside: Speech,
+    unsolicited: Unsolicited,
     schedule: Schedule,
     counters: Counters,
 }
@@ -149,8 +159,9 @@ impl Gateway {
             nat: Nat::new(config.nat.clone(), seed),
             neighbors: Neighbors::new(config.hosts),
             fragments: Fragments::new(&seed),
-            errors_inside: TokenBucket::new(config.error_burst, config.errors_per_second),
-            errors_outside: TokenBucket::new(config.error_burst, config.errors_per_second),
+            speech_inside: Speech::new(config.error_burst, config.errors_per_second, &seed, 2),
+            speech_outside: Speech::new(config.error_burst, config.errors_per_second, &seed, 3),
+            unsolicited: Unsolicited::default(),
             schedule: Schedule::new(&seed),
             counters: Counters::default(),
             config,
@@ -234,6 +245,7 @@ impl Gateway {
             self.counters.dropped(DropReason::FragmentOrphan);
         }
         self.advertise(now, out);
+        self.answer_unsolicited(now, out);
         let (questions, lost) = self.neighbors.tick(now);
         for question in questions {
             self.ask(question, out);
@@ -251,6 +263,7 @@ impl Gateway {
             self.neighbors.next_deadline(),
             self.fragments.next_deadline(),
             self.next_advertisement(),
+            self.unsolicited.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }

@@ -111,7 +111,12 @@ impl Gateway {
         };
         match decision {
             Decision::Translate { edit, exit } => Ok((edit, exit)),
-            Decision::Refuse(refusal) => Err(Fate::Dropped(DropReason::Refused(refusal))),
+            Decision::Refuse(refusal) => {
+                if from == OUTSIDE {
+                    self.note_unsolicited(refusal, packet, buffer, now);
+                }
+                Err(Fate::Dropped(DropReason::Refused(refusal)))
+            }
         }
     }
 

@@ -3,9 +3,9 @@
 
 use crate::support::{MAC, MAC_A, MAC_B, Rig};
 use std::net::{IpAddr, Ipv6Addr};
-use tapnat::flow::{LinkInfo, Time};
-use tapnat::gateway::{Gateway, GatewayConfig, INSIDE, Subnet};
-use tapnat::nat::NatConfig;
+use tapnat::flow::{LinkInfo, Prefix, Time};
+use tapnat::gateway::{Fate, Gateway, GatewayConfig, INSIDE, Subnet};
+use tapnat::nat::{NatConfig, PrefixTranslation};
 use tapnat::wire::ethernet::IPV6;
 use tapnat::wire::{Frame, MacAddr, checksum};
 
@@ -147,4 +147,37 @@ pub fn icmp6_is_right(packet: &[u8]) -> bool {
     let mut fixed = packet.to_vec();
     fix_icmp6(&mut fixed);
     fixed == packet && usize::from(u16::from_be_bytes([packet[4], packet[5]])) == packet.len() - 40
+}
+
+/// A frame with the multicast listener report that every host sends (RFC 3810 §5.2).
+pub fn listener_report() -> Vec<u8> {
+    let routers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
+    let record = [&[4, 0, 0, 0][..], &group(A6).octets()].concat();
+    let mut message = [&[143, 0, 0, 0, 0, 0, 0, 1][..], &record].concat();
+    let alone = icmp6(LINK_LOCAL_A, routers, 1, &message);
+    message.copy_from_slice(&alone[40..]);
+    // Hop-by-hop options: router alert.
+    let options = [58, 0, 5, 2, 0, 0, 1, 0];
+    let packet = ip6(LINK_LOCAL_A, routers, 0, 1, &[&options[..], &message].concat());
+    framed(MAC_A, group_mac(routers), &packet)
+}
+
+/// What R9 says to `to` about a packet that was too big.
+pub fn too_big(to: Ipv6Addr, mtu: u32, about: &[u8]) -> Vec<u8> {
+    let message = [&[2, 0, 0, 0][..], &mtu.to_be_bytes(), about].concat();
+    icmp6(R9_6, to, 64, &message)
+}
+
+/// A gateway that translates the prefix of A and B to 2001:db8:1::/48.
+pub fn translating() -> GatewayConfig {
+    let mut config = config();
+    let (inside, outside) =
+        (Prefix::new(GATEWAY6, 48), Prefix::new("2001:db8:1::".parse::<Ipv6Addr>().unwrap(), 48));
+    config.translations.push(PrefixTranslation::new(inside, outside).unwrap());
+    config
+}
+
+/// Receives an IPv6 packet from `host` inside.
+pub fn from6(rig: &mut Rig, host: MacAddr, packet: &[u8]) -> Fate {
+    rig.frame(&framed(host, MAC, packet))
 }
