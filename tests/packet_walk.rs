@@ -117,6 +117,7 @@ fn fate(fate: Fate) -> String {
         Fate::Held => "Held".to_owned(),
         Fate::Taken(answer) => format!("Taken({})", answer.word()),
         Fate::Dropped(reason) => format!("Dropped({})", reason.word()),
+        Fate::Wants(protocol, outside) => format!("Wants({protocol} {outside})"),
     }
 }
 

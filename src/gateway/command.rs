@@ -2,7 +2,8 @@
 
 use super::counters::CountersView;
 use crate::flow::{Endpoint, Protocol};
-use crate::nat::{Counts, PublishError, SessionView};
+use crate::nat::{Counts, Looked, PublishError, SessionView};
+use std::net::IpAddr;
 
 /// A change or a question.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +35,10 @@ pub enum Command {
     },
     /// Forget these sessions.
     Forget(Vec<u64>),
+    /// Whose this outside port is, and was as far as it was lent.
+    LookUpOutside(Endpoint),
+    /// Which outside ports are this inside host's, and were lent to it.
+    LookUpInside(IpAddr),
     /// Read the counters.
     Counters,
 }
@@ -55,6 +60,8 @@ pub enum Reply {
     Sessions(Vec<SessionView>, Option<u32>),
     /// How many sessions were forgotten.
     Forgotten(usize),
+    /// Who has and had ports.
+    Looked(Box<Looked>),
     /// The counters.
     Counters(Box<CountersView>, Counts),
 }

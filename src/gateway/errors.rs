@@ -32,6 +32,7 @@ impl Reason {
             | Refusal::SessionLimit
             | Refusal::HostSessionLimit
             | Refusal::HostMappingLimit
+            | Refusal::HostRateLimit
             | Refusal::MappingSessionLimit
             | Refusal::HairpinOff
             | Refusal::HostAccessOff
@@ -43,6 +44,7 @@ impl Reason {
             | Refusal::ErrorWithoutSession
             | Refusal::ErrorMisaddressed
             | Refusal::UnsolicitedQuery
+            | Refusal::PortUnleased
             | Refusal::SourceIsOurs => None,
         }
     }

@@ -80,7 +80,12 @@ impl Gateway {
         if self.is_inside(destination) {
             return self.for_inside_address(&packet, frame, destination, now, out);
         }
-        self.forward_out(&packet, frame, now, out, seen)
+        let fate = self.forward_out(&packet, frame, now, out, seen);
+        if let Fate::Wants(..) = fate {
+            // The packet comes again, as it came.
+            frame.push_front(&Frame { destination: to, source: from, ethertype: ethernet::IPV4 }.to_bytes());
+        }
+        fate
     }
 
     fn check_inside_source(&self, source: Ipv4Addr, from: MacAddr) -> Result<(), DropReason> {
@@ -185,6 +190,7 @@ impl Gateway {
         };
         let (mut edit, exit) = match decision {
             Decision::Translate { edit, exit } => (edit, exit),
+            Decision::Lease(protocol, outside) => return Fate::Wants(protocol, outside),
             Decision::Refuse(refusal) => {
                 if let Some(reason) = Reason::of_refusal(refusal) {
                     self.complain(INSIDE, reason, packet, frame, now, out);

@@ -61,6 +61,7 @@ impl Gateway {
         };
         let (mut edit, exit) = match decision {
             Decision::Translate { edit, exit } => (edit, exit),
+            Decision::Lease(protocol, outside) => return Fate::Wants(protocol, outside),
             Decision::Refuse(refusal) => {
                 if from == OUTSIDE {
                     self.note_unsolicited(refusal, packet, buffer, now);

@@ -2,6 +2,7 @@
 
 use super::hash::Hash;
 use super::index::Index;
+use super::pace::Pace;
 use super::slab::{NONE, Row, Slab};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -14,11 +15,16 @@ pub(super) struct Host {
     pub mappings: u32,
     /// Port forwards to it; of a free row, the next free row.
     pub forwards: u32,
+    /// How fast it opens sessions.
+    pub opens: Pace,
+    /// How fast certain ports are leased for it.
+    pub asks: Pace,
 }
 
 impl Default for Host {
     fn default() -> Self {
-        Host { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), sessions: 0, mappings: 0, forwards: 0 }
+        let (opens, asks) = (Pace::default(), Pace::default());
+        Host { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), sessions: 0, mappings: 0, forwards: 0, opens, asks }
     }
 }
 
@@ -67,7 +73,7 @@ impl Hosts {
 
     /// Removes the account if it is empty.
     pub(super) fn settle(&mut self, hash: &Hash, id: u32) {
-        let Host { ip, sessions, mappings, forwards } = self.rows[id];
+        let Host { ip, sessions, mappings, forwards, .. } = self.rows[id];
         if sessions == 0 && mappings == 0 && forwards == 0 {
             let rows = &self.rows;
             self.by_ip.remove(hash.address(NONE, ip), id, |id| hash.address(NONE, rows[id].ip));

@@ -26,6 +26,8 @@ pub(super) struct Mapping {
     pub protocol: Protocol,
     /// It is a port forward: it outlives its sessions and filters nothing.
     pub published: bool,
+    /// A session of it ended otherwise than by closing both ways: its remote may still send.
+    pub untidy: bool,
 }
 
 impl Default for Mapping {
@@ -39,6 +41,7 @@ impl Default for Mapping {
             external: 0,
             protocol: Protocol::Udp,
             published: false,
+            untidy: false,
         }
     }
 }

@@ -37,6 +37,10 @@ pub struct Spec {
     pub sessions: Vec<Session>,
     /// Ports that the host has leased to us.
     pub leased: BTreeSet<(Protocol, u16)>,
+    /// Ports given up a moment ago, who had them, and when others may.
+    held: Vec<(Protocol, Endpoint, Endpoint, Time)>,
+    /// Mappings of which a session ended otherwise than by closing both ways.
+    untidy: Vec<(Protocol, Endpoint)>,
     /// Counts packets.
     turn: u64,
 }
@@ -109,7 +113,8 @@ impl Session {
 
 impl Spec {
     pub fn new(config: NatConfig) -> Self {
-        Spec { config, forwards: Vec::new(), sessions: Vec::new(), leased: BTreeSet::new(), turn: 0 }
+        let (forwards, sessions, held, untidy) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Spec { config, forwards, sessions, leased: BTreeSet::new(), held, untidy, turn: 0 }
     }
 
     fn external(&self) -> IpAddr {
@@ -117,8 +122,34 @@ impl Spec {
     }
 
     pub fn expire(&mut self, now: Time) {
-        let config = &self.config;
-        self.sessions.retain(|session| now < session.counts_from + session.life(config));
+        let config = self.config.clone();
+        self.end(now, |session| now >= session.counts_from + session.life(&config));
+        self.held.retain(|(.., until)| now < *until);
+    }
+
+    /// Ends sessions; a mapping ends with its last one, and its port rests.
+    pub fn end(&mut self, now: Time, ends: impl Fn(&Session) -> bool) {
+        let (ended, left): (Vec<_>, Vec<_>) = self.sessions.drain(..).partition(ends);
+        self.sessions = left;
+        for Session { mapping, fin, .. } in ended.iter().filter(|session| !session.mapping.published) {
+            if *fin != [true, true] {
+                self.untidy.push((mapping.protocol, mapping.outside));
+            }
+        }
+        for Mapping { protocol, inside, outside, .. } in ended.iter().map(|session| &session.mapping) {
+            let lives = self.owner(*protocol, *outside).is_some();
+            if !lives && self.untidy.contains(&(*protocol, *outside)) {
+                let until = now + self.config.policy.timeouts.port_hold;
+                self.held.push((*protocol, *outside, *inside, until));
+            }
+            if !lives {
+                self.untidy.retain(|untidy| *untidy != (*protocol, *outside));
+            }
+        }
+    }
+
+    fn rests(&self, protocol: Protocol, outside: Endpoint) -> bool {
+        self.held.iter().any(|held| (held.0, held.1) == (protocol, outside))
     }
 
     pub fn owner(&self, protocol: Protocol, outside: Endpoint) -> Option<Mapping> {
@@ -154,16 +185,35 @@ impl Spec {
         if let Some(forward) = self.forwards.iter().find(|m| m.protocol == protocol && m.inside == inside) {
             return Ok(forward.clone());
         }
-        let free = self.leased.iter().any(|(leased, port)| {
-            *leased == protocol && self.owner(protocol, Endpoint::new(self.external(), *port)).is_none()
-        });
-        if !free && protocol != Protocol::Icmp {
+        let had = |held: &&(Protocol, Endpoint, Endpoint, Time)| (held.0, held.2) == (protocol, inside);
+        let may_have_back: Vec<Endpoint> = self.held.iter().filter(had).map(|held| held.1).collect();
+        let free: Vec<u16> = self
+            .leased
+            .iter()
+            .filter(|(leased, port)| {
+                let outside = Endpoint::new(self.external(), *port);
+                *leased == protocol
+                    && self.owner(protocol, outside).is_none()
+                    && !self.rests(protocol, outside)
+            })
+            .map(|(_, port)| *port)
+            .collect();
+        let has_free = !free.is_empty() || !may_have_back.is_empty() || protocol == Protocol::Icmp;
+        if !has_free {
             let recycled = self.recyclable(protocol).ok_or(Refusal::PortsExhausted)?;
             self.sessions.remove(recycled);
         }
         let outside = offered.expect("a port was free, and none was chosen");
         assert!(self.owner(protocol, outside).is_none(), "two owners of {outside}");
         assert!(protocol == Protocol::Icmp || self.leased.contains(&(protocol, outside.port)));
+        if may_have_back.is_empty() {
+            assert!(!self.rests(protocol, outside), "{outside} was another's a moment ago");
+            let parity = |port: u16| port % 2 == inside.port % 2;
+            assert!(parity(outside.port) || !free.into_iter().any(parity), "{outside} for {inside}");
+        } else {
+            assert!(may_have_back.contains(&outside), "{outside}, and not one of {may_have_back:?}");
+            self.held.retain(|held| (held.0, held.1) != (protocol, outside));
+        }
         Ok(Mapping { protocol, inside, outside, part, published: false })
     }
 
@@ -269,6 +319,7 @@ impl Spec {
             return false;
         }
         self.leased.remove(&(protocol, outside.port));
+        self.held.retain(|held| (held.0, held.1) != (protocol, outside));
         self.forwards.push(Mapping { protocol, inside, outside, part: None, published: true });
         true
     }
