@@ -240,7 +240,7 @@ fn idle_for_its_timeout() {
     let other = "10.0.0.2:1000 > 198.51.100.7:5000";
     for (packet, lives) in [(udp(other), 300.0), (udp(dns), 120.0), (gre("10.0.0.2 > 198.51.100.7"), 600.0)] {
         for sweep in [false, true] {
-            let mut nat = nat(|_| {});
+            let mut nat = nat(|config| config.limits.held_ports = 0);
             let x = nat.leaves(&packet);
             let answer = to(&from(&packet, packet.flow().destination), x);
             nat.after(lives - 0.000_001);
@@ -296,7 +296,7 @@ fn changed_timeouts_hold_at_once() {
 
 #[test]
 fn expiry_is_bounded_and_says_so() {
-    let mut nat = nat(|_| {});
+    let mut nat = nat(|config| config.limits.held_ports = 0);
     for n in 0..3000 {
         nat.leaves(&udp(&format!("10.0.0.2:{} > 198.51.100.7:5000", n + 1000)));
     }

@@ -34,13 +34,15 @@ const DRAWS: usize = 16;
 pub(super) struct Asking {
     /// The lease that the packet at hand waits for.
     pub wanted: Option<(Protocol, Endpoint)>,
+    /// For whom which port was asked for last: it is back for it now, if the host gave it.
+    last: Option<(Newcomer, u16)>,
     pace: Pace,
     /// Leases that were not asked for because too many were.
     pub skipped: u64,
 }
 
 /// The new mapping for which a port is chosen.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Newcomer {
     pub protocol: Protocol,
     pub inside: Endpoint,
@@ -158,6 +160,12 @@ impl Nat {
     /// [`PortChoice::Block`]: a random one of the host's own block, then of a block it is lent.
     fn choose_in_block(&mut self, newcomer: Newcomer, now: Time) -> Result<u16, Refusal> {
         let Newcomer { inside, external, .. } = newcomer;
+        if let Some((_, port)) = self.asking.last.take().filter(|(asker, _)| *asker == newcomer)
+            && self.ports.is_free(newcomer.protocol, external, port)
+            && self.ports.take_this(newcomer.protocol, external, port)
+        {
+            return Ok(port);
+        }
         let hold = self.policy_of(inside.ip).timeouts.port_hold;
         let Some(lending) = &self.lending else { return Err(Refusal::PortsExhausted) };
         let mut ranges = lending.ranges(inside.ip, external);
@@ -217,6 +225,7 @@ impl Nat {
     fn ask(&mut self, newcomer: Newcomer, port: u16) -> Refusal {
         let outside = Endpoint { ip: self.addresses.ip(newcomer.external), port };
         self.asking.wanted = Some((newcomer.protocol, outside));
+        self.asking.last = Some((newcomer, port));
         Refusal::PortUnleased
     }
 

@@ -243,7 +243,11 @@ impl Nat {
         let shared = self.ports.is_shared(mapping.protocol, mapping.external, mapping.outside_port);
         let same_remote = self.sessions[id].remote == newcomer.remote;
         let same_host = mapping.inside.ip == newcomer.inside.ip;
-        frees && same_side && (!shared || same_remote) && (self.lending.is_none() || same_host)
+        if self.lending.is_some() {
+            return frees && same_host;
+        }
+        // What rests first is of no use now.
+        frees && same_side && if shared { same_remote } else { !mapping.untidy }
     }
 
     fn open(

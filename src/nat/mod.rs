@@ -429,9 +429,9 @@ impl Nat {
     }
 
     /// When [`Nat::expire`] has something to do next; may be early, never late by more than the
-    /// timer's grain (1/8 s). In the past if the last call left something undone.
+    /// timer's grain (1/8 s), or 8 s for ports that come free. In the past if the last call left something undone.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.wheel.next().map(Time::from_nanos)
+        [self.wheel.next().map(Time::from_nanos), self.ports.next_look()].into_iter().flatten().min()
     }
 
     /// Adds a port forward: packets to `outside` go to `inside`, from any remote. The port must

@@ -26,11 +26,13 @@ use std::time::Duration;
 
 /// How long a port that the host has refused is not asked for again.
 const REFUSED: Duration = Duration::from_secs(60);
+/// How often held ports are looked at where nobody asks for one.
+const LOOK: Duration = Duration::from_secs(8);
 /// Refused ports that are remembered, at most.
 const REFUSALS: usize = 4096;
 /// Low ports refused in a row after which no more are asked for during `REFUSED`: the host gives
 /// none.
-const LOW_REFUSALS: u8 = 4;
+const LOW_REFUSALS: u8 = 6;
 
 /// The lists in which a port is looked for, by the list of the inside port.
 const ORDER: [&[usize]; 4] = [&[0, 1], &[1, 0], &[2, 3, 0, 1], &[3, 2, 1, 0]];
@@ -68,6 +70,8 @@ pub(super) struct Ports {
     refused: VecDeque<(u64, u16, u16)>,
     /// Ports that mappings share.
     shared: usize,
+    /// When held ports are looked at next, in nanoseconds; never if there are none.
+    look: u64,
 }
 
 fn number(protocol: Protocol, external: u16) -> Option<usize> {
@@ -99,6 +103,7 @@ impl Ports {
             holds: Holds::new(externals * POOLED),
             refused: VecDeque::new(),
             shared: 0,
+            look: u64::MAX,
         }
     }
 
@@ -177,11 +182,18 @@ impl Ports {
         }
     }
 
-    /// As [`Ports::settle`], for every pool.
+    /// As [`Ports::settle`], for every pool, when it is time for that.
     pub(super) fn settle_all(&mut self, hash: &Hash, now: Time) {
-        if self.holds.len() > 0 {
-            (0..self.pools.len() as u16).for_each(|pool| self.settle_pool(hash, pool, now));
+        if now.as_nanos() < self.look {
+            return;
         }
+        (0..self.pools.len() as u16).for_each(|pool| self.settle_pool(hash, pool, now));
+        self.look = if self.holds.len() > 0 { (now + LOOK).as_nanos() } else { u64::MAX };
+    }
+
+    /// When [`Ports::settle_all`] has something to do next.
+    pub(super) fn next_look(&self) -> Option<Time> {
+        (self.look != u64::MAX).then(|| Time::from_nanos(self.look))
     }
 
     fn settle_pool(&mut self, hash: &Hash, pool: u16, now: Time) {
@@ -362,6 +374,7 @@ impl Ports {
             self.holds.early += 1;
             self.end_hold(hash, oldest, now);
         }
+        self.look = self.look.min((now + LOOK).as_nanos());
         let row = self.holds.push(hash, Held { until, inside, pool, port, leased, ..Held::default() });
         self.pools[number].set(port, State::Held(row));
     }

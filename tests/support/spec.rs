@@ -221,7 +221,9 @@ impl Spec {
     fn recyclable(&self, protocol: Protocol) -> Option<usize> {
         let alone = |m: &Mapping| self.sessions.iter().filter(|s| s.mapping == *m).count() == 1;
         let done = self.sessions.iter().enumerate().filter(|(_, s)| {
-            s.mapping.protocol == protocol && s.closing() && !s.mapping.published && alone(&s.mapping)
+            let rests = self.untidy.contains(&(protocol, s.mapping.outside));
+            let dynamic = !s.mapping.published && !rests;
+            s.mapping.protocol == protocol && s.closing() && dynamic && alone(&s.mapping)
         });
         done.min_by_key(|(_, s)| s.closed).map(|(at, _)| at)
     }
