@@ -1,5 +1,6 @@
 //! Live changes and questions, carried out between packets.
 
+use super::GatewayConfig;
 use super::counters::CountersView;
 use crate::flow::{Endpoint, Protocol};
 use crate::nat::{Counts, Looked, PublishError, SessionView};
@@ -41,6 +42,8 @@ pub enum Command {
     LookUpInside(IpAddr),
     /// Read the counters.
     Counters,
+    /// Take a new configuration: see [`super::Gateway::reconfigure`].
+    Reconfigure(Box<GatewayConfig>),
 }
 
 /// The answer to a [`Command`].
@@ -62,6 +65,13 @@ pub enum Reply {
     Forgotten(usize),
     /// Who has and had ports.
     Looked(Box<Looked>),
+    /// The new configuration is in force.
+    Reconfigured {
+        /// Sessions that live on.
+        kept: usize,
+        /// Sessions that it does not allow, which have been ended.
+        ended: usize,
+    },
     /// The counters.
     Counters(Box<CountersView>, Counts),
 }

@@ -21,7 +21,9 @@ impl Nat {
             return Err(Refusal::SourceIsOurs);
         }
         let unknown = if protocol == Protocol::Icmp { Refusal::UnsolicitedQuery } else { Refusal::NoMapping };
-        let mapping = self.owner_now(data, now).ok_or(unknown)?;
+        let Some(mapping) = self.owner_now(data, now) else {
+            return if wire { self.arrive_exempt(data, unknown).map(|_| ()) } else { Err(unknown) };
+        };
         if protocol == Protocol::Tcp && !data.tcp.plausible() {
             return Err(Refusal::BadFlags);
         }
@@ -36,7 +38,7 @@ impl Nat {
         }
         // A mapping ends with its last session.
         let last = known.is_some_and(|id| self.sessions[id].mapping == mapping) && row.sessions == 1;
-        if last && !row.published {
+        if last && !row.published() {
             return Err(Refusal::NoMapping);
         }
         if protocol == Protocol::Tcp && !data.tcp.opens() {

@@ -33,8 +33,8 @@ pub struct Blocks {
     size: u16,
     /// The first port of each block of one external address, rising.
     starts: Vec<u16>,
-    /// The external addresses of the subscribers' family, with their numbers in the configuration.
-    externals: Vec<(u16, IpAddr)>,
+    /// The external addresses of the subscribers' family.
+    externals: Vec<IpAddr>,
     /// Hosts of the prefix.
     hosts: u128,
     /// Hosts that share one external address.
@@ -124,8 +124,7 @@ impl Blocks {
             return Err(BlocksError::Empty);
         }
         let v4 = subscribers.ip.is_ipv4();
-        let externals: Vec<_> =
-            (0u16..).zip(external.iter().copied()).filter(|(_, ip)| ip.is_ipv4() == v4).collect();
+        let externals: Vec<_> = external.iter().copied().filter(|ip| ip.is_ipv4() == v4).collect();
         let (hosts, starts) = (hosts(subscribers), starts(size, ports));
         let share = usize::try_from(hosts.div_ceil(externals.len().max(1) as u128)).unwrap_or(usize::MAX);
         if externals.is_empty() || share > starts.len() {
@@ -172,12 +171,12 @@ impl Blocks {
     /// The external address and the ports of an inside host; `None` if it is not a subscriber.
     pub fn ports_of(&self, inside: IpAddr) -> Option<(IpAddr, RangeInclusive<u16>)> {
         let (external, block) = self.place(inside)?;
-        Some((self.externals[external].1, self.range(block)))
+        Some((self.externals[external], self.range(block)))
     }
 
     /// The inside host whose ports these are; `None` if it is nobody's own block.
     pub fn owner_of(&self, external: IpAddr, port: u16) -> Option<IpAddr> {
-        let at = self.externals.iter().position(|(_, ip)| *ip == external)?;
+        let at = self.externals.iter().position(|ip| *ip == external)?;
         let block = self.block_at(port)?;
         self.subscriber(at, block)
     }
@@ -215,9 +214,9 @@ impl Blocks {
         self.range(block).contains(&port).then_some(block)
     }
 
-    /// The configuration's number of the external address of an inside host that is a subscriber.
-    pub(super) fn external_of(&self, inside: IpAddr) -> Option<u16> {
-        self.place(inside).map(|(external, _)| self.externals[external].0)
+    /// The external address of an inside host that is a subscriber.
+    pub(super) fn external_of(&self, inside: IpAddr) -> Option<IpAddr> {
+        self.place(inside).map(|(external, _)| self.externals[external])
     }
 }
 
@@ -289,12 +288,12 @@ impl Lending {
         Lending { blocks, slots, ended: VecDeque::new() }
     }
 
-    fn at(&self, external: u16) -> Option<usize> {
-        self.blocks.externals.iter().position(|(number, _)| *number == external)
+    fn at(&self, external: IpAddr) -> Option<usize> {
+        self.blocks.externals.iter().position(|ip| *ip == external)
     }
 
     /// The ports in which a host may look for one: its own block, then those that it has been lent.
-    pub(super) fn ranges(&self, inside: IpAddr, external: u16) -> Vec<RangeInclusive<u16>> {
+    pub(super) fn ranges(&self, inside: IpAddr, external: IpAddr) -> Vec<RangeInclusive<u16>> {
         let own = self.blocks.place(inside).map(|(_, block)| self.blocks.range(block));
         let slots = self.at(external).map_or(&[][..], |at| &self.slots[at]);
         let lent = slots.iter().enumerate().filter(|(_, slot)| slot.used > 0 && slot.inside == Some(inside));
@@ -306,7 +305,7 @@ impl Lending {
     pub(super) fn lendable(
         &self,
         inside: IpAddr,
-        external: u16,
+        external: IpAddr,
         hold: Duration,
         now: Time,
     ) -> Option<RangeInclusive<u16>> {
@@ -324,7 +323,13 @@ impl Lending {
     }
 
     /// A port of `inside` is in use; tells of the block if it was lent with it.
-    pub(super) fn taken(&mut self, inside: IpAddr, external: u16, port: u16, now: Time) -> Option<BlockView> {
+    pub(super) fn taken(
+        &mut self,
+        inside: IpAddr,
+        external: IpAddr,
+        port: u16,
+        now: Time,
+    ) -> Option<BlockView> {
         let (at, block) = (self.at(external)?, self.blocks.block_at(port)?);
         if self.blocks.subscriber(at, block).is_some() {
             return None;
@@ -339,7 +344,7 @@ impl Lending {
     }
 
     /// A port is given up; tells of the block if its time has ended with it.
-    pub(super) fn given_up(&mut self, external: u16, port: u16, now: Time) -> Option<BlockView> {
+    pub(super) fn given_up(&mut self, external: IpAddr, port: u16, now: Time) -> Option<BlockView> {
         let (at, block) = (self.at(external)?, self.blocks.block_at(port)?);
         let slot = &mut self.slots[at][block];
         if slot.used == 0 {
@@ -363,7 +368,7 @@ impl Lending {
         let (first, last) = range.into_inner();
         Some(BlockView {
             inside: slot.inside?,
-            external: self.blocks.externals[at].1,
+            external: self.blocks.externals[at],
             first,
             last,
             from: slot.from,
@@ -372,7 +377,7 @@ impl Lending {
     }
 
     /// Whether the port is of a block that is lent.
-    pub(super) fn is_lent(&self, external: u16, port: u16) -> bool {
+    pub(super) fn is_lent(&self, external: IpAddr, port: u16) -> bool {
         let (Some(at), Some(block)) = (self.at(external), self.blocks.block_at(port)) else { return false };
         self.slots[at][block].used > 0
     }

@@ -9,7 +9,7 @@
 //!   [`Refusal::PortUnleased`], which [`Nat::outbound`] hands to the runtime as a question; nothing
 //!   has changed, and the same packet comes again.
 
-use super::mapping::Mapping;
+use super::mapping::{Mapping, Standing};
 use super::pace::Pace;
 use super::pool::State;
 use super::ports::Place;
@@ -53,15 +53,14 @@ pub(super) struct Newcomer {
 
 impl Nat {
     /// How an inside host is treated.
-    pub(super) fn policy_of(&self, _inside: IpAddr) -> &Policy {
-        &self.config.policy
+    fn treats(&self, inside: IpAddr) -> &Policy {
+        self.policies.get(self.policy_of(inside))
     }
 
-    /// The number of an inside host's external address: the same one for every protocol (paired
-    /// pooling, RFC 4787 REQ-2, RFC 6888 REQ-2).
-    pub(super) fn external_for(&self, inside: IpAddr) -> Option<u16> {
-        let fixed = self.lending.as_ref().and_then(|lending| lending.blocks.external_of(inside));
-        fixed.or_else(|| self.addresses.pick(&self.hash, inside))
+    /// The number of the external address on which an inside host has a block of its own.
+    pub(super) fn block_address(&self, inside: IpAddr) -> Option<u16> {
+        let external = self.lending.as_ref()?.blocks.external_of(inside)?;
+        self.addresses.external(&self.hash, external)
     }
 
     /// Takes a port for a newcomer. The caller makes it its owner.
@@ -90,7 +89,7 @@ impl Nat {
         if self.lending.is_some() {
             return self.choose_in_block(newcomer, now);
         }
-        match self.policy_of(newcomer.inside.ip).choice {
+        match self.treats(newcomer.inside.ip).choice {
             PortChoice::Overload => self.choose_overloaded(newcomer, now),
             PortChoice::Random | PortChoice::Block { .. } => self.choose_random(newcomer, now),
         }
@@ -166,10 +165,11 @@ impl Nat {
         {
             return Ok(port);
         }
-        let hold = self.policy_of(inside.ip).timeouts.port_hold;
+        let hold = self.treats(inside.ip).timeouts.port_hold;
+        let address = self.addresses.ip(external);
         let Some(lending) = &self.lending else { return Err(Refusal::PortsExhausted) };
-        let mut ranges = lending.ranges(inside.ip, external);
-        ranges.extend(lending.lendable(inside.ip, external, hold, now));
+        let mut ranges = lending.ranges(inside.ip, address);
+        ranges.extend(lending.lendable(inside.ip, address, hold, now));
         for range in ranges {
             if let Some(port) = self.draw(newcomer, &range) {
                 if self.ports.take_this(newcomer.protocol, external, port) {
@@ -232,14 +232,16 @@ impl Nat {
     /// Makes a mapping the owner of the port that was taken for it, or one of its owners.
     pub(super) fn own_port(&mut self, mapping: u32, now: Time, seen: &mut impl Observer) {
         let Mapping { protocol, external, outside_port, inside, .. } = self.mappings[mapping];
-        let overloads = self.policy_of(inside.ip).choice == PortChoice::Overload && self.lending.is_none();
+        let overloads = self.treats(inside.ip).choice == PortChoice::Overload && self.lending.is_none();
         if overloads && !matches!(protocol, Protocol::Other(_)) {
             self.ports.share(protocol, external, outside_port);
             return;
         }
         self.ports.set_owner(protocol, external, outside_port, mapping);
-        let lent =
-            self.lending.as_mut().and_then(|lending| lending.taken(inside.ip, external, outside_port, now));
+        let lent = self
+            .lending
+            .as_mut()
+            .and_then(|lending| lending.taken(inside.ip, self.addresses.ip(external), outside_port, now));
         if let Some(block) = lent {
             seen.step(Step::Lent(block), now);
         }
@@ -251,7 +253,7 @@ impl Nat {
     /// Gives up the port of a mapping that ends. If all its sessions were seen closing both ways,
     /// nothing more is to come for it, and anybody may have it at once (RFC 6888 REQ-8 A).
     pub(super) fn give_up_port(&mut self, mapping: Mapping, now: Time, seen: &mut impl Observer) {
-        let Mapping { protocol, external, outside_port: port, inside, untidy, .. } = mapping;
+        let Mapping { protocol, external, outside_port: port, inside, standing, .. } = mapping;
         if matches!(protocol, Protocol::Other(_)) {
             return;
         }
@@ -265,16 +267,16 @@ impl Nat {
         if self.is_held_after(external, port) {
             self.note_use(protocol, external, port, false);
         }
-        let timeouts = &self.policy_of(inside.ip).timeouts;
+        let timeouts = &self.treats(inside.ip).timeouts;
         let until = super::held::until(now, timeouts.port_hold);
         if let Some(lending) = &mut self.lending {
             // A block is its host's own, always (REQ-8 B) or until it has rested as a whole.
-            let ended = lending.given_up(external, port, now);
+            let ended = lending.given_up(self.addresses.ip(external), port, now);
             self.ports.release(protocol, external, port, now);
             if let Some(block) = ended {
                 seen.step(Step::Returned(block), now);
             }
-        } else if !untidy {
+        } else if standing != Standing::Untidy {
             self.ports.release(protocol, external, port, now);
         } else {
             let most = self.config.limits.held_ports;
@@ -284,7 +286,7 @@ impl Nat {
 
     /// Whether a port must not be another host's for a while after its use.
     fn is_held_after(&self, external: u16, port: u16) -> bool {
-        self.lending.as_ref().is_none_or(|lending| lending.is_lent(external, port))
+        self.lending.as_ref().is_none_or(|lending| lending.is_lent(self.addresses.ip(external), port))
     }
 
     fn note_use(&mut self, protocol: Protocol, external: u16, port: u16, in_use: bool) {

@@ -77,6 +77,11 @@ impl Holds {
         Holds { rows: Slab::new(), by_inside: Index::with_room(16), queues: vec![empty; pools], early: 0 }
     }
 
+    /// Makes room for so many pools.
+    pub(super) fn resize(&mut self, pools: usize) {
+        self.queues.resize(pools.max(self.queues.len()), Queue { first: NONE, last: NONE, len: 0 });
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.rows.bytes() + self.by_inside.bytes()
     }
@@ -139,12 +144,18 @@ impl Holds {
         (first != NONE).then(|| (first, self.rows[first].until))
     }
 
-    /// The row of a port of this pool that `inside` had.
-    pub(super) fn of(&self, hash: &Hash, pool: u16, inside: Endpoint) -> Option<u32> {
+    /// The row of a port of this pool that `inside` had, one that will do.
+    pub(super) fn of(
+        &self,
+        hash: &Hash,
+        pool: u16,
+        inside: Endpoint,
+        will_do: impl Fn(u16) -> bool,
+    ) -> Option<u32> {
         let wanted = Held { pool, inside, ..Held::default() };
         self.by_inside.find(key(hash, &wanted), |row| {
             let held = &self.rows[row];
-            held.pool == pool && held.inside == inside
+            held.pool == pool && held.inside == inside && will_do(held.port)
         })
     }
 
@@ -182,10 +193,10 @@ mod tests {
             })
             .collect();
         assert_eq!(holds.oldest(0), Some((rows[0], 1)));
-        assert_eq!(holds.of(&hash, 1, inside(3)), None);
-        let third = holds.of(&hash, 0, inside(3)).unwrap();
+        assert_eq!(holds.of(&hash, 1, inside(3), |_| true), None);
+        let third = holds.of(&hash, 0, inside(3), |_| true).unwrap();
         assert_eq!(holds.remove(&hash, third).port, 103);
-        assert_eq!(holds.of(&hash, 0, inside(3)), None);
+        assert_eq!(holds.of(&hash, 0, inside(3), |_| true), None);
         let mut left = Vec::new();
         while let Some((row, _)) = holds.oldest(0) {
             left.push(holds.remove(&hash, row).port);

@@ -107,7 +107,7 @@ impl Nat {
         self.clock = self.clock.max(now);
         let idle = self.config.policy.timeouts.lease.as_nanos() / u128::from(wheel::GRAIN);
         let idle = u32::try_from(idle).unwrap_or(u32::MAX);
-        self.ports.settle_all(&self.hash, now);
+        self.ports.settle_now(&self.hash, now);
         let (protocol, external, port) = self.ports.give_back(now, idle)?;
         Some((protocol, Endpoint { ip: self.addresses.ip(external), port }))
     }

@@ -5,13 +5,14 @@
 //! which its ends have done with; then the newcomer is refused.
 
 use super::choose::Newcomer;
-use super::mapping::Mapping;
+use super::mapping::{Mapping, Standing};
 use super::ports::Place;
 use super::session::{Kind, Session, Way};
 use super::slab::NONE;
 use super::tcp::{self, Next, State};
 use super::{Closed, Nat, Observer, Refusal, SessionView, Step};
 use crate::flow::{Data, Endpoint, Flow, Protocol, Time};
+use std::net::IpAddr;
 
 /// How many closed connections are remembered as first to be recycled. Older ones expire as usual.
 const CLOSING: usize = 65_536;
@@ -24,7 +25,14 @@ impl Nat {
     /// Whether the session's time has come, swept or not.
     #[inline]
     pub(super) fn overdue(&self, id: u32, now: Time) -> bool {
-        now.as_nanos() >= self.sessions[id].deadline(&self.lives)
+        now.as_nanos() >= self.deadline(id)
+    }
+
+    /// The moment from which a session counts as dead, in nanoseconds.
+    #[inline]
+    pub(super) fn deadline(&self, id: u32) -> u64 {
+        let session = &self.sessions[id];
+        session.deadline(self.policies.lives(self.mappings[session.mapping].policy))
     }
 
     /// What [`Nat::expire`] does.
@@ -41,8 +49,8 @@ impl Nat {
     }
 
     /// Links the session in the wheel anew, by its true deadline.
-    fn rearm(&mut self, id: u32, now: Time) {
-        let deadline = self.sessions[id].deadline(&self.lives);
+    pub(super) fn rearm(&mut self, id: u32, now: Time) {
+        let deadline = self.deadline(id);
         self.wheel.unlink(&mut self.sessions, id);
         self.wheel.link(&mut self.sessions, id, deadline, now.as_nanos());
     }
@@ -63,14 +71,16 @@ impl Nat {
         self.host_may_open(inside)?;
         self.host_may_open_now(inside, now)?;
         self.make_room(now, seen)?;
-        let known = self.mappings.find(&self.hash, protocol, inside, remote);
+        let policy = self.policy_of(inside.ip);
+        let behaviour = self.policies.get(policy).mapping;
+        let known = self.mappings.find(&self.hash, protocol, inside, remote, behaviour);
         let mapping = match known.or_else(|| self.forwards.first(protocol, inside)) {
             Some(mapping) => {
                 self.mapping_may_open(mapping)?;
                 self.portless_free(mapping, remote, now, seen)?;
                 mapping
             }
-            None => self.open_mapping(protocol, inside, remote, now, seen)?,
+            None => self.open_mapping(data.flow, policy, now, seen)?,
         };
         self.count_opened(self.mappings[mapping].host, now);
         Ok(self.open(mapping, remote, Way::Out, local, now, seen))
@@ -156,28 +166,45 @@ impl Nat {
         if taken { Err(Refusal::ProtocolTaken) } else { Ok(()) }
     }
 
-    /// Makes a mapping for packets from `inside` to `remote`. The caller opens its first session.
+    /// The number of the policy for this inside host.
+    pub(super) fn policy_of(&self, inside: IpAddr) -> u8 {
+        if self.policies.alike() {
+            return 0;
+        }
+        match self.hosts.find(&self.hash, inside) {
+            Some(host) => self.hosts[host].policy,
+            None => self.policies.number(inside),
+        }
+    }
+
+    /// Makes a mapping for packets of this flow. The caller opens its first session.
     fn open_mapping(
         &mut self,
-        protocol: Protocol,
-        inside: Endpoint,
-        remote: Endpoint,
+        flow: Flow,
+        policy: u8,
         now: Time,
         seen: &mut impl Observer,
     ) -> Result<u32, Refusal> {
-        if let Some(host) = self.hosts.find(&self.hash, inside.ip)
+        let Flow { protocol, source: inside, destination: remote } = flow;
+        let host = self.hosts.find(&self.hash, inside.ip);
+        if let Some(host) = host
             && self.hosts[host].mappings as usize >= self.config.limits.mappings_per_host
         {
             return Err(Refusal::HostMappingLimit);
         }
-        let external = self.external_for(inside.ip).ok_or(Refusal::PortsExhausted)?;
+        // A block says which address it is on; else the host keeps the one that it has had.
+        let paired = host.and_then(|host| self.hosts[host].external);
+        let external = self.block_address(inside.ip).or(paired);
+        let external = external.or_else(|| self.addresses.pick(&self.hash, inside.ip));
+        let external = external.ok_or(Refusal::PortsExhausted)?;
         self.portless_free_at(protocol, external, remote, now, seen)?;
         let outside_port = match protocol {
             Protocol::Other(_) => 0,
             _ => self.take_port(Newcomer { protocol, inside, remote, external }, now, seen)?,
         };
-        let host = self.hosts.open(&self.hash, inside.ip);
+        let host = self.hosts.open(&self.hash, inside.ip, policy);
         self.hosts[host].mappings += 1;
+        self.hosts[host].external = Some(external);
         let row = Mapping {
             sessions: 0,
             host,
@@ -185,11 +212,12 @@ impl Nat {
             outside_port,
             external,
             protocol,
-            published: false,
-            untidy: false,
+            policy,
+            standing: Standing::Tidy,
             recent: NONE,
         };
-        let mapping = self.mappings.insert(&self.hash, row, remote);
+        let behaviour = self.policies.get(policy).mapping;
+        let mapping = self.mappings.insert(&self.hash, row, remote, behaviour);
         self.own_port(mapping, now, seen);
         Ok(mapping)
     }
@@ -238,7 +266,7 @@ impl Nat {
     /// Whether the end of session `id` frees a port that the newcomer can have.
     fn frees_port_for(&self, newcomer: Newcomer, id: u32) -> bool {
         let mapping = &self.mappings[self.sessions[id].mapping];
-        let frees = !mapping.published && mapping.sessions == 1 && mapping.external == newcomer.external;
+        let frees = !mapping.published() && mapping.sessions == 1 && mapping.external == newcomer.external;
         let same_side = mapping.outside_port >= 1024 || newcomer.inside.port < 1024;
         let shared = self.ports.is_shared(mapping.protocol, mapping.external, mapping.outside_port);
         let same_remote = self.sessions[id].remote == newcomer.remote;
@@ -247,7 +275,7 @@ impl Nat {
             return frees && same_host;
         }
         // What rests first is of no use now.
-        frees && same_side && if shared { same_remote } else { !mapping.untidy }
+        frees && same_side && if shared { same_remote } else { mapping.standing == Standing::Tidy }
     }
 
     fn open(
@@ -279,7 +307,7 @@ impl Nat {
         if let Some(shared) = self.shares(mapping) {
             self.insert_shared(shared, id);
         }
-        let deadline = self.sessions[id].deadline(&self.lives);
+        let deadline = self.deadline(id);
         self.wheel.link(&mut self.sessions, id, deadline, now.as_nanos());
         if seen.wants() {
             seen.step(Step::Opened(self.view(id, now)), now);
@@ -306,8 +334,11 @@ impl Nat {
         self.sessions.remove(id);
         self.hosts[host].sessions -= 1;
         self.mappings[mapping].sessions -= 1;
-        self.mappings[mapping].untidy |= protocol != Protocol::Tcp || state != State::Closing;
-        if self.mappings[mapping].sessions == 0 && !self.mappings[mapping].published {
+        let closed = protocol == Protocol::Tcp && state == State::Closing;
+        if !closed && !self.mappings[mapping].published() {
+            self.mappings[mapping].standing = Standing::Untidy;
+        }
+        if self.mappings[mapping].sessions == 0 && !self.mappings[mapping].published() {
             self.close_mapping(mapping, now, seen);
         }
         self.hosts.settle(&self.hash, host);
@@ -369,7 +400,7 @@ impl Nat {
     /// A RST: the session lives for the closing time from here, but never longer than it would
     /// have lived without the RST (RFC 7857 §2.2 and §7.1 together).
     fn reset(&mut self, id: u32, now: Time) {
-        let lives = self.lives;
+        let lives = *self.policies.lives(self.mappings[self.sessions[id].mapping].policy);
         let session = &mut self.sessions[id];
         let closing = lives.of(Kind::Tcp, State::Reset);
         let without = session.deadline(&lives);
@@ -405,9 +436,9 @@ impl Nat {
             remote: session.remote,
             tcp: (session.kind == Kind::Tcp).then(|| session.state.view()),
             answered: session.packets_in > 0,
-            published: mapping.published,
+            published: mapping.published(),
             opened: self.sessions.opened(id),
-            expires_in: Time::from_nanos(session.deadline(&self.lives)).since(now),
+            expires_in: Time::from_nanos(self.deadline(id)).since(now),
             packets_out: u64::from(session.packets_out),
             packets_in: u64::from(session.packets_in),
             bytes_out: session.bytes_out,

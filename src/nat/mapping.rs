@@ -1,4 +1,8 @@
 //! A mapping: inside ↔ outside. It has no timer; it lives while a session does.
+//!
+//! Hosts may have different mapping behaviours, and one host another than it had when a mapping was
+//! made. What part of the remote a mapping depends on is therefore kept with it: mappings of all
+//! kinds stand in one index, and a packet finds those that its host's behaviour would make.
 
 use super::Behaviour;
 use super::hash::Hash;
@@ -24,10 +28,27 @@ pub(super) struct Mapping {
     /// Which of the external addresses.
     pub external: u16,
     pub protocol: Protocol,
+    /// The number of its inside host's policy.
+    pub policy: u8,
+    pub standing: Standing,
+}
+
+/// What a mapping is, and how its sessions have ended so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// Those that have ended were all seen closing both ways.
+    Tidy,
+    /// One has ended otherwise: its remote may still send.
+    Untidy,
     /// It is a port forward: it outlives its sessions and filters nothing.
-    pub published: bool,
-    /// A session of it ended otherwise than by closing both ways: its remote may still send.
-    pub untidy: bool,
+    Published,
+}
+
+impl Mapping {
+    /// Whether it is a port forward.
+    pub(super) fn published(&self) -> bool {
+        self.standing == Standing::Published
+    }
 }
 
 impl Default for Mapping {
@@ -40,8 +61,8 @@ impl Default for Mapping {
             outside_port: 0,
             external: 0,
             protocol: Protocol::Udp,
-            published: false,
-            untidy: false,
+            policy: 0,
+            standing: Standing::Tidy,
         }
     }
 }
@@ -73,15 +94,14 @@ impl Row for Part {
 #[derive(Debug)]
 pub(super) struct Mappings {
     rows: Slab<Mapping>,
-    /// Parts of the remotes by mapping row; empty if mappings are endpoint-independent.
+    /// Parts of the remotes by mapping row; ends behind the last one that depends on the remote.
     parts: Slab<Part>,
     by_inside: Index,
-    behaviour: Behaviour,
 }
 
 impl Mappings {
-    pub(super) fn new(behaviour: Behaviour, room: usize) -> Self {
-        Mappings { rows: Slab::new(), parts: Slab::new(), by_inside: Index::with_room(room), behaviour }
+    pub(super) fn new(room: usize) -> Self {
+        Mappings { rows: Slab::new(), parts: Slab::new(), by_inside: Index::with_room(room) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -97,40 +117,37 @@ impl Mappings {
         self.rows.bytes() + self.parts.bytes() + self.by_inside.bytes()
     }
 
-    /// The part of `remote` that a mapping of `protocol` depends on (RFC 4787 §4.1).
-    fn part(&self, protocol: Protocol, remote: Endpoint) -> Option<Endpoint> {
-        match (self.behaviour, protocol) {
-            // Without ports there is nothing to tell two mappings of one host apart.
-            (_, Protocol::Other(_)) | (Behaviour::EndpointIndependent, _) => None,
-            (Behaviour::AddressDependent, _) => Some(Endpoint::new(remote.ip, 0)),
-            (Behaviour::AddressAndPortDependent, _) => Some(remote),
-        }
-    }
-
     /// The part of the remote in row `id`'s key.
     fn part_of(&self, id: u32) -> Option<Endpoint> {
         if id < self.parts.end() { self.parts[id].0 } else { None }
     }
 
-    /// The dynamic mapping for packets from `inside` to `remote`.
+    /// The dynamic mapping for packets from `inside`, whose mappings behave so, to `remote`.
     pub(super) fn find(
         &self,
         hash: &Hash,
         protocol: Protocol,
         inside: Endpoint,
         remote: Endpoint,
+        behaviour: Behaviour,
     ) -> Option<u32> {
-        let part = self.part(protocol, remote);
+        let part = part(behaviour, protocol, remote);
         self.by_inside.find(hash.pair(protocol, inside, part.unwrap_or(ANY)), |id| {
             let row = &self.rows[id];
             row.inside == inside && row.protocol == protocol && self.part_of(id) == part
         })
     }
 
-    /// Adds a dynamic mapping, made for a packet to `remote`.
-    pub(super) fn insert(&mut self, hash: &Hash, mapping: Mapping, remote: Endpoint) -> u32 {
+    /// Adds a dynamic mapping that behaves so, made for a packet to `remote`.
+    pub(super) fn insert(
+        &mut self,
+        hash: &Hash,
+        mapping: Mapping,
+        remote: Endpoint,
+        behaviour: Behaviour,
+    ) -> u32 {
         let id = self.add(mapping);
-        let part = self.part(mapping.protocol, remote);
+        let part = part(behaviour, mapping.protocol, remote);
         if part.is_some() || id < self.parts.end() {
             while self.parts.end() <= id {
                 self.parts.take();
@@ -152,11 +169,21 @@ impl Mappings {
 
     /// Removes a mapping.
     pub(super) fn remove(&mut self, hash: &Hash, id: u32) {
-        if !self.rows[id].published {
+        if !self.rows[id].published() {
             let (rows, parts) = (&self.rows, &self.parts);
             self.by_inside.remove(key_of(hash, rows, parts, id), id, |id| key_of(hash, rows, parts, id));
         }
         self.rows.give_back(id);
+    }
+}
+
+/// The part of `remote` that a mapping of `protocol` depends on (RFC 4787 §4.1).
+fn part(behaviour: Behaviour, protocol: Protocol, remote: Endpoint) -> Option<Endpoint> {
+    match (behaviour, protocol) {
+        // Without ports there is nothing to tell two mappings of one host apart.
+        (_, Protocol::Other(_)) | (Behaviour::EndpointIndependent, _) => None,
+        (Behaviour::AddressDependent, _) => Some(Endpoint::new(remote.ip, 0)),
+        (Behaviour::AddressAndPortDependent, _) => Some(remote),
     }
 }
 

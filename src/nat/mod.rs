@@ -23,8 +23,9 @@
 //! Where to read on: `session` and `mapping` are the two rows, in `slab`s under an
 //! `index`; `life` opens and ends them; `choose` says what the outside is, from `addresses`, `ports`
 //! (a `pool` each, and the `held` ones) and `blocks`; `leases` is where they come from;
+//! `policies` how each host is treated, `exempt` which packets are not translated at all;
 //! `filter` who may come in, and `admit` asks without consequences; `tcp` what flags do; `wheel`
-//! when things end; `icmp` what errors mean.
+//! when things end; `icmp` what errors mean; `reconfigure` what a new configuration leaves alive.
 //!
 //! # Choices that RFCs leave open
 //!
@@ -43,12 +44,14 @@ pub mod blocks;
 pub mod config;
 pub mod decision;
 pub mod leases;
+pub mod npt;
 pub mod step;
 pub mod view;
 
 mod addresses;
 mod admit;
 mod choose;
+mod exempt;
 mod filter;
 mod forward;
 mod hash;
@@ -59,8 +62,10 @@ mod index;
 mod life;
 mod mapping;
 mod pace;
+mod policies;
 mod pool;
 mod ports;
+mod reconfigure;
 mod remotes;
 mod rng;
 mod session;
@@ -72,6 +77,8 @@ pub use blocks::{BlockView, Blocks, BlocksError};
 pub use config::{Behaviour, Exemption, Limits, NatConfig, Policy, PortChoice, Rule, Timeouts};
 pub use decision::{Decision, Exit, Refusal};
 pub use leases::{Looked, PortUse, Wanted};
+pub use npt::{PrefixTranslation, PrefixTranslationError, Unmapped};
+pub use reconfigure::Reconfigured;
 pub use step::{Closed, Observer, Step};
 pub use view::{MappingView, SessionView, TcpState};
 
@@ -84,10 +91,11 @@ use forward::Forwards;
 use hash::Hash;
 use hosts::Hosts;
 use index::Index;
-use mapping::{Mapping, Mappings};
+use mapping::{Mapping, Mappings, Standing};
+use policies::Policies;
 use ports::{Place, Ports};
 use rng::Rng;
-use session::{Lives, Sessions, Way};
+use session::{Sessions, Way};
 use slab::NONE;
 use std::collections::VecDeque;
 use wheel::Wheel;
@@ -104,7 +112,7 @@ type Verdict = Result<(Edit, Exit), Refusal>;
 #[derive(Debug)]
 pub struct Nat {
     config: NatConfig,
-    lives: Lives,
+    policies: Policies,
     hash: Hash,
     rng: Rng,
     addresses: Addresses,
@@ -139,15 +147,15 @@ impl Nat {
         let room = config.limits.sessions.min(ROOM);
         // Blocks that do not fit are refused where the configuration is checked.
         let blocks = Blocks::of(&config).ok().flatten();
+        let policies = Policies::new(&config);
+        let addresses = Addresses::new(&hash, &config.external, &config.host_addresses);
         Nat {
-            lives: Lives::new(&config.policy.timeouts),
-            addresses: Addresses::new(&hash, &config.external, &config.host_addresses),
             sessions: Sessions::new(),
             by_flow: Index::with_room(room),
             by_remote: remotes::index(),
-            mappings: Mappings::new(config.policy.mapping_in_force(), room),
-            peers: Peers::new(config.policy.filtering, room),
-            ports: Ports::new(&config, blocks.is_some()),
+            mappings: Mappings::new(room),
+            peers: Peers::new(policies.ask_for_peers(), room),
+            ports: Ports::new(&config, addresses.in_use(), blocks.is_some()),
             lending: blocks.map(Lending::new),
             asking: Asking::default(),
             uses: None,
@@ -156,6 +164,8 @@ impl Nat {
             wheel: Wheel::new(),
             closing: VecDeque::new(),
             clock: Time::ZERO,
+            policies,
+            addresses,
             config,
             hash,
             rng,
@@ -167,19 +177,6 @@ impl Nat {
         &self.config
     }
 
-    /// Changes the timeouts. They hold for all sessions at once; a session that is overdue under
-    /// a shorter timeout takes no more packets, but may be listed in [`Nat::counts`] until its old
-    /// deadline or for 512 s.
-    pub fn set_timeouts(&mut self, timeouts: Timeouts) {
-        self.config.policy.timeouts = timeouts;
-        self.lives = Lives::new(&timeouts);
-    }
-
-    /// Changes the limits. What exceeds a lower limit stays until it ends.
-    pub fn set_limits(&mut self, limits: Limits) {
-        self.config.limits = limits;
-    }
-
     /// Decides on a packet from the inside that is not for the gateway itself.
     pub fn outbound(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
         let verdict = match packet {
@@ -189,7 +186,8 @@ impl Nat {
         self.decided(packet, verdict, now, seen)
     }
 
-    /// Decides on a packet that came by the wire to one of the outside addresses.
+    /// Decides on a packet that came by the wire to one of the outside addresses, or to an inside
+    /// host's own address if [`Nat::may_exempt`] says that it is to be asked about.
     pub fn inbound(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
         self.come_in(packet, true, now, seen)
     }
@@ -203,9 +201,11 @@ impl Nat {
     #[inline]
     fn come_in(&mut self, packet: &Summary, wire: bool, now: Time, seen: &mut impl Observer) -> Decision {
         let verdict = match packet {
-            Summary::Data(data) => self
-                .arrive(data, wire, now, seen)
-                .map(|inside| (Edit { destination: Some(inside), ..Edit::default() }, Exit::Inside)),
+            Summary::Data(data) => match self.arrive(data, wire, now, seen) {
+                Ok(inside) => Ok((Edit { destination: Some(inside), ..Edit::default() }, Exit::Inside)),
+                Err(refusal) if wire => self.arrive_exempt(data, refusal),
+                Err(refusal) => Err(refusal),
+            },
             Summary::Error(error) => self.error_inbound(error, wire, now, seen),
         };
         self.decided(packet, verdict, now, seen)
@@ -244,7 +244,10 @@ impl Nat {
             return Err(Refusal::BadFlags);
         }
         if protocol == Protocol::Icmp && !data.asks {
-            return Err(Refusal::UnsolicitedQuery);
+            return match self.leave_exempt(data.flow) {
+                true => Ok((Edit::default(), Exit::Outside)),
+                false => Err(Refusal::UnsolicitedQuery),
+            };
         }
         let id = match self.find(protocol, inside, remote, now, seen) {
             Some(id) if !self.sessions[id].local => id,
@@ -252,6 +255,7 @@ impl Nat {
             None if self.addresses.home(&self.hash, remote.ip).is_some() => {
                 return self.leave_to_us(data, now, seen);
             }
+            None if self.leave_exempt(data.flow) => return Ok((Edit::default(), Exit::Outside)),
             None => self.open_outbound(data, false, now, seen)?,
         };
         self.pass(id, Way::Out, data, now, seen);
@@ -264,13 +268,7 @@ impl Nat {
     #[inline(never)]
     fn leave_to_us(&mut self, data: &Data, now: Time, seen: &mut impl Observer) -> Verdict {
         let Flow { protocol, source: inside, destination: remote } = data.flow;
-        let hairpin = self.is_hairpin(protocol, remote);
-        if hairpin && !self.config.policy.hairpin {
-            return Err(Refusal::HairpinOff);
-        }
-        if !hairpin && !self.config.host_access {
-            return Err(Refusal::HostAccessOff);
-        }
+        let hairpin = self.may_reach_us(self.policy_of(inside.ip), protocol, remote)?;
         let id = match self.find(protocol, inside, remote, now, seen) {
             Some(id) => id,
             None => self.open_outbound(data, true, now, seen)?,
@@ -284,6 +282,19 @@ impl Nat {
         let arriving = Data { flow: Flow { protocol, source: outside, destination: remote }, ..*data };
         edit.destination = Some(self.arrive(&arriving, false, now, seen)?);
         Ok((edit, Exit::Hairpin))
+    }
+
+    /// Whether an inside host with this policy may send to this address of ours: to another inside
+    /// host (true), or to the host itself (false).
+    fn may_reach_us(&self, policy: u8, protocol: Protocol, remote: Endpoint) -> Result<bool, Refusal> {
+        let hairpin = self.is_hairpin(protocol, remote);
+        if hairpin && !self.policies.get(policy).hairpin {
+            return Err(Refusal::HairpinOff);
+        }
+        if !hairpin && !self.config.host_access {
+            return Err(Refusal::HostAccessOff);
+        }
+        Ok(hairpin)
     }
 
     /// A packet to an outside endpoint; tells whose it is.
@@ -459,7 +470,8 @@ impl Nat {
         if !ported || !self.ports.claim(&self.hash, protocol, external, outside.port) {
             return Err(PublishError::Taken);
         }
-        let host = self.hosts.open(&self.hash, inside.ip);
+        let policy = self.policy_of(inside.ip);
+        let host = self.hosts.open(&self.hash, inside.ip, policy);
         self.hosts[host].forwards += 1;
         let mapping = self.mappings.add(Mapping {
             sessions: 0,
@@ -469,8 +481,8 @@ impl Nat {
             outside_port: outside.port,
             external,
             protocol,
-            published: true,
-            untidy: false,
+            policy,
+            standing: Standing::Published,
         });
         self.ports.set_owner(protocol, external, outside.port, mapping);
         self.forwards.insert(protocol, inside, mapping);
@@ -488,8 +500,7 @@ impl Nat {
     ) -> bool {
         let external = self.addresses.external(&self.hash, outside.ip);
         let owner = external.and_then(|external| self.ports.owner(protocol, external, outside.port));
-        let Some(mapping) = owner.filter(|owner| self.mappings[*owner].published) else { return false };
-        let Mapping { inside, host, external, .. } = self.mappings[mapping];
+        let Some(mapping) = owner.filter(|owner| self.mappings[*owner].published()) else { return false };
         for id in 0..self.sessions.end() {
             if self.mappings[mapping].sessions == 0 {
                 break;
@@ -498,12 +509,18 @@ impl Nat {
                 self.close(id, Closed::Unpublished, now, seen);
             }
         }
-        self.ports.unclaim(protocol, external, outside.port);
+        self.remove_forward(mapping);
+        true
+    }
+
+    /// Removes a port forward that has no sessions.
+    fn remove_forward(&mut self, mapping: u32) {
+        let Mapping { protocol, inside, outside_port, host, external, .. } = self.mappings[mapping];
+        self.ports.unclaim(protocol, external, outside_port);
         self.forwards.remove(protocol, inside, mapping);
         self.mappings.remove(&self.hash, mapping);
         self.hosts[host].forwards -= 1;
         self.hosts.settle(&self.hash, host);
-        true
     }
 
     /// The port forwards: protocol, outside, inside; sorted.
@@ -531,13 +548,13 @@ impl Nat {
 
     /// A copy of the mapping in a row, if there is one.
     fn mapping_view(&self, row: u32) -> Option<MappingView> {
-        let Mapping { protocol, inside, sessions, published, host, .. } = self.mappings[row];
+        let Mapping { protocol, inside, sessions, host, .. } = self.mappings[row];
         (host != NONE).then(|| MappingView {
             protocol,
             inside,
             outside: self.outside(row),
             sessions: sessions as usize,
-            published,
+            published: self.mappings[row].published(),
         })
     }
 

@@ -238,6 +238,28 @@ impl Pool {
         true
     }
 
+    /// Whether free ports are wanted ahead of need.
+    pub(super) fn set_stocked(&mut self, stocked: bool) {
+        for list in &mut self.lists[..2] {
+            list.least = if stocked { LEAST } else { 0 };
+            list.target = list.target.max(list.least);
+        }
+    }
+
+    /// Every free port.
+    pub(super) fn all_free(&self) -> Vec<u16> {
+        self.lists.iter().flat_map(|list| &list.ports).copied().collect()
+    }
+
+    /// Takes every free port out, to be filled anew.
+    pub(super) fn empty(&mut self) {
+        self.filled = false;
+        for port in self.all_free() {
+            self.set_word(port, 0);
+        }
+        self.lists.iter_mut().for_each(|list| list.ports = Vec::new());
+    }
+
     /// Takes a random port out of a list.
     pub(super) fn take_any(&mut self, list: usize, rng: &mut Rng) -> Option<u16> {
         let free = self.lists[list].ports.len();

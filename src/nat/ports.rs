@@ -61,6 +61,10 @@ pub(super) struct Want {
 #[derive(Debug)]
 pub(super) struct Ports {
     pools: Vec<Pool>,
+    /// By external address: whether it is one to take ports of.
+    in_use: Vec<bool>,
+    /// Leased ports that a new configuration has no use for: protocol, external address, port.
+    surplus: Vec<(Protocol, u16, u16)>,
     ranges: Vec<RangeInclusive<u16>>,
     leased: bool,
     /// Ports are given out by blocks: there are no lists, and nothing is stocked.
@@ -89,21 +93,103 @@ fn tick(now: Time) -> u32 {
 }
 
 impl Ports {
-    /// The ranges of `config` do not overlap; port 0 in them is passed over.
-    pub(super) fn new(config: &NatConfig, blocks: bool) -> Self {
-        let stocked = config.leased && !blocks;
-        // Pools have 16-bit numbers.
-        let externals = config.external.len().min(usize::from(u16::MAX) / POOLED);
-        let pools = (0..externals * POOLED).map(|pool| Pool::new(pool % POOLED == 2, stocked));
-        Ports {
-            pools: pools.collect(),
-            ranges: config.ports.clone(),
+    /// `in_use`: the external addresses by number. The ranges of `config` do not overlap; port 0 in
+    /// them is passed over.
+    pub(super) fn new(config: &NatConfig, in_use: Vec<bool>, blocks: bool) -> Self {
+        let mut ports = Ports {
+            pools: Vec::new(),
+            in_use: Vec::new(),
+            surplus: Vec::new(),
+            ranges: Vec::new(),
             leased: config.leased,
             blocks,
-            holds: Holds::new(externals * POOLED),
+            holds: Holds::new(0),
             refused: VecDeque::new(),
             shared: 0,
             look: u64::MAX,
+        };
+        ports.reconfigure(in_use, config.ports.clone(), blocks, Time::ZERO);
+        ports
+    }
+
+    /// Takes other external addresses, by number whether they are in use, and other ranges. No
+    /// mapping may have a port that they exclude, but for port forwards on addresses in use. Free
+    /// leased ports that they exclude are given back.
+    pub(super) fn reconfigure(
+        &mut self,
+        in_use: Vec<bool>,
+        ranges: Vec<RangeInclusive<u16>>,
+        blocks: bool,
+        now: Time,
+    ) {
+        let stocked = self.leased && !blocks;
+        while self.pools.len() < in_use.len() * POOLED {
+            self.pools.push(Pool::new(self.pools.len() % POOLED == 2, stocked));
+        }
+        self.pools.iter_mut().for_each(|pool| pool.set_stocked(stocked));
+        self.holds.resize(self.pools.len());
+        (self.in_use, self.ranges, self.blocks) = (in_use, ranges, blocks);
+        if !self.leased {
+            self.pools.iter_mut().for_each(Pool::empty);
+            return;
+        }
+        let surplus = std::mem::take(&mut self.surplus);
+        for (protocol, external, port) in surplus {
+            self.lease(protocol, external, port, now);
+        }
+        for external in 0..self.in_use.len() as u16 {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                self.sift(protocol, external);
+            }
+        }
+    }
+
+    /// Whether a port is one of the configured ones.
+    fn has(&self, protocol: Protocol, external: u16, port: u16) -> bool {
+        self.in_use.get(usize::from(external)) == Some(&true) && self.in_range(protocol, port)
+    }
+
+    /// Moves free leased ports that are not ours to use to the surplus.
+    fn sift(&mut self, protocol: Protocol, external: u16) {
+        let Some(number) = number(protocol, external) else { return };
+        for port in self.pools[number].all_free() {
+            if !self.has(protocol, external, port) {
+                self.pools[number].take_this(port);
+                self.make_surplus(number, port);
+            }
+        }
+    }
+
+    /// A leased port is not ours to use any more.
+    fn make_surplus(&mut self, number: usize, port: u16) {
+        let pool = &mut self.pools[number];
+        let list = pool.list(port);
+        pool.lists[list].leases = pool.lists[list].leases.saturating_sub(1);
+        pool.set(port, State::Nobody);
+        let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Icmp][number % POOLED];
+        self.surplus.push((protocol, (number / POOLED) as u16, port));
+    }
+
+    /// Whether nothing is left of an external address: no leased port that waits to be given back,
+    /// and none that rests.
+    pub(super) fn drained(&self, external: u16) -> bool {
+        let pools = usize::from(external) * POOLED..(usize::from(external) + 1) * POOLED;
+        self.surplus.iter().all(|(_, other, _)| *other != external)
+            && pools.into_iter().all(|pool| self.holds.len_of(pool as u16) == 0)
+    }
+
+    /// Puts a port that nobody has any more where it belongs.
+    fn put_free(&mut self, number: usize, port: u16, leased: bool, now: Time) {
+        let needs_lease = self.leased && number % POOLED != 2;
+        let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Icmp][number % POOLED];
+        let ours = self.has(protocol, (number / POOLED) as u16, port);
+        let pool = &mut self.pools[number];
+        if needs_lease && leased {
+            if ours { pool.push(port, Some(tick(now))) } else { self.make_surplus(number, port) }
+        } else if !needs_lease && !self.blocks && ours && pool.filled {
+            pool.push(port, None);
+        } else {
+            pool.set(port, State::Nobody);
         }
     }
 
@@ -187,8 +273,13 @@ impl Ports {
         if now.as_nanos() < self.look {
             return;
         }
-        (0..self.pools.len() as u16).for_each(|pool| self.settle_pool(hash, pool, now));
+        self.settle_now(hash, now);
         self.look = if self.holds.len() > 0 { (now + LOOK).as_nanos() } else { u64::MAX };
+    }
+
+    /// As [`Ports::settle_all`], whatever the time.
+    pub(super) fn settle_now(&mut self, hash: &Hash, now: Time) {
+        (0..self.pools.len() as u16).for_each(|pool| self.settle_pool(hash, pool, now));
     }
 
     /// When [`Ports::settle_all`] has something to do next.
@@ -337,15 +428,8 @@ impl Ports {
 
     /// Puts a port back that a mapping had.
     pub(super) fn release(&mut self, protocol: Protocol, external: u16, port: u16, now: Time) {
-        let leased = self.needs_lease(protocol);
-        let Some(pool) = number(protocol, external) else { return };
-        let pool = &mut self.pools[pool];
-        if leased {
-            pool.push(port, Some(tick(now)));
-        } else if self.blocks {
-            pool.set(port, State::Nobody);
-        } else {
-            pool.push(port, None);
+        if let Some(number) = number(protocol, external) {
+            self.put_free(number, port, true, now);
         }
     }
 
@@ -398,12 +482,7 @@ impl Ports {
         };
         if self.holds.len_of(number as u16) >= most.min(self.all(protocol) / 2) {
             self.holds.early += 1;
-            if leased {
-                self.pools[number].push(port, Some(tick(now)));
-            } else if !self.needs_lease(protocol) && !self.blocks {
-                self.pools[number].push(port, None);
-            }
-            return;
+            return self.put_free(number, port, leased, now);
         }
         self.hold(hash, place, held::UNKNOWN, until, most, now);
         if let State::Held(row) = self.pools[number].state(port) {
@@ -414,15 +493,7 @@ impl Ports {
     /// Ends a hold: the port is free again, or the host's if it never was leased.
     fn end_hold(&mut self, hash: &Hash, row: u32, now: Time) {
         let Held { pool, port, leased, .. } = self.holds.remove(hash, row);
-        let needs_lease = self.leased && usize::from(pool) % POOLED != 2;
-        let pool = &mut self.pools[usize::from(pool)];
-        if needs_lease && leased {
-            pool.push(port, Some(tick(now)));
-        } else if needs_lease || self.blocks {
-            pool.set(port, State::Nobody);
-        } else {
-            pool.push(port, None);
-        }
+        self.put_free(usize::from(pool), port, leased, now);
     }
 
     /// Takes the held port that `inside` had. The caller sets its owner.
@@ -434,7 +505,7 @@ impl Ports {
         inside: Endpoint,
     ) -> Option<u16> {
         let number = number(protocol, external)?;
-        let row = self.holds.of(hash, number as u16, inside)?;
+        let row = self.holds.of(hash, number as u16, inside, |port| self.has(protocol, external, port))?;
         let port = self.holds.remove(hash, row).port;
         self.pools[number].set(port, State::Nobody);
         Some(port)
@@ -449,6 +520,7 @@ impl Ports {
             State::Free => self.pools[number].take_this(port) && self.needs_lease(protocol),
             State::Held(row) => self.holds.remove(hash, row).leased && self.needs_lease(protocol),
         };
+        self.surplus.retain(|surplus| *surplus != (protocol, external, port));
         let list = self.pools[number].list(port);
         self.pools[number].lists[list].leases -= usize::from(leased);
         true
@@ -456,7 +528,8 @@ impl Ports {
 
     /// Ends a claim. A leased port stays out of the pool: the lease is its publisher's.
     pub(super) fn unclaim(&mut self, protocol: Protocol, external: u16, port: u16) {
-        let back = !self.needs_lease(protocol) && !self.blocks && self.in_range(protocol, port);
+        let own = !self.needs_lease(protocol) && !self.blocks;
+        let back = own && self.has(protocol, external, port);
         let Some(pool) = number(protocol, external) else { return };
         let pool = &mut self.pools[pool];
         pool.set(port, State::Nobody);
@@ -470,9 +543,17 @@ impl Ports {
         if !self.needs_lease(protocol) || port == 0 {
             return;
         }
+        let ours = self.has(protocol, external, port);
         let Some(pool) = number(protocol, external) else { return };
         let pool = &mut self.pools[pool];
         let list = pool.list(port);
+        if !ours && matches!(pool.state(port), State::Nobody | State::Refused) {
+            // It was asked for under other ranges.
+            if !self.surplus.contains(&(protocol, external, port)) {
+                self.surplus.push((protocol, external, port));
+            }
+            return;
+        }
         match pool.state(port) {
             State::Nobody | State::Refused => pool.push(port, Some(tick(now))),
             State::Held(row) if !self.holds.is_leased(row) => self.holds.set_leased(row, true),
@@ -513,10 +594,11 @@ impl Ports {
     /// What each leased pool would like to be given.
     pub(super) fn wanted(&self) -> impl Iterator<Item = Want> + '_ {
         let most = if self.leased && !self.blocks { [self.width(0), self.width(1)] } else { [0, 0] };
-        let externals = 0..(self.pools.len() / POOLED) as u16;
+        let externals = 0..self.in_use.len() as u16;
         let kinds =
             [(Protocol::Tcp, false), (Protocol::Tcp, true), (Protocol::Udp, false), (Protocol::Udp, true)];
         externals
+            .filter(|external| self.in_use[usize::from(*external)])
             .flat_map(move |external| kinds.map(|(protocol, odd)| (protocol, odd, external)))
             .filter_map(move |(protocol, odd, external)| {
                 let list: &List = &self.pool(protocol, external)?.lists[usize::from(odd)];
@@ -526,13 +608,16 @@ impl Ports {
             .filter(|want| want.count > 0)
     }
 
-    /// Takes out one leased port that has been free for `idle` ticks, from a pool that has more
-    /// than it wants.
+    /// Takes out one leased port: one that is not ours to use any more, or one that has been free
+    /// for `idle` ticks, from a pool that has more than it wants.
     pub(super) fn give_back(&mut self, now: Time, idle: u32) -> Option<(Protocol, u16, u16)> {
         if !self.leased {
             return None;
         }
-        for external in 0..(self.pools.len() / POOLED) as u16 {
+        if let Some(port) = self.surplus.pop() {
+            return Some(port);
+        }
+        for external in 0..self.in_use.len() as u16 {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let pool = &mut self.pools[number(protocol, external)?];
                 if let Some(port) = pool.take_idle(now, tick(now), idle) {
@@ -546,7 +631,8 @@ impl Ports {
     /// Free TCP and UDP ports.
     pub(super) fn free(&self) -> usize {
         let all: usize = self.all(Protocol::Udp);
-        let pools = self.pools.chunks(POOLED).flat_map(|pools| &pools[..2]);
+        let in_use = self.pools.chunks(POOLED).zip(&self.in_use).filter(|(_, in_use)| **in_use);
+        let pools = in_use.flat_map(|(pools, _)| &pools[..2]);
         pools.fold(0, |sum, pool| {
             let untouched = !self.leased && !pool.filled;
             sum + if untouched { all } else { pool.free() }

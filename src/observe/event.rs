@@ -253,5 +253,6 @@ pub fn closed_word(why: Closed) -> &'static str {
         Closed::Unpublished => "unpublished",
         Closed::Recycled => "recycled",
         Closed::Reopened => "reopened",
+        Closed::Reconfigured => "reconfigured",
     }
 }
