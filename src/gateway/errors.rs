@@ -58,6 +58,7 @@ impl Reason {
             | Refusal::SessionLimit
             | Refusal::HostSessionLimit
             | Refusal::HostMappingLimit
+            | Refusal::HostRateLimit
             | Refusal::MappingSessionLimit => limits.reason(),
             Refusal::HairpinOff | Refusal::HostAccessOff | Refusal::ProtocolTaken => Some(Reason::Prohibited),
             Refusal::NoMapping
@@ -67,6 +68,7 @@ impl Reason {
             | Refusal::ErrorWithoutSession
             | Refusal::ErrorMisaddressed
             | Refusal::UnsolicitedQuery
+            | Refusal::PortUnleased
             | Refusal::SourceIsOurs => None,
         }
     }

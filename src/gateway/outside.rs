@@ -123,6 +123,7 @@ impl Gateway {
         };
         match decision {
             Decision::Translate { edit, exit } => Ok((edit, exit)),
+            Decision::Lease(protocol, outside) => Err(Fate::Wants(protocol, outside)),
             Decision::Refuse(refusal) => {
                 if from == OUTSIDE {
                     self.note_unsolicited(refusal, packet, buffer, now);
