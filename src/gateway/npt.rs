@@ -45,7 +45,7 @@ impl Gateway {
         let own = self.translation_of_outside(packet.destination())?;
         Some(match packet {
             Summary::Data(data) => {
-                inward(own, data.flow.destination).map(|destination| Decision::Translate {
+                self.host_behind(own, data.flow.destination).map(|destination| Decision::Translate {
                     edit: Edit { destination: Some(destination), ..Edit::default() },
                     exit: Exit::Inside,
                 })
