@@ -4,7 +4,7 @@ use super::errors::Reason;
 use super::ndp::Message;
 use super::neighbors::Heard;
 use super::npt::NoCounterpart;
-use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, arp, hop, ndp, services};
+use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, arp, hop, ndp, services};
 use crate::flow::{Edit, LinkInfo, Protocol, Time};
 use crate::nat::{Decision, Exit, Observer};
 use crate::wire::ethernet::{self, Frame, MacAddr};
@@ -233,7 +233,10 @@ impl Gateway {
             self.complain(INSIDE, Reason::TooBig(mtu), packet, frame, now, out);
             return Fate::Dropped(DropReason::TooBig);
         }
-        if too_big && packet.fragment.is_none() {
+        let exempt = exit == Exit::Outside && edit.source.is_none();
+        if exempt {
+            self.counters.passed(Way::ExemptOut, frame.len());
+        } else if too_big && packet.fragment.is_none() {
             edit.identification = Some(self.fragments.next_identification());
         }
         edit.clamp_mss = self.mss_limit(packet);

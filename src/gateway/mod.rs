@@ -25,6 +25,7 @@ pub mod ndp;
 pub mod neighbors;
 mod npt;
 pub mod outside;
+pub mod reconfigure;
 pub mod services;
 pub mod speech;
 pub mod subnet;
@@ -38,7 +39,7 @@ pub use errors::RefusalAnswer;
 pub use subnet::Subnet;
 
 use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
-use crate::nat::{Counts, Nat, NatConfig, Observer, PrefixTranslation};
+use crate::nat::{Counts, Nat, NatConfig, Observer, PrefixTranslation, Reconfigured};
 use crate::wire::Buffer;
 use crate::wire::ethernet::MacAddr;
 use advertise::Schedule;
@@ -233,6 +234,10 @@ impl Gateway {
             }
             Command::Forget(ids) => {
                 Reply::Forgotten(ids.into_iter().filter(|id| self.nat.forget(*id, now, seen)).count())
+            }
+            Command::Reconfigure(config) => {
+                let Reconfigured { kept, ended } = self.reconfigure(*config, now, seen);
+                Reply::Reconfigured { kept, ended }
             }
             Command::Counters => Reply::Counters(Box::new(self.counters.view()), self.nat.counts()),
         }

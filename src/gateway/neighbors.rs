@@ -113,6 +113,11 @@ impl Neighbors {
         Neighbors { hosts: HashMap::new(), limit, held: 0, unheard: 0, swept: None, due: None }
     }
 
+    /// Changes how many hosts there may be. What exceeds a lower limit stays until it is idle.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// Takes what a host says of itself. Returns the packets that waited for its MAC, in the order
     /// they came.
     ///

@@ -2,7 +2,7 @@
 
 use super::errors::Reason;
 use super::npt::NoCounterpart;
-use super::{DropReason, Fate, Gateway, HOST, OUTSIDE, Outbox, hop};
+use super::{DropReason, Fate, Gateway, HOST, OUTSIDE, Outbox, Way, hop};
 use crate::flow::{Edit, LinkId, Summary, Time};
 use crate::nat::{Decision, Exit, Observer, Refusal};
 use crate::wire::{Buffer, Packet};
@@ -22,13 +22,15 @@ impl Gateway {
             Err(error) => return Fate::Dropped(DropReason::Malformed(error)),
         };
         let destination = packet.summary.destination();
-        if !self.config.nat.external.contains(&destination) && !self.is_translated(destination) {
+        let exempt = from == OUTSIDE && self.may_exempt(&packet, destination);
+        let ours = self.config.nat.external.contains(&destination) || self.is_translated(destination);
+        if !ours && !exempt {
             return Fate::Dropped(DropReason::NotOurAddress);
         }
         let source = packet.summary.source();
         if hop::martian_source(source)
             || hop::is_link_local(source)
-            || (from == OUTSIDE && self.cannot_be_outside(source))
+            || (from == OUTSIDE && self.cannot_be_outside(source, exempt))
         {
             return Fate::Dropped(DropReason::MartianSource);
         }
@@ -44,16 +46,25 @@ impl Gateway {
         self.forward_in(from, &packet, buffer, now, out, seen)
     }
 
+    /// Whether a packet is to an inside host's own address, and may be so (RFC 6888 REQ-6).
+    fn may_exempt(&self, packet: &Packet, destination: IpAddr) -> bool {
+        self.config.is_inside(destination)
+            && self.config.has_host(destination)
+            && self.nat.may_exempt(&packet.summary, packet.is_later_fragment())
+    }
+
     /// Whether `ip` is who we say that a host inside is, or the host's own.
     fn is_ours_outside(&self, ip: IpAddr) -> bool {
         self.is_translated(ip) || self.is_host(ip)
     }
 
     /// Whether nobody beyond the uplink has `ip`: the hosts inside, and if no address of ours is a
-    /// private one of IPv6, those who have one (RFC 4193 §4.3).
-    fn cannot_be_outside(&self, ip: IpAddr) -> bool {
-        let private_outside = || self.config.nat.external.iter().any(|ours| hop::is_unique_local(*ours));
-        self.config.is_inside(ip) || (hop::is_unique_local(ip) && !private_outside())
+    /// private one of IPv6, those who have one (RFC 4193 §4.3), unless they are `exempt`.
+    fn cannot_be_outside(&self, ip: IpAddr, exempt: bool) -> bool {
+        let nat = &self.config.nat;
+        let private =
+            || nat.external.iter().chain(&nat.host_addresses).any(|ours| hop::is_unique_local(*ours));
+        self.config.is_inside(ip) || (hop::is_unique_local(ip) && !exempt && !private())
     }
 
     /// The way of a packet to an inside host: hop, translator, edit, exit.
@@ -79,6 +90,10 @@ impl Gateway {
         match (exit, edit.destination) {
             (Exit::Inside | Exit::Hairpin, Some(destination)) => {
                 self.deliver_inside(destination.ip, buffer, Some(from), now, out)
+            }
+            (Exit::Inside, None) => {
+                self.counters.passed(Way::ExemptIn, buffer.len());
+                self.deliver_inside(packet.summary.destination(), buffer, Some(from), now, out)
             }
             _ => Fate::Dropped(DropReason::NotOurAddress),
         }
