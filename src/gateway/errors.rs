@@ -135,10 +135,13 @@ impl Gateway {
 
     /// The external address that speaks about a packet from outside: where it was sent, unless that
     /// is an inside host.
-    pub(super) fn external_address(&self, destination: IpAddr) -> Option<IpAddr> {
+    fn outside_address(&self, destination: IpAddr) -> Option<IpAddr> {
         let external = &self.config.nat.external;
         if external.contains(&destination) {
             return Some(destination);
+        }
+        if self.is_translated(destination) {
+            return self.translated_gateway(destination);
         }
         external.iter().find(|ip| ip.is_ipv4() == destination.is_ipv4()).copied()
     }
