@@ -49,50 +49,46 @@ impl Packet {
         let bytes = bytes.expect("the buffer holds the packet that was read");
         let (ip, transport) =
             bytes.split_at_mut_checked(usize::from(self.header)).expect("a header is within its packet");
-        let addresses = self.edit_ip(edit, ip);
+        match self.is_ipv6() {
+            false => self.edit::<false>(edit, ip, transport, partial),
+            true => self.edit_ipv6(edit, ip, transport, partial),
+        }
+    }
+
+    /// In a function of its own: next to IPv4's it would cost IPv4 its registers.
+    #[inline(never)]
+    fn edit_ipv6(&self, edit: &Edit, ip: &mut [u8], transport: &mut [u8], partial: bool) {
+        self.edit::<true>(edit, ip, transport, partial);
+    }
+
+    /// Changes the packet of one family.
+    #[inline]
+    fn edit<const IPV6: bool>(&self, edit: &Edit, ip: &mut [u8], transport: &mut [u8], partial: bool) {
+        let addresses = if IPV6 { self.edit_ipv6_header(edit, ip) } else { edit_ipv4_header(edit, ip) };
         if self.is_later_fragment() {
             return;
         }
+        // IPv6 has a pseudo header in the checksum of ICMP too.
+        let in_icmp = if IPV6 { addresses } else { Difference::default() };
         match &self.summary {
             Summary::Data(data) if data.flow.protocol == Protocol::Icmp => {
-                self.edit_message(data, edit, transport, addresses)
+                self.edit_message(data, edit, transport, in_icmp)
             }
             Summary::Data(data) => {
                 self.edit_transport(data.flow.protocol, edit, transport, addresses, partial)
             }
             Summary::Error(_) => {
-                let mut all = self.in_icmp(addresses);
+                let mut all = in_icmp;
                 if let Some(quoted) = &edit.quoted {
-                    all = all.and(self.edit_quote(quoted, transport));
+                    all = all.and(edit_quote::<IPV6>(quoted, transport));
                 }
                 write(transport, ICMP_CHECKSUM, all.whole(read(transport, ICMP_CHECKSUM)));
             }
         }
     }
 
-    /// Changes the IP header; returns what changed in the addresses.
-    #[inline]
-    fn edit_ip(&self, edit: &Edit, ip: &mut [u8]) -> Difference {
-        if self.is_ipv6() {
-            return self.edit_ipv6(edit, ip);
-        }
-        let addresses = edit_addresses(ip, edit.source, edit.destination);
-        let mut all = addresses;
-        if edit.spend_hop {
-            let (old, protocol) = (ip[TTL], ip[TTL + 1]);
-            let new = old.saturating_sub(1);
-            ip[TTL] = new;
-            all.word(u16::from_be_bytes([old, protocol]), u16::from_be_bytes([new, protocol]));
-        }
-        if let Some(identification) = edit.identification {
-            replace(ip, IDENTIFICATION, identification as u16, &mut all);
-        }
-        write(ip, HEADER_CHECKSUM, all.whole(read(ip, HEADER_CHECKSUM)));
-        addresses
-    }
-
     /// Changes the IPv6 headers; returns what changed in the addresses.
-    fn edit_ipv6(&self, edit: &Edit, ip: &mut [u8]) -> Difference {
+    fn edit_ipv6_header(&self, edit: &Edit, ip: &mut [u8]) -> Difference {
         if edit.spend_hop {
             ip[HOP_LIMIT] = ip[HOP_LIMIT].saturating_sub(1);
         }
@@ -102,12 +98,6 @@ impl Packet {
             ip[end - 4..end].copy_from_slice(&identification.to_be_bytes());
         }
         edit_addresses_ipv6(ip, edit.source, edit.destination)
-    }
-
-    /// What of a change of addresses the checksum of an ICMP message learns: IPv6 has a pseudo
-    /// header there.
-    fn in_icmp(&self, addresses: Difference) -> Difference {
-        if self.is_ipv6() { addresses } else { Difference::default() }
     }
 
     /// Changes ports, MSS and checksum of a transport whose checksum covers a pseudo header.
@@ -146,9 +136,10 @@ impl Packet {
         write(transport, field, new);
     }
 
-    /// Changes the identifier of an ICMP query, and the checksum of any message that is no error.
+    /// Changes the identifier of an ICMP query, and the checksum of any message that is no error,
+    /// which learns of `addresses`.
     fn edit_message(&self, data: &Data, edit: &Edit, message: &mut [u8], addresses: Difference) {
-        let mut all = self.in_icmp(addresses);
+        let mut all = addresses;
         let side = if data.asks { edit.source } else { edit.destination };
         // Messages without identifier have port 0 on both sides, and queries with identifier 0
         // exist: the type decides.
@@ -158,57 +149,74 @@ impl Packet {
         }
         write(message, ICMP_CHECKSUM, all.whole(read(message, ICMP_CHECKSUM)));
     }
+}
 
-    /// Changes the packet that an ICMP error quotes; returns what changed in the message.
-    fn edit_quote(&self, edit: &QuotedEdit, message: &mut [u8]) -> Difference {
-        let ipv6 = self.is_ipv6();
-        let quote = if ipv6 { Quote::read_ipv6(message) } else { Quote::read(message) };
-        let quote = quote.expect("the quote was read before");
-        let mut all = Difference::default();
-        let ip = &mut message[Quote::IP..quote.transport];
-        let addresses = if ipv6 {
-            edit_addresses_ipv6(ip, edit.source, edit.destination)
-        } else {
-            let addresses = edit_addresses(ip, edit.source, edit.destination);
-            let new = addresses.whole(read(ip, HEADER_CHECKSUM));
-            replace(ip, HEADER_CHECKSUM, new, &mut all);
-            addresses
-        };
-        all = all.and(addresses);
-
-        let transport = &mut message[quote.transport..quote.end];
-        let protocol = quote.flow.protocol;
-        let mut inner = Difference::default();
-        let field = match protocol {
-            Protocol::Icmp => {
-                let side = if quote.asks { edit.source } else { edit.destination };
-                if let (true, Some(endpoint)) = (quote.has_ports, side) {
-                    replace(transport, ICMP_IDENTIFIER, endpoint.port, &mut inner);
-                }
-                Some(ICMP_CHECKSUM)
-            }
-            _ => {
-                if quote.has_ports {
-                    edit_ports(transport, edit.source, edit.destination, &mut inner);
-                }
-                checksum::field(protocol)
-            }
-        };
-        all = all.and(inner);
-        if let Some(field) = field.filter(|field| quote.first && field + 2 <= transport.len()) {
-            let covered = match protocol {
-                Protocol::Icmp => inner.and(self.in_icmp(addresses)),
-                _ => inner.and(addresses),
-            };
-            let old = read(transport, field);
-            let new = match (protocol, old) {
-                (Protocol::Udp, 0) => 0,
-                _ => checksum::written(protocol, covered.whole(old)),
-            };
-            replace(transport, field, new, &mut all);
-        }
-        all
+/// Changes the IPv4 header; returns what changed in the addresses.
+#[inline]
+fn edit_ipv4_header(edit: &Edit, ip: &mut [u8]) -> Difference {
+    let addresses = edit_addresses(ip, edit.source, edit.destination);
+    let mut all = addresses;
+    if edit.spend_hop {
+        let (old, protocol) = (ip[TTL], ip[TTL + 1]);
+        let new = old.saturating_sub(1);
+        ip[TTL] = new;
+        all.word(u16::from_be_bytes([old, protocol]), u16::from_be_bytes([new, protocol]));
     }
+    if let Some(identification) = edit.identification {
+        replace(ip, IDENTIFICATION, identification as u16, &mut all);
+    }
+    write(ip, HEADER_CHECKSUM, all.whole(read(ip, HEADER_CHECKSUM)));
+    addresses
+}
+
+/// Changes the packet that an ICMP error quotes; returns what changed in the message.
+fn edit_quote<const IPV6: bool>(edit: &QuotedEdit, message: &mut [u8]) -> Difference {
+    let quote = if IPV6 { Quote::read_ipv6(message) } else { Quote::read(message) };
+    let quote = quote.expect("the quote was read before");
+    let mut all = Difference::default();
+    let ip = &mut message[Quote::IP..quote.transport];
+    let addresses = if IPV6 {
+        edit_addresses_ipv6(ip, edit.source, edit.destination)
+    } else {
+        let addresses = edit_addresses(ip, edit.source, edit.destination);
+        let new = addresses.whole(read(ip, HEADER_CHECKSUM));
+        replace(ip, HEADER_CHECKSUM, new, &mut all);
+        addresses
+    };
+    all = all.and(addresses);
+
+    let transport = &mut message[quote.transport..quote.end];
+    let protocol = quote.flow.protocol;
+    let mut inner = Difference::default();
+    let field = match protocol {
+        Protocol::Icmp => {
+            let side = if quote.asks { edit.source } else { edit.destination };
+            if let (true, Some(endpoint)) = (quote.has_ports, side) {
+                replace(transport, ICMP_IDENTIFIER, endpoint.port, &mut inner);
+            }
+            Some(ICMP_CHECKSUM)
+        }
+        _ => {
+            if quote.has_ports {
+                edit_ports(transport, edit.source, edit.destination, &mut inner);
+            }
+            checksum::field(protocol)
+        }
+    };
+    all = all.and(inner);
+    if let Some(field) = field.filter(|field| quote.first && field + 2 <= transport.len()) {
+        let covered = match protocol {
+            Protocol::Icmp if !IPV6 => inner,
+            _ => inner.and(addresses),
+        };
+        let old = read(transport, field);
+        let new = match (protocol, old) {
+            (Protocol::Udp, 0) => 0,
+            _ => checksum::written(protocol, covered.whole(old)),
+        };
+        replace(transport, field, new, &mut all);
+    }
+    all
 }
 
 /// Changes the addresses of an IPv4 header; returns what changed.

@@ -169,11 +169,11 @@ impl Difference {
     /// What an uncomplemented sum becomes.
     #[inline]
     pub const fn partial(self, sum: u16) -> u16 {
-        // 0xffff is zero's other form: to add it would turn a sum of 0 into the other one.
-        match fold(self.0 as u64) {
-            0xffff => sum,
-            change => add(sum, change),
-        }
+        let total = sum as u32 + self.0;
+        let total = (total >> 16) + (total & 0xffff);
+        let total = ((total >> 16) + (total & 0xffff)) as u16;
+        // The other form of a sum of zero, which only a change that cancels out makes of it.
+        if sum == 0 && total == 0xffff { sum } else { total }
     }
 }
 
