@@ -62,7 +62,7 @@ impl Packet {
     }
 
     /// Changes the packet of one family.
-    #[inline]
+    #[inline(always)]
     fn edit<const IPV6: bool>(&self, edit: &Edit, ip: &mut [u8], transport: &mut [u8], partial: bool) {
         let addresses = if IPV6 { self.edit_ipv6_header(edit, ip) } else { edit_ipv4_header(edit, ip) };
         if self.is_later_fragment() {
@@ -101,7 +101,7 @@ impl Packet {
     }
 
     /// Changes ports, MSS and checksum of a transport whose checksum covers a pseudo header.
-    #[inline]
+    #[inline(always)]
     fn edit_transport(
         &self,
         protocol: Protocol,
@@ -138,6 +138,7 @@ impl Packet {
 
     /// Changes the identifier of an ICMP query, and the checksum of any message that is no error,
     /// which learns of `addresses`.
+    #[inline(always)]
     fn edit_message(&self, data: &Data, edit: &Edit, message: &mut [u8], addresses: Difference) {
         let mut all = addresses;
         let side = if data.asks { edit.source } else { edit.destination };
