@@ -116,11 +116,11 @@ impl Decided {
     /// Books a fragment. What comes after the whole datagram is a copy, or the start of another
     /// one that has the same identification.
     fn count(&mut self, fragment: Fragment) {
-        let length = u32::from(fragment.length);
         if self.settled() {
             return;
         }
-        let (start, end) = (u32::from(fragment.offset), u32::from(fragment.offset) + length);
+        let start = u32::from(fragment.offset);
+        let end = start + u32::from(fragment.length);
         let added = self.seen.add(start, end);
         let two_ends = self.whole.is_some_and(|whole| end > whole || (!fragment.more && end != whole));
         if !fragment.more {
@@ -245,8 +245,7 @@ impl Table {
         }
     }
 
-    /// The first fragment is decided: keep that, and return those
-    /// that waited.
+    /// The first fragment is decided: keep that, and return those that waited.
     fn first(&mut self, key: Key, decided: Decided, fragment: Fragment) -> Result<Vec<Buffer>, DropReason> {
         if let Some(Datagram::Decided(before)) = self.datagrams.get_mut(&key)
             && !before.settled()
@@ -342,7 +341,7 @@ impl Fragments {
 
     /// An identification for a datagram that leaves in fragments.
     pub(super) fn next_identification(&mut self) -> u32 {
-        u32::from(self.identifications.draw())
+        self.identifications.draw()
     }
 
     /// The identification with which this datagram leaves: what its first fragment has been given
@@ -375,7 +374,8 @@ impl Gateway {
         let key = Key {
             source: packet.summary.source(),
             destination: packet.summary.destination(),
-            protocol: packet.summary.protocol(),
+            // In IPv6 the later fragments need not know it (RFC 8200 §4.5).
+            protocol: if packet.is_ipv6() { Protocol::Other(0) } else { packet.summary.protocol() },
             identification: packet.identification,
         };
         if fragment.offset > 0 {

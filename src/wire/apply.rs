@@ -6,6 +6,10 @@
 //! message's, which covers the quote and so all of those changes. IPv6 has no sum in its header, but
 //! one more reason for a change: its ICMP has a pseudo header, so the outer addresses are in the sum
 //! of every message, and the quoted addresses in that of every quoted message.
+//!
+//! Each family has a copy of the code, so that neither pays for the other. The compiler shares the
+//! small functions between the copies unless it is told to inline them, and calls cost more here
+//! than what is in them.
 
 use super::checksum::{self, Difference};
 use super::icmp::Quote;
@@ -153,7 +157,7 @@ impl Packet {
 }
 
 /// Changes the IPv4 header; returns what changed in the addresses.
-#[inline]
+#[inline(always)]
 fn edit_ipv4_header(edit: &Edit, ip: &mut [u8]) -> Difference {
     let addresses = edit_addresses(ip, edit.source, edit.destination);
     let mut all = addresses;
@@ -221,7 +225,7 @@ fn edit_quote<const IPV6: bool>(edit: &QuotedEdit, message: &mut [u8]) -> Differ
 }
 
 /// Changes the addresses of an IPv4 header; returns what changed.
-#[inline]
+#[inline(always)]
 fn edit_addresses(ip: &mut [u8], source: Option<Endpoint>, destination: Option<Endpoint>) -> Difference {
     let mut difference = Difference::default();
     if let Some(endpoint) = source {
@@ -247,7 +251,7 @@ fn edit_addresses_ipv6(ip: &mut [u8], source: Option<Endpoint>, destination: Opt
 }
 
 /// Changes the ports of a TCP or UDP header.
-#[inline]
+#[inline(always)]
 fn edit_ports(
     transport: &mut [u8],
     source: Option<Endpoint>,
@@ -263,7 +267,7 @@ fn edit_ports(
 }
 
 /// Writes an address and notes the difference.
-#[inline]
+#[inline(always)]
 fn replace_address(bytes: &mut [u8], at: usize, new: IpAddr, difference: &mut Difference) {
     let IpAddr::V4(new) = new else { panic!("an edit is of its packet's address family") };
     let place: &mut [u8; 4] = bytes[at..].first_chunk_mut().expect("addresses are within the header");
@@ -272,7 +276,7 @@ fn replace_address(bytes: &mut [u8], at: usize, new: IpAddr, difference: &mut Di
 }
 
 /// Writes a word at an even place and notes the difference.
-#[inline]
+#[inline(always)]
 fn replace(bytes: &mut [u8], at: usize, new: u16, difference: &mut Difference) {
     difference.word(read(bytes, at), new);
     write(bytes, at, new);

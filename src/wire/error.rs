@@ -42,9 +42,6 @@ pub enum ParseError {
     /// The offload data that came with the packet contradicts the packet.
     #[error("offload: {0}")]
     Offload(&'static str),
-    /// IPv6, which this version does not carry.
-    #[error("IPv6 is not carried")]
-    Ipv6,
     /// IPv6 extension headers that no honest sender makes: hop-by-hop options that are not first,
     /// two fragment headers, more headers than [`MAX_EXTENSIONS`](super::ipv6::MAX_EXTENSIONS) (RFC
     /// 8200 §4.1), or a jumbogram (RFC 2675).
@@ -54,14 +51,13 @@ pub enum ParseError {
 
 impl ParseError {
     /// The words of all variants, in the order of [`ParseError::index`].
-    pub const WORDS: [&'static str; 9] = [
+    pub const WORDS: [&'static str; 8] = [
         "truncated",
         "bad-version",
         "bad-header-length",
         "bad-length",
         "bad-checksum",
         "bad-offload",
-        "ipv6",
         "bad-fragment",
         "bad-extension",
     ];
@@ -80,9 +76,8 @@ impl ParseError {
             ParseError::Length { .. } => 3,
             ParseError::Checksum(_) => 4,
             ParseError::Offload(_) => 5,
-            ParseError::Ipv6 => 6,
-            ParseError::Fragment(_) => 7,
-            ParseError::Extension(_) => 8,
+            ParseError::Fragment(_) => 6,
+            ParseError::Extension(_) => 7,
         }
     }
 
