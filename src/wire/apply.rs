@@ -76,17 +76,17 @@ impl Packet {
         let in_icmp = if IPV6 { addresses } else { Difference::default() };
         match &self.summary {
             Summary::Data(data) if data.flow.protocol == Protocol::Icmp => {
-                self.edit_message(data, edit, transport, in_icmp)
+                self.edit_message::<IPV6>(data, edit, transport, in_icmp)
             }
             Summary::Data(data) => {
-                self.edit_transport(data.flow.protocol, edit, transport, addresses, partial)
+                self.edit_transport::<IPV6>(data.flow.protocol, edit, transport, addresses, partial)
             }
             Summary::Error(_) => {
                 let mut all = in_icmp;
                 if let Some(quoted) = &edit.quoted {
                     all = all.and(edit_quote::<IPV6>(quoted, transport));
                 }
-                write(transport, ICMP_CHECKSUM, all.whole(read(transport, ICMP_CHECKSUM)));
+                learn::<IPV6>(transport, all);
             }
         }
     }
@@ -106,7 +106,7 @@ impl Packet {
 
     /// Changes ports, MSS and checksum of a transport whose checksum covers a pseudo header.
     #[inline(always)]
-    fn edit_transport(
+    fn edit_transport<const IPV6: bool>(
         &self,
         protocol: Protocol,
         edit: &Edit,
@@ -131,6 +131,9 @@ impl Packet {
             let turn = |word: u16| if at.is_multiple_of(2) { word } else { word.swap_bytes() };
             inner.word(turn(value), turn(limit));
         }
+        if IPV6 && (if partial { addresses } else { addresses.and(inner) }).cancels_out() {
+            return;
+        }
         let old = read(transport, field);
         let new = match (partial, protocol, old) {
             (true, _, _) => addresses.partial(old),
@@ -143,7 +146,13 @@ impl Packet {
     /// Changes the identifier of an ICMP query, and the checksum of any message that is no error,
     /// which learns of `addresses`.
     #[inline(always)]
-    fn edit_message(&self, data: &Data, edit: &Edit, message: &mut [u8], addresses: Difference) {
+    fn edit_message<const IPV6: bool>(
+        &self,
+        data: &Data,
+        edit: &Edit,
+        message: &mut [u8],
+        addresses: Difference,
+    ) {
         let mut all = addresses;
         let side = if data.asks { edit.source } else { edit.destination };
         // Messages without identifier have port 0 on both sides, and queries with identifier 0
@@ -152,7 +161,7 @@ impl Packet {
         if let (true, Some(endpoint)) = (is_query, side) {
             replace(message, ICMP_IDENTIFIER, endpoint.port, &mut all);
         }
-        write(message, ICMP_CHECKSUM, all.whole(read(message, ICMP_CHECKSUM)));
+        learn::<IPV6>(message, all);
     }
 }
 
@@ -217,11 +226,20 @@ fn edit_quote<const IPV6: bool>(edit: &QuotedEdit, message: &mut [u8]) -> Differ
         let old = read(transport, field);
         let new = match (protocol, old) {
             (Protocol::Udp, 0) => 0,
+            _ if IPV6 && covered.cancels_out() => old,
             _ => checksum::written(protocol, covered.whole(old)),
         };
         replace(transport, field, new, &mut all);
     }
     all
+}
+
+/// Works a change into the checksum of an ICMP message.
+#[inline(always)]
+fn learn<const IPV6: bool>(message: &mut [u8], change: Difference) {
+    if !(IPV6 && change.cancels_out()) {
+        write(message, ICMP_CHECKSUM, change.whole(read(message, ICMP_CHECKSUM)));
+    }
 }
 
 /// Changes the addresses of an IPv4 header; returns what changed.
