@@ -31,17 +31,13 @@
 //!
 //! * Inbound packets refresh a session too, once they are let in (RFC 4787 REQ-6a). What is
 //!   refused refreshes nothing (RFC 7857 §7), nor does an ICMP error or a RST (§7.1).
-<<<<<<< HEAD
 //! * A policy whose mapping changes keeps the mappings there are, for the sessions that they have
 //!   (`reconfigure`).
-//! * Ports are random in the whole range: neither parity nor range is preserved (RFC 7857 §8, §9).
-=======
 //! * Ports are random in the whole range (RFC 7857 §9), of the inside port's parity and side of 1024
 //!   as long as there are such (RFC 4787 REQ-3a, REQ-4): the other parity comes before a refusal,
 //!   and a port from 1024 on before one that the host does not give below.
 //! * A port that was given up is kept from others for `port-hold` (RFC 6888 REQ-8) but where its
 //!   connection was seen closing both ways, which lasts longer (REQ-8 A).
->>>>>>> ports
 //! * A non-SYN segment never opens a session.
 //! * The packet that a hairpin target's filter refuses still opens its sender's own filter, as it
 //!   would if it had gone round by the outside: two inside hosts can punch holes for each other.
