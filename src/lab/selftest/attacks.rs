@@ -1,0 +1,3 @@
+//! attacks
+use super::requirements;
+requirements! {}

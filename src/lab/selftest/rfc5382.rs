@@ -1,0 +1,3 @@
+//! rfc5382
+use super::requirements;
+requirements! {}

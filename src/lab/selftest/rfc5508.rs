@@ -1,0 +1,3 @@
+//! rfc5508
+use super::requirements;
+requirements! {}

@@ -1,0 +1,3 @@
+//! rfc6888
+use super::requirements;
+requirements! {}

@@ -1,0 +1,3 @@
+//! rfc7857
+use super::requirements;
+requirements! {}

@@ -1,0 +1,3 @@
+//! router
+use super::requirements;
+requirements! {}
