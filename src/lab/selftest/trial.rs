@@ -347,7 +347,8 @@ impl Trial {
             Some([8, 6]) => self.arrive_arp(place, frame),
             Some([8, 0]) => {
                 let to = &frame[..6];
-                if to == place.mac() || to[0] & 1 == 1 {
+                // Other multicast is chatter of the gateway's kernel about groups.
+                if to == place.mac() || to == [0xff; 6] {
                     self.judge(place, &frame[14..]);
                 }
                 Ok(())
@@ -705,7 +706,7 @@ impl Connection {
         segment
     }
 
-    /// Data both ways, by the same external endpoint as before.
+    /// Data both ways and its acknowledgement, by the same external endpoint as before.
     ///
     /// # Errors
     /// [`Fault::NotMet`].
@@ -715,6 +716,8 @@ impl Connection {
         demand(left == self.external, format!("the connection left as {left}, before as {}", self.external))?;
         let segment = self.back(0, &data(24));
         lab.back(&segment, self.inside)?;
+        let segment = self.out(0, &[]);
+        lab.out(&segment)?;
         Ok(())
     }
 }
