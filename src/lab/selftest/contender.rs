@@ -74,8 +74,8 @@ pub struct Setup {
     pub ports: Option<(u16, u16)>,
     /// Timers, in seconds.
     pub lives: &'static [(Life, u32)],
-    /// A UDP port outside that is forwarded to the same port of A.
-    pub publish: Option<u16>,
+    /// A UDP port outside that is forwarded to the same port of this host inside.
+    pub publish: Option<(u16, Ipv4Addr)>,
     /// Options of tapnat that masquerade has no counterpart of.
     pub tapnat: &'static [&'static str],
 }
@@ -199,8 +199,8 @@ fn arguments(control: &std::path::Path, options: &[String], setup: &Setup) -> Ve
     for (life, seconds) in setup.lives {
         option("--timeout", format!("{}={seconds}s", life.tapnat()));
     }
-    if let Some(port) = setup.publish {
-        option("--publish", format!("{port}:10.0.0.2:{port}/udp"));
+    if let Some((port, host)) = setup.publish {
+        option("--publish", format!("{port}:{host}:{port}/udp"));
     }
     words.extend(setup.tapnat.iter().map(|&word| word.to_owned()));
     words
@@ -221,9 +221,9 @@ fn ruleset(setup: &Setup) -> String {
         }
     }
     rules += &format!("  oifname \"{OUTSIDE}\" {}\n", action("", ""));
-    let publish = setup.publish.map_or(String::new(), |port| {
+    let publish = setup.publish.map_or(String::new(), |(port, host)| {
         format!(
-            " chain pre {{\n  type nat hook prerouting priority -100;\n  iifname \"{OUTSIDE}\" udp dport {port} dnat to 10.0.0.2\n }}\n"
+            " chain pre {{\n  type nat hook prerouting priority -100;\n  iifname \"{OUTSIDE}\" udp dport {port} dnat to {host}\n }}\n"
         )
     });
     format!(

@@ -218,7 +218,7 @@ impl Packet {
         bytes.extend_from_slice(&[0x40 | (header / 4) as u8, self.tos]);
         bytes.extend_from_slice(&((header + self.payload.len()) as u16).to_be_bytes());
         bytes.extend_from_slice(&self.id.to_be_bytes());
-        let flags = u16::from(self.df) << 14 | u16::from(self.mf) << 13 | self.offset / 8;
+        let flags = u16::from(self.df) << 14 | u16::from(self.mf) << 13 | (self.offset / 8);
         bytes.extend_from_slice(&flags.to_be_bytes());
         bytes.extend_from_slice(&[self.ttl, self.protocol, 0, 0]);
         bytes.extend_from_slice(&self.source.octets());
@@ -401,7 +401,8 @@ impl Packet {
             UDP => &[0..4, 6..8],
             TCP => &[0..4, 16..18],
             ICMP if self.is_error() => return field.map(|name| format!("{name} changed: {sent} to {self}")),
-            ICMP => &[2..6],
+            // Checksum, then identifier.
+            ICMP => &[2..4, 4..6],
             _ => &[],
         };
         let byte = || {

@@ -31,8 +31,10 @@ requirements! {
         "a SYN of a remote that was talked to gets in, from its other ports too";
     30 May "RFC 5382 REQ-3a" tcp_filtering_can_be_endpoint_independent
         "filtering can be set: everybody's SYN gets in" in FULL_CONE;
+    31 Must "RFC 5382 REQ-4" a_strangers_syn_to_a_mapping_is_not_answered_for_six_seconds
+        "a stranger's SYN to a mapped port gets no answer for six seconds";
     31 Must "RFC 5382 REQ-4" unsolicited_syn_is_not_answered_for_six_seconds
-        "an unsolicited SYN gets no answer for six seconds";
+        "nor does a SYN to a port of the NAT's range that nobody has";
     31 Must "RFC 5382 REQ-4" syn_is_forgiven_if_a_host_meets_it
         "if an outbound SYN meets an unsolicited one meanwhile, no error is ever sent" in TWO_PORTS;
     33 Must "RFC 5382 REQ-5" established_lives_two_hours_four_minutes
@@ -59,6 +61,12 @@ requirements! {
         "a storm of ICMP errors ends neither mapping nor connection";
     40 Should "RFC 5382 9" segments_outside_the_window_change_nothing
         "RST and FIN with a wild sequence number leave the connection as it is";
+    105 Should "RFC 5961 3.2" challenge_acks_pass
+        "a RST in the window is forwarded, and the challenge ACK that answers it passes";
+    106 Should "RFC 5961 4.2" a_rebooted_client_gets_its_port_again
+        "after a reboot: SYN on an old connection, challenge ACK, RST, SYN, SYN-ACK all pass";
+    109 Must "RFC 6092 REC-32" connections_are_picked_up_or_refused_cleanly
+        "data of a connection begun before the NAT's time never leaves untranslated";
 }
 
 fn tcp_mapping_does_not_depend_on_the_destination(lab: &mut Trial) -> Shown {
@@ -171,6 +179,19 @@ fn tcp_filtering_can_be_endpoint_independent(lab: &mut Trial) -> Shown {
     let c = lab.connect(at(A, 6008), at(S1, 80))?;
     lab.back(&tcp(at(S2, 9999), c.external, SYN, fresh() << 8, 0, &[]), c.inside)?;
     Ok(())
+}
+
+fn a_strangers_syn_to_a_mapping_is_not_answered_for_six_seconds(lab: &mut Trial) -> Shown {
+    let mut c = lab.connect(at(A, 6035), at(S1, 80))?;
+    c.works(lab)?;
+    lab.forget();
+    let syn = tcp(at(S2, 8080), c.external, SYN, fresh() << 8, 0, &[]);
+    if lab.reaches(World, &syn, Place::A)? {
+        return Err(Fault::NotApplicable("strangers get in: it is delivered".into()));
+    }
+    lab.nothing(&[World], "a stranger's SYN")?;
+    lab.wait(Duration::from_millis(5200))?;
+    lab.nothing(&[World], "5.5 s")
 }
 
 fn unsolicited_syn_is_not_answered_for_six_seconds(lab: &mut Trial) -> Shown {
@@ -343,4 +364,47 @@ fn segments_outside_the_window_change_nothing(lab: &mut Trial) -> Shown {
         ),
     )?;
     c.works(lab)
+}
+
+fn challenge_acks_pass(lab: &mut Trial) -> Shown {
+    let mut c = lab.connect(at(A, 6032), at(S1, 80))?;
+    c.works(lab)?;
+    let inexact = tcp(c.remote, c.external, RST, c.peer.wrapping_add(100), 0, &[]);
+    lab.back(&inexact, c.inside)?;
+    let challenge = c.out(0, &[]);
+    lab.out(&challenge)?;
+    c.works(lab)
+}
+
+fn a_rebooted_client_gets_its_port_again(lab: &mut Trial) -> Shown {
+    let mut c = lab.connect(at(A, 6033), at(S1, 80))?;
+    c.works(lab)?;
+    let (inside, remote) = (c.inside, c.remote);
+    let seq = c.seq.wrapping_add(0x0400_0000);
+    lab.out(&tcp(inside, remote, SYN, seq, 0, &[]))?;
+    // The server still knows the old connection.
+    lab.back(&tcp(remote, c.external, ACK, c.peer, c.seq, &[]), inside)?;
+    lab.out(&tcp(inside, remote, RST, c.seq, 0, &[]))?;
+    let external = lab.out(&tcp(inside, remote, SYN, seq, 0, &[]))?.from();
+    let peer = c.peer.wrapping_add(0x0900_0000);
+    lab.back(&tcp(remote, external, SYN | ACK, peer, seq.wrapping_add(1), &[]), inside)?;
+    let (seq, peer) = (seq.wrapping_add(1), peer.wrapping_add(1));
+    let mut c = super::trial::Connection { inside, external, remote, seq, peer };
+    lab.out(&c.out(0, &[]))?;
+    c.works(lab)
+}
+
+fn connections_are_picked_up_or_refused_cleanly(lab: &mut Trial) -> Shown {
+    let (inside, remote) = (at(A, 6034), at(S1, 80));
+    for turn in 0..3u32 {
+        let segment = tcp(inside, remote, ACK, 0x5000 + turn * 100, 0x9000, &data(100));
+        lab.send(Place::A, &segment)?;
+    }
+    let came = lab.collect(World)?;
+    let Some(first) = came.first() else { return Ok(()) };
+    // It was picked up without its window scale: no window may be enforced.
+    demand(first.source == X, format!("it left as {first}"))?;
+    lab.back(&tcp(remote, first.from(), ACK, 0x9000, 0x512c, &data(1000)), inside)?;
+    lab.back(&tcp(remote, first.from(), ACK, 0x9000 + 900_000, 0x512c, &data(1000)), inside)?;
+    Ok(())
 }

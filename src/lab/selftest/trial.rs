@@ -77,8 +77,8 @@ impl Place {
         ["A", "B", "C", "world"][self as usize]
     }
 
-    /// Its MAC address.
-    pub fn mac(self) -> [u8; 6] {
+    /// Its MAC address at first.
+    fn mac(self) -> [u8; 6] {
         [2, 0x5e, 0x1f, 0, 0, 0x0a + self as u8]
     }
 
@@ -87,7 +87,8 @@ impl Place {
             Place::A => address == A,
             Place::B => address == B,
             Place::C => address == C,
-            World => Ipv4Net::new_assert(R, 24).contains(&address) && address != X && address != X2,
+            // The lower half is the gateway's.
+            World => Ipv4Net::new_assert(R, 25).contains(&address),
         }
     }
 }
@@ -96,6 +97,7 @@ impl Place {
 #[derive(Debug)]
 struct Port {
     tap: Wiretap,
+    mac: [u8; 6],
     gateway_mac: [u8; 6],
     arrived: VecDeque<Packet>,
     /// ARP answers: who, and with which MAC.
@@ -163,19 +165,20 @@ impl Trial {
             };
             lab.host("gateway").run(second)??;
         }
-        let open = |name: &str| {
+        let open = |name: &str, place: Place| {
             lab.host("far").run(|| {
                 let link = Netlink::open()?.link(name)?.ok_or_else(|| io::Error::other("a wire is gone"))?;
                 let tap = Wiretap::open(link.index)?;
                 Ok::<_, io::Error>(Port {
                     tap,
+                    mac: place.mac(),
                     gateway_mac: [0xff; 6],
                     arrived: VecDeque::new(),
                     answers: Vec::new(),
                 })
             })?
         };
-        let ports = [open("a")?, open("b")?, open("c")?, open("world")?];
+        let ports = [open("a", Place::A)?, open("b", Place::B)?, open("c", Place::C)?, open("world", World)?];
         let gateway = contender.start(lab.host("gateway"), setup, fresh())?;
         let mut trial = Trial {
             gateway,
@@ -188,12 +191,19 @@ impl Trial {
             bad_sums_wanted: false,
             exempt: None,
         };
-        trial.warm_up()?;
         trial.quiet = false;
+        trial.learn()?;
         Ok(trial)
     }
 
     /// Learns the gateway's MACs, and lets it learn those around it, with a ping from each host.
+    ///
+    /// # Errors
+    /// [`Fault::NotMet`] if nothing passes.
+    pub fn learn(&mut self) -> Shown {
+        self.unwritten(Trial::warm_up)
+    }
+
     fn warm_up(&mut self) -> Shown {
         for place in HOSTS {
             self.ports[place as usize].gateway_mac = self.arp(place, GI)?;
@@ -297,7 +307,7 @@ impl Trial {
         let port = &self.ports[place as usize];
         let mut frame = Vec::with_capacity(14 + bytes.len());
         frame.extend_from_slice(&port.gateway_mac);
-        frame.extend_from_slice(&place.mac());
+        frame.extend_from_slice(&port.mac);
         frame.extend_from_slice(&[8, 0]);
         frame.extend_from_slice(bytes);
         loop {
@@ -308,9 +318,20 @@ impl Trial {
         }
     }
 
-    /// The MAC that the gateway is reached by from `place`.
-    pub fn gateway_mac(&self, place: Place) -> [u8; 6] {
-        self.ports[place as usize].gateway_mac
+    /// The Ethernet header of a frame from `place` to the gateway.
+    pub fn ethernet(&self, place: Place, ethertype: [u8; 2]) -> Vec<u8> {
+        let port = &self.ports[place as usize];
+        [&port.gateway_mac[..], &port.mac[..], &ethertype[..]].concat()
+    }
+
+    /// Gives the host at `place` another MAC, which it announces.
+    ///
+    /// # Errors
+    /// [`Fault::Broken`].
+    pub fn change_mac(&mut self, place: Place, address: Ipv4Addr, mac: [u8; 6]) -> Shown {
+        self.ports[place as usize].mac = mac;
+        let announcement = arp_frame(mac, [0xff; 6], 1, (mac, address), ([0; 6], address));
+        self.send_frame(place, &announcement, "ARP announcement of a new MAC")
     }
 
     // ---- receiving -----------------------------------------------------------------------------
@@ -348,7 +369,7 @@ impl Trial {
             Some([8, 0]) => {
                 let to = &frame[..6];
                 // Other multicast is chatter of the gateway's kernel about groups.
-                if to == place.mac() || to == [0xff; 6] {
+                if to == self.ports[place as usize].mac || to == [0xff; 6] {
                     self.judge(place, &frame[14..]);
                 }
                 Ok(())
@@ -367,7 +388,8 @@ impl Trial {
         } else if arp[7] == 1 && place.owns(address(24)) {
             let mut asker = [0; 6];
             asker.copy_from_slice(&arp[8..14]);
-            let reply = arp_frame(place.mac(), asker, 2, (place.mac(), address(24)), (asker, address(14)));
+            let own = self.ports[place as usize].mac;
+            let reply = arp_frame(own, asker, 2, (own, address(24)), (asker, address(14)));
             self.ports[place as usize].tap.send(&reply)?;
         }
         Ok(())
@@ -499,7 +521,8 @@ impl Trial {
             Place::C => C,
             World => R,
         };
-        let question = arp_frame(place.mac(), [0xff; 6], 1, (place.mac(), own), ([0; 6], address));
+        let mac = self.ports[place as usize].mac;
+        let question = arp_frame(mac, [0xff; 6], 1, (mac, own), ([0; 6], address));
         self.ports[place as usize].answers.clear();
         self.ports[place as usize].tap.send(&question)?;
         let deadline = now() + patience;
