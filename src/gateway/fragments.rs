@@ -322,6 +322,18 @@ impl Fragments {
         [&mut self.inside, &mut self.outside, &mut self.host].map(|table| table.expire(now)).iter().sum()
     }
 
+    /// Forgets what has been decided: it need not hold any more. The rest of those datagrams waits
+    /// in vain.
+    pub fn forget_decisions(&mut self) {
+        for table in [&mut self.inside, &mut self.outside, &mut self.host] {
+            let decided = |_: &Key, datagram: &mut Datagram| matches!(datagram, Datagram::Decided(_));
+            let gone: Vec<_> = table.datagrams.extract_if(decided).collect();
+            for (key, datagram) in gone {
+                table.book(key.source, datagram.load(), Load::default());
+            }
+        }
+    }
+
     /// When [`Fragments::expire`] has something to do next.
     pub fn next_deadline(&self) -> Option<Time> {
         [self.inside.due, self.outside.due, self.host.due].into_iter().flatten().min()
@@ -397,7 +409,8 @@ impl Gateway {
     fn with_identification(&mut self, decision: Decision, from: LinkId, key: &Key) -> Decision {
         match decision {
             Decision::Translate { mut edit, exit } => {
-                if exit == Exit::Outside || exit == Exit::Hairpin {
+                // What keeps its source keeps its sender's identification.
+                if (exit == Exit::Outside || exit == Exit::Hairpin) && edit.source.is_some() {
                     edit.identification = Some(self.fragments.identification(from, key));
                 }
                 Decision::Translate { edit, exit }
