@@ -5,7 +5,9 @@ mod html;
 mod text;
 
 use super::demo;
-use super::text::Paint;
+use super::text::{Paint, plural};
+use crate::config::ConfigError;
+use crate::config::raw::Place;
 use crate::lab::selftest::contender::{Contender, PLAIN};
 use crate::lab::selftest::run::{Finding, Outcome, all, choose};
 use crate::lab::selftest::trial::Trial;
@@ -105,7 +107,8 @@ struct Line<'a> {
 pub fn run(args: &SelftestArgs) -> Result<()> {
     let chosen = choose(&args.only);
     if let Some(word) = args.only.iter().find(|word| choose(std::slice::from_ref(word)).is_empty()) {
-        bail!("--only: there is no requirement `{word}`; `tapnat selftest --list` shows them");
+        let (place, cure) = (Place::Flag("--only"), "`tapnat selftest --list` shows them");
+        return Err(ConfigError::new(&place, format!("there is no requirement `{word}`"), cure).into());
     }
     let mut out = BufWriter::new(io::stdout().lock());
     if args.list {
@@ -239,18 +242,22 @@ fn summary(rows: &[Row], names: &[&str]) -> Vec<String> {
     for (column, name) in names.iter().enumerate() {
         let (met, of) = score(rows, column);
         let rest = rows.len() - of;
-        let rest = if rest > 0 { format!("; {rest} do not apply to it") } else { String::new() };
+        let rest = if rest > 0 { format!("; {rest} cannot be put to it") } else { String::new() };
         lines.push(format!("{name} meets {met} of {of} requirements{rest}"));
     }
     if let [one, other] = names {
         for (one, other, from, to) in [(one, other, 0, 1), (other, one, 1, 0)] {
             let won = only_by(rows, from, to);
-            let places: Vec<String> = won
+            let mut places: Vec<String> = won
                 .iter()
                 .map(|row| format!("{} ({})", row.requirement.number, row.requirement.id))
                 .collect();
+            places.dedup();
             let places = if places.is_empty() { "none".to_owned() } else { places.join(", ") };
-            lines.push(format!("met by {one} and not by {other}: {} requirements: {places}", won.len()));
+            lines.push(format!(
+                "met by {one} and not by {other}: {}: {places}",
+                plural(won.len() as u64, "requirement")
+            ));
         }
     }
     lines

@@ -119,7 +119,7 @@ mod tests {
         write(&mut page, &rows, &["tapnat", "kernel"]).unwrap();
         let page = String::from_utf8(page).unwrap();
         assert!(page.contains("UDP 1 &gt; 2") && page.contains("x &lt; y") && page.ends_with("</html>\n"));
-        assert!(page.contains("met by tapnat and not by kernel: 1 requirements: 1 (RFC 4787 REQ-1)"));
+        assert!(page.contains("met by tapnat and not by kernel: 1 requirement: 1 (RFC 4787 REQ-1)"));
         assert!(!page.contains("<script"));
     }
 }

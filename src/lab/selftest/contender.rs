@@ -212,7 +212,7 @@ fn ruleset(setup: &Setup) -> String {
     let action = |protocol: &str, ports: &str| match setup.externals {
         1 if ports.is_empty() => format!("{protocol} masquerade"),
         1 => format!("{protocol} masquerade to {ports}"),
-        _ => format!("{protocol} snat to 203.0.113.1-203.0.113.2{ports}"),
+        _ => format!("{protocol} snat to 203.0.113.1-203.0.113.2{ports} persistent"),
     };
     let mut rules = String::new();
     if !ports.is_empty() {

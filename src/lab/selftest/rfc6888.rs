@@ -36,6 +36,8 @@ requirements! {
         "out of ports, the newcomer is dropped and no live session pays" in TWENTY_PORTS;
     77 Should "RFC 6888 REQ-11b" the_newcomer_is_told
         "and the newcomer is told by an ICMP Destination Unreachable" in TWENTY_PORTS;
+    78 Should "RFC 6888 REQ-12" destinations_are_not_logged
+        "by default nothing is logged that names the destination of a session";
     79 Should "RFC 6888 REQ-15" external_ports_are_hard_to_guess
         "successive mappings have no pattern";
 }
@@ -168,6 +170,15 @@ fn the_newcomer_is_told(lab: &mut Trial) -> Shown {
     lab.send(Place::B, &udp(at(B, 6482), at(S1, 4000)))?;
     let told = lab.look(Place::B, |packet| packet.is_error() && packet.kind() == 3)?;
     demand(told.is_some(), "a 26th flow over 20 ports is dropped in silence")
+}
+
+fn destinations_are_not_logged(lab: &mut Trial) -> Shown {
+    lab.open(at(A, 6483), at(S1, 4000))?;
+    lab.connect(at(A, 6484), at(S2, 80))?;
+    lab.sync()?;
+    let said = lab.gateway.said();
+    let line = said.lines().find(|line| line.contains("198.51.100."));
+    demand(line.is_none(), format!("it logs: {}", line.unwrap_or_default()))
 }
 
 fn external_ports_are_hard_to_guess(lab: &mut Trial) -> Shown {

@@ -13,6 +13,9 @@ const SHORT_UDP: Setup = Setup { lives: &[(Life::Udp, 2), (Life::Dns, 2)], ..PLA
 const SHORT_TCP: Setup =
     Setup { lives: &[(Life::Opening, 2), (Life::Closing, 3), (Life::Established, 60)], ..PLAIN };
 
+/// Two external addresses with ten ports each.
+const SMALL_POOL: Setup = Setup { externals: 2, ports: Some((40_000, 40_009)), ..PLAIN };
+
 requirements! {
     80 Should "RFC 7857 2" the_tcp_states_are_walked
         "opening, established, half-closed, closing, by the NAT's own word";
@@ -24,6 +27,8 @@ requirements! {
         "after a RST what still comes passes by the same external port, for 4 min by the NAT's own word";
     82 Should "RFC 7857 2.2" a_stray_reset_has_no_effect
         "a RST that is not of the connection, by its numbers, has no effect";
+    84 Should "RFC 7857 4" paired_pooling_holds_when_ports_run_out
+        "a host whose address has no port left is refused rather than given another address" in SMALL_POOL;
     85 Must "RFC 7857 5" mappings_are_of_one_protocol
         "a TCP mapping lets no UDP in, and the other way round";
     87 Should "RFC 7857 7" refused_packets_do_not_refresh
@@ -118,6 +123,21 @@ fn a_stray_reset_has_no_effect(lab: &mut Trial) -> Shown {
         ),
     )?;
     c.works(lab)
+}
+
+fn paired_pooling_holds_when_ports_run_out(lab: &mut Trial) -> Shown {
+    let mut open = BTreeSet::new();
+    for port in 6680..6695 {
+        let packet = udp(at(A, port), at(S1, 4000));
+        let print = packet.fingerprint();
+        lab.send(Place::A, &packet)?;
+        if let Some(left) = lab.look(World, |p| p.fingerprint() == print)? {
+            open.insert(left.from());
+        }
+    }
+    let addresses: BTreeSet<_> = open.iter().map(|external| *external.ip()).collect();
+    demand(addresses.len() == 1, format!("15 flows of one host left from {addresses:?}"))?;
+    demand(open.len() >= 8, format!("{} of 15 flows got one of ten ports", open.len()))
 }
 
 fn mappings_are_of_one_protocol(lab: &mut Trial) -> Shown {
