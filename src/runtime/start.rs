@@ -83,8 +83,11 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let about = about(settings, &tap, &outside, &uplink, &guard, &nat, mac, clock);
     let lost = foreign.iter().map(|foreign| IpAddr::V4(foreign.address)).collect();
     answer_for(&foreign, &outside);
-    let subnets =
-        settings.inside.iter().map(|net| Subnet { gateway: net.addr(), prefix: net.prefix_len() }).collect();
+    let subnets = settings
+        .inside
+        .iter()
+        .map(|net| Subnet { gateway: net.addr().into(), prefix: net.prefix_len() })
+        .collect();
     let config = GatewayConfig::new(subnets, mac, tap.info(), uplink.link.info(), nat);
     let links = Links::new(vec![Box::new(tap), uplink.link, Box::new(to_host)]);
     let host = Host { outside: outside.interface.name, inside, made, lost };
