@@ -10,7 +10,7 @@ mod lab_harness;
 use lab_harness::Test;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
 use tapnat::lab::selftest::contender::Contender;
 use tapnat::lab::selftest::run::{Finding, Outcome, all, choose};
@@ -21,6 +21,9 @@ const UPLINKS: [&str; 2] = ["packet", "raw"];
 
 /// Labs at a time.
 const AT_ONCE: usize = 8;
+
+/// The name of the test that needs all findings of the uplink packet.
+const SIDE_BY_SIDE: &str = "selftest/side_by_side/tapnat_meets_what_the_kernel_meets_and_15_more";
 
 /// Requirements that are known not to be met: name, uplink (empty for both), and why. The test
 /// `the_list_of_the_unmet_is_current` fails when one of them is met, so that none outlives its reason.
@@ -87,8 +90,10 @@ fn name(group: &Group, requirement: &Requirement, uplink: &str) -> String {
 
 /// The requirements that the command line asks for on this uplink.
 fn wanted(uplink: &str) -> Vec<(&'static Group, &'static Requirement)> {
-    let wanted =
-        |(group, requirement): &(&Group, &Requirement)| lab_harness::wants(&name(group, requirement, uplink));
+    let beside = uplink == "packet" && lab_harness::wants(SIDE_BY_SIDE);
+    let wanted = |(group, requirement): &(&Group, &Requirement)| {
+        beside || lab_harness::wants(&name(group, requirement, uplink))
+    };
     choose(&[]).into_iter().filter(wanted).collect()
 }
 
@@ -121,6 +126,32 @@ fn the_list_of_the_unmet_is_current(found: &Found) {
     }
 }
 
+/// The kernel's masquerade, judged by the same requirements: it is known to miss some, which shows
+/// that the judge sees; this gateway meets all that the kernel meets, but for the list, and 15 more.
+fn tapnat_meets_what_the_kernel_meets_and_15_more(found: &Found) {
+    let chosen = choose(&[]);
+    let kernel: Vec<Finding> =
+        all(&[Contender::Kernel], &chosen, AT_ONCE, |_, _, _| {}).into_iter().flatten().collect();
+    let (mut more, mut less) = (Vec::new(), Vec::new());
+    for ((_, requirement), theirs) in chosen.iter().zip(&kernel) {
+        let ours = found.get("packet", requirement);
+        match (&ours.outcome, &theirs.outcome) {
+            (_, Outcome::Broken(why)) => panic!("{}: {why}", requirement.name),
+            (Outcome::Met, Outcome::NotMet(_)) => more.push(requirement.name),
+            (Outcome::NotMet(_), Outcome::Met) if known(requirement, "packet").is_none() => {
+                less.push(requirement.name);
+            }
+            _ => {}
+        }
+    }
+    println!("    {} more than the kernel", more.len());
+    assert!(less.is_empty(), "met by the kernel alone: {less:?}");
+    assert!(more.len() >= 15, "{more:?}");
+    for missed in ["mapping_does_not_depend_on_the_destination", "segments_without_a_connection_never_leak"] {
+        assert!(more.contains(&missed), "{missed}: {more:?}");
+    }
+}
+
 fn tests() -> Vec<Test> {
     let found = Arc::new(Found::default());
     let mut tests = Vec::new();
@@ -131,6 +162,12 @@ fn tests() -> Vec<Test> {
             tests.push(Test { name: name(group, requirement, uplink), run, impossible: None });
         }
     }
+    let shared = Arc::clone(&found);
+    let name = SIDE_BY_SIDE.to_owned();
+    let run = Box::new(move || tapnat_meets_what_the_kernel_meets_and_15_more(&shared));
+    let installed = Command::new("nft").arg("--version").output().is_ok();
+    let impossible = (!installed).then(|| "the program nft is not installed".to_owned());
+    tests.push(Test { name, run, impossible });
     let name = "selftest/the_list_of_the_unmet_is_current".to_owned();
     let run = Box::new(move || the_list_of_the_unmet_is_current(&found));
     tests.push(Test { name, run, impossible: None });

@@ -4,9 +4,7 @@ use super::errors::Reason;
 use super::ndp::Message;
 use super::neighbors::Heard;
 use super::npt::NoCounterpart;
-use super::{
-    Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, arp, hop, ndp, services,
-};
+use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, arp, hop, ndp, services};
 use crate::flow::{Edit, LinkInfo, Protocol, Time};
 use crate::nat::{Decision, Exit, Observer};
 use crate::wire::ethernet::{self, Frame, MacAddr};
