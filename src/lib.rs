@@ -7,6 +7,7 @@
 //! * [`flow`]: the words everybody shares
 //! * [`wire`]: bytes to meaning and back; the only writer of packet bytes
 //! * [`nat`]: the translator; decides on tuples
+//! * [`stun`]: asking what a NAT does, and answering (pure too)
 //! * [`gateway`]: the box that joins bytes to decisions
 //! * [`io`]: devices and sockets
 //! * [`observe`]: counters, events and tables for those who look
@@ -30,4 +31,5 @@ pub mod lab;
 pub mod nat;
 pub mod observe;
 pub mod runtime;
+pub mod stun;
 pub mod wire;
