@@ -7,6 +7,7 @@ use super::attribute::Attribute;
 use super::exchange::{Asker, FEW_TRIES, Question, Socket, World};
 use super::message::{HEADER, Message};
 use super::report::{Found, Fragments};
+use super::server::LONGEST_PADDING;
 use std::net::SocketAddr;
 
 /// A type that must be understood (RFC 8489 §14) and that IANA gave to nobody.
@@ -26,8 +27,12 @@ pub fn fragments<W: World>(asker: &mut Asker<'_, W>, server: SocketAddr) -> Foun
 }
 
 fn fragments_by<W: World>(asker: &mut Asker<'_, W>, server: SocketAddr, socket: Socket) -> Found<Fragments> {
+    let mtu = asker.world.mtu();
+    if mtu > LONGEST_PADDING {
+        return Err(format!("the own link carries {mtu} bytes in one piece"));
+    }
     // As RFC 5780 §7.6 has it: as much as the link carries, and more with headers.
-    let padding = Attribute::Padding(asker.world.mtu().min(60_000).next_multiple_of(4));
+    let padding = Attribute::Padding(mtu.next_multiple_of(4));
     let request = asker.request().with(padding.clone());
     if let Some(reply) = asker.ask(Question::new(socket, server, request)) {
         let padded = |attribute: &Attribute| (*attribute == padding).then_some(());

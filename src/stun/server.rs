@@ -27,8 +27,8 @@ use crate::flow::Time;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-/// No longer than what a jumbo frame must be cut for, in bytes.
-const LONGEST_PADDING: u16 = 9216;
+/// How much PADDING is answered at most: what a jumbo frame must be cut for, in bytes.
+pub const LONGEST_PADDING: u16 = 9216;
 /// How a server names itself, unless its client is a classic one.
 const SOFTWARE: &str = concat!("tapnat ", env!("CARGO_PKG_VERSION"));
 
