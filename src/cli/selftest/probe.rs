@@ -3,6 +3,8 @@
 mod sockets;
 mod words;
 
+use crate::config::ConfigError;
+use crate::config::raw::Place;
 use crate::stun::lifetime::Span;
 use crate::stun::probe::{Wish, probe};
 use anyhow::{Context, Result, bail};
@@ -82,7 +84,8 @@ pub fn run(args: &ProbeArgs) -> Result<()> {
     if let Wait(Some(most)) = args.lifetime
         && args.lifetime_min >= most
     {
-        bail!("--lifetime-min: it is less than --lifetime");
+        let (place, most) = (Place::Flag("--lifetime-min"), humantime::format_duration(most));
+        return Err(ConfigError::new(&place, "is not less than --lifetime", format!("below {most}")).into());
     }
     let span = args.lifetime.0.map(|most| Span { least: args.lifetime_min, most });
     let wish = Wish { rto: args.rto, lifetime: span };

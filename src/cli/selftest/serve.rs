@@ -95,6 +95,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         .context("ask for randomness")?;
     let mut server = Server::new(places, args.rate, u64::from_ne_bytes(seed));
     let mut log = Log { json: args.json, verbose: args.verbose };
+    let mut buffer = vec![0; LONGEST];
     log.listening(&server)?;
     let signal = loop {
         if let Some(signal) = signals.take_one() {
@@ -110,7 +111,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
             Err(error) => return Err(error).context("wait for requests"),
         }
         for number in 0..sockets.len() {
-            turn(&mut server, &sockets, number, clock.now(), &mut log)?;
+            turn(&mut server, &sockets, number, &mut buffer, clock.now(), &mut log)?;
         }
     };
     log.ended(&server, signal)
@@ -121,14 +122,14 @@ fn turn(
     server: &mut Server,
     sockets: &[(Place, UdpSocket)],
     number: usize,
+    buffer: &mut [u8],
     now: Time,
     log: &mut Log,
 ) -> Result<()> {
-    let mut buffer = [0; LONGEST];
     let (place, socket) = &sockets[number];
     for _ in 0..TURN {
         // An error is news about an earlier answer: nobody listens there any more.
-        let Ok((length, from)) = socket.recv_from(&mut buffer) else { break };
+        let Ok((length, from)) = socket.recv_from(buffer) else { break };
         let Ok(answer) = server.answer(*place, from, &buffer[..length], now) else { continue };
         if let Some((_, leaves)) = sockets.iter().find(|(place, _)| *place == answer.from) {
             // One that cannot be sent is one that was lost: the client asks again.
