@@ -21,9 +21,10 @@
 //! owner of the outside port and then asks as an outbound one does.
 //!
 //! Where to read on: `session` and `mapping` are the two rows, in `slab`s under an
-//! `index`; `life` opens and ends them; `ports` and `addresses` say what the outside is;
-//! `filter` who may come in, and `admit` asks without consequences; `tcp` what flags do; `wheel`
-//! when things end; `icmp` what errors mean.
+//! `index`; `life` opens and ends them, and `pass` is what packets do to them; `ports` and
+//! `addresses` say what the outside is; `filter` who may come in, and `admit` asks without
+//! consequences; `tcp` says what a segment means, `window` whether its numbers can be true, and
+//! `knocks` keeps SYNs in mid-connection; `wheel` when things end; `icmp` what errors mean.
 //!
 //! # Choices that RFCs leave open
 //!
@@ -47,15 +48,19 @@ mod hash;
 mod hosts;
 mod icmp;
 mod index;
+mod knocks;
 mod life;
 mod mapping;
+mod pass;
 mod portless;
 mod ports;
+mod remotes;
 mod rng;
 mod session;
 mod slab;
 mod tcp;
 mod wheel;
+mod window;
 
 pub use config::{Behaviour, Exemption, Limits, NatConfig, Policy, PortChoice, Rule, Timeouts};
 pub use decision::{Decision, Exit, Refusal};
@@ -69,6 +74,7 @@ use forward::Forwards;
 use hash::Hash;
 use hosts::Hosts;
 use index::Index;
+use knocks::Knocks;
 use mapping::{Mapping, Mappings};
 use ports::Ports;
 use rng::Rng;
@@ -107,6 +113,8 @@ pub struct Nat {
     wheel: Wheel,
     /// Sessions (row, generation) in the order in which they closed both ways.
     closing: VecDeque<(u32, u32)>,
+    /// SYNs in mid-connection.
+    knocks: Knocks,
     /// The latest time that was handed in, for calls that hand in none.
     clock: Time,
 }
@@ -131,6 +139,7 @@ impl Nat {
             forwards: Forwards::default(),
             wheel: Wheel::new(),
             closing: VecDeque::new(),
+            knocks: Knocks::default(),
             clock: Time::ZERO,
             config,
             hash,
@@ -218,14 +227,14 @@ impl Nat {
             return Err(Refusal::UnsolicitedQuery);
         }
         let id = match self.find(protocol, inside, remote, now, seen) {
-            Some(id) if !self.sessions[id].local => id,
+            Some(id) if !self.sessions[id].local() => id,
             Some(_) => return self.leave_to_us(data, now, seen),
             None if self.addresses.home(&self.hash, remote.ip).is_some() => {
                 return self.leave_to_us(data, now, seen);
             }
             None => self.open_outbound(data, false, now, seen)?,
         };
-        self.pass(id, Way::Out, data, now, seen);
+        self.pass(id, Way::Out, data, now, seen)?;
         let outside = self.outside(self.sessions[id].mapping);
         Ok((Edit { source: Some(outside), ..Edit::default() }, Exit::Outside))
     }
@@ -246,7 +255,7 @@ impl Nat {
             Some(id) => id,
             None => self.open_outbound(data, true, now, seen)?,
         };
-        self.pass(id, Way::Out, data, now, seen);
+        self.pass(id, Way::Out, data, now, seen)?;
         let outside = self.outside(self.sessions[id].mapping);
         let mut edit = Edit { source: Some(outside), ..Edit::default() };
         if !hairpin {
@@ -278,14 +287,14 @@ impl Nat {
         let inside = self.mappings[mapping].inside;
         let guess = self.guess(mapping, remote, now);
         if let Some(id) = guess.or_else(|| self.find(protocol, inside, remote, now, seen)) {
-            if wire && self.sessions[id].local {
+            if wire && self.sessions[id].local() {
                 return Err(Refusal::SourceIsOurs);
             }
             // The inside endpoint already talks to this remote by another outside endpoint.
             if self.sessions[id].mapping != mapping {
                 return Err(Refusal::Filtered);
             }
-            self.pass(id, Way::In, data, now, seen);
+            self.pass(id, Way::In, data, now, seen)?;
             return Ok(inside);
         }
         let local = self.addresses.home(&self.hash, remote.ip).is_some();
@@ -305,7 +314,7 @@ impl Nat {
         }
         let id = self.open_inbound(mapping, remote, local, now, seen)?;
         debug_assert_eq!(self.outside(mapping), outside);
-        self.pass(id, Way::In, data, now, seen);
+        self.pass(id, Way::In, data, now, seen)?;
         Ok(inside)
     }
 
@@ -337,7 +346,7 @@ impl Nat {
             return None;
         }
         let session = &self.sessions[recent];
-        let right = session.taken() && session.mapping == mapping && session.remote == remote;
+        let right = session.taken() && session.mapping == mapping && self.sessions.talks_to(recent, remote);
         (right && !self.overdue(recent, now)).then_some(recent)
     }
 
@@ -364,9 +373,8 @@ impl Nat {
     fn look_up(&self, protocol: Protocol, inside: Endpoint, remote: Endpoint) -> Option<u32> {
         let (sessions, mappings) = (&self.sessions, &self.mappings);
         self.by_flow.find(self.hash.pair(protocol, inside, remote), |id| {
-            let session = &sessions[id];
-            let mapping = &mappings[session.mapping];
-            session.remote == remote && mapping.inside == inside && mapping.protocol == protocol
+            let mapping = &mappings[sessions[id].mapping];
+            sessions.talks_to(id, remote) && mapping.inside == inside && mapping.protocol == protocol
         })
     }
 

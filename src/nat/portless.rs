@@ -18,7 +18,7 @@ fn outside(external: u16) -> Endpoint {
 
 fn key(hash: &Hash, sessions: &Sessions, mappings: &Mappings, id: u32) -> u64 {
     let mapping = &mappings[sessions[id].mapping];
-    hash.pair(mapping.protocol, outside(mapping.external), sessions[id].remote)
+    hash.pair(mapping.protocol, outside(mapping.external), sessions.remote(id))
 }
 
 impl Nat {
@@ -48,18 +48,18 @@ impl Nat {
     ) -> Option<u32> {
         self.portless.find(self.hash.pair(protocol, outside(external), remote), |id| {
             let mapping = &self.mappings[self.sessions[id].mapping];
-            self.sessions[id].remote == remote && mapping.protocol == protocol && mapping.external == external
+            self.sessions.talks_to(id, remote) && mapping.protocol == protocol && mapping.external == external
         })
     }
 
     pub(super) fn insert_portless(&mut self, protocol: Protocol, external: u16, id: u32) {
-        let hashed = self.hash.pair(protocol, outside(external), self.sessions[id].remote);
+        let hashed = self.hash.pair(protocol, outside(external), self.sessions.remote(id));
         let (sessions, mappings, hash) = (&self.sessions, &self.mappings, &self.hash);
         self.portless.insert(hashed, id, |id| key(hash, sessions, mappings, id));
     }
 
     pub(super) fn remove_portless(&mut self, protocol: Protocol, external: u16, id: u32) {
-        let hashed = self.hash.pair(protocol, outside(external), self.sessions[id].remote);
+        let hashed = self.hash.pair(protocol, outside(external), self.sessions.remote(id));
         let (sessions, mappings, hash) = (&self.sessions, &self.mappings, &self.hash);
         self.portless.remove(hashed, id, |id| key(hash, sessions, mappings, id));
     }
