@@ -79,9 +79,13 @@ impl Nat {
         if effect == Effect::Refuse {
             return Err(Refusal::OutOfWindow);
         }
-        if effect == Effect::Reopen {
-            self.reopen(id, way, now, seen);
-            self.sessions[id].windows.begin(way, &data.segment);
+        match effect {
+            Effect::Reopen => {
+                self.reopen(id, way, now, seen);
+                self.sessions[id].windows.begin(way, &data.segment);
+            }
+            Effect::Resync(..) if self.over(id) => self.reopen(id, way.back(), now, seen),
+            _ => {}
         }
         let session = &mut self.sessions[id];
         session.count(way, data.length);
@@ -134,6 +138,11 @@ impl Nat {
             self.go(id, state, now, seen);
         }
         Ok(())
+    }
+
+    /// Whether the connection of a session is closed or reset.
+    fn over(&self, id: u32) -> bool {
+        matches!(self.sessions[id].phase, Phase::Tcp(State::Closing | State::Reset))
     }
 
     /// A session goes to a state, maybe its own.

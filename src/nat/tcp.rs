@@ -182,11 +182,12 @@ impl<K: Fn(u32) -> Option<Segment>> Case<'_, K> {
             }
             (Closing | Reset, _) => Effect::Reopen,
             (OutSyn, Way::Out) | (InSyn, Way::In) if windows.repeats(self.way, segment) => Effect::Refresh,
-            (OutSyn | InSyn, Way::Out) => Effect::Begin(OutSyn),
-            (OutSyn, Way::In) => Effect::Begin(OutSyn),
+            (OutSyn, _) | (InSyn, Way::Out) => Effect::Begin(OutSyn),
             (InSyn, Way::In) if !windows.knows(self.way) => Effect::Begin(InSyn),
             (InSyn, Way::In) => Effect::Knock,
-            (OutAnswered, Way::Out) | (InAnswered, Way::In) if self.sequence() == Place::In => {
+            (OutAnswered, Way::Out) | (InAnswered, Way::In)
+                if windows.knows(self.way) && self.sequence() == Place::In =>
+            {
                 Effect::Refresh
             }
             (OutAnswered | InAnswered, Way::Out) => Effect::Begin(OutSyn),
@@ -245,8 +246,8 @@ impl<K: Fn(u32) -> Option<Segment>> Case<'_, K> {
             }
             // An answer to something from an earlier connection may lie anywhere.
             OutSyn | InSyn | OutAnswered | InAnswered => match windows.aim(self.way, sequence) {
-                Aim::Exact => Effect::Reset,
-                Aim::Near | Aim::Off => Effect::Ignore,
+                Aim::Exact if windows.knows(self.way) => Effect::Reset,
+                _ => Effect::Ignore,
             },
             _ if acknowledges && (self.knock)(acknowledgement).is_some() => Effect::Reset,
             _ if !windows.whole() => Effect::Ignore,

@@ -220,10 +220,10 @@ impl Windows {
         let (known, again) = (self.answers(way, segment), self.whole());
         let asked = self.scales >> (4 * other) & 15 != UNSCALED;
         self.begin(way, segment);
-        self.acked[side] = segment.acknowledgement;
         if !known || again && asked != segment.scale.is_some() {
             return;
         }
+        self.acked[side] = segment.acknowledgement;
         if !asked || segment.scale.is_none() {
             self.scales = UNSCALED | UNSCALED << 4;
         }
