@@ -161,8 +161,8 @@ fn decide(criterion: &mut Criterion<ProcessorTime>) {
     memory();
     let mut group = criterion.benchmark_group("decide");
     group.throughput(Throughput::Elements(1));
-    for sessions in [1_000, 64_000, 1_000_000] {
-        for (protocol, suffix) in [(Protocol::Udp, ""), (Protocol::Tcp, "/tcp")] {
+    for (protocol, suffix) in [(Protocol::Udp, ""), (Protocol::Tcp, "/tcp")] {
+        for sessions in [1_000, 64_000, 1_000_000] {
             let Table { mut nat, out, back } = table(sessions, protocol);
             for (name, packets) in [("outbound", &out), ("inbound", &back)] {
                 let mut at = 0;

@@ -436,14 +436,15 @@ fn a_syn_after_the_end_opens_the_session_anew() {
 #[test]
 fn every_state_lives_for_its_own_timeout() {
     let mut rig = Rig::syn_sent(seg("S", ISN_A, 0));
-    let mut timeouts = rig.nat.config().policy.timeouts;
+    let mut config = rig.nat.config().clone();
+    let timeouts = &mut config.policy.timeouts;
     timeouts.tcp_opening = Duration::from_secs(241);
     timeouts.tcp_syn_received = Duration::from_secs(242);
     timeouts.tcp_established = Duration::from_secs(7441);
     timeouts.tcp_half_closed = Duration::from_secs(7442);
     timeouts.tcp_closing = Duration::from_secs(243);
     timeouts.tcp_reset = Duration::from_secs(244);
-    rig.nat.set_timeouts(timeouts);
+    rig.nat.reconfigure(config, rig.now, &mut ());
     assert_eq!(rig.left(), 241);
     assert_eq!((rig.s(seg("S.", ISN_S, A1)), rig.left()), (PASSES, 242));
     assert_eq!((rig.a(seg(".", A1, S1)), rig.left()), (PASSES, 7441));

@@ -15,15 +15,21 @@ pub enum Way {
     ToHost,
     /// From the host itself to the inside.
     FromHost,
+    /// From the inside to the uplink with its own source; counted as `Out` too.
+    ExemptOut,
+    /// From the uplink to an inside host's own address; counted as `In` too.
+    ExemptIn,
 }
 
 impl Way {
-    const ALL: [(Way, &'static str, &'static str); 5] = [
+    const ALL: [(Way, &'static str, &'static str); 7] = [
         (Way::Out, "out-packets", "out-bytes"),
         (Way::In, "in-packets", "in-bytes"),
         (Way::Hairpin, "hairpin-packets", "hairpin-bytes"),
         (Way::ToHost, "to-host-packets", "to-host-bytes"),
         (Way::FromHost, "from-host-packets", "from-host-bytes"),
+        (Way::ExemptOut, "exempt-out-packets", "exempt-out-bytes"),
+        (Way::ExemptIn, "exempt-in-packets", "exempt-in-bytes"),
     ];
 }
 
@@ -34,14 +40,22 @@ pub enum Answer {
     Arp,
     /// An ARP question of our own.
     ArpQuestion,
+    /// A neighbour advertisement: the answer of IPv6 to the same question.
+    Ndp,
+    /// A neighbour solicitation of our own.
+    NdpQuestion,
+    /// A router advertisement.
+    RouterAdvertisement,
     /// An echo reply from the gateway's inside address.
     Echo,
     /// ICMP Time Exceeded.
     TimeExceeded,
-    /// ICMP Fragmentation Needed.
+    /// ICMP Fragmentation Needed, or Packet Too Big of IPv6.
     FragmentationNeeded,
     /// ICMP Destination Unreachable, any other code.
     Unreachable,
+    /// ICMP Parameter Problem.
+    ParameterProblem,
     /// A TCP reset from the gateway's inside address.
     Reset,
     /// An answer that was due and not given, because answers are rate limited.
@@ -49,13 +63,17 @@ pub enum Answer {
 }
 
 impl Answer {
-    const ALL: [(Answer, &'static str); 8] = [
+    const ALL: [(Answer, &'static str); 12] = [
         (Answer::Arp, "arp"),
         (Answer::ArpQuestion, "arp-question"),
+        (Answer::Ndp, "ndp"),
+        (Answer::NdpQuestion, "ndp-question"),
+        (Answer::RouterAdvertisement, "router-advertisement"),
         (Answer::Echo, "echo"),
         (Answer::TimeExceeded, "time-exceeded"),
         (Answer::FragmentationNeeded, "fragmentation-needed"),
         (Answer::Unreachable, "unreachable"),
+        (Answer::ParameterProblem, "parameter-problem"),
         (Answer::Reset, "reset"),
         (Answer::RateLimited, "rate-limited"),
     ];

@@ -14,6 +14,8 @@
 //! same one towards one remote (RFC 6864 §5.3.1); a first fragment that comes twice gets the same
 //! one twice.
 
+use super::coverage::{Added, Coverage};
+use super::identification::Identifications;
 use super::{DropReason, Fate, Gateway, HOST, INSIDE, Outbox};
 use crate::flow::{Edit, Endpoint, LinkId, Protocol, Summary, Time};
 use crate::nat::{Decision, Exit, Observer};
@@ -78,7 +80,7 @@ struct Key {
     source: IpAddr,
     destination: IpAddr,
     protocol: Protocol,
-    identification: u16,
+    identification: u32,
 }
 
 #[derive(Debug)]
@@ -92,28 +94,40 @@ enum Datagram {
 struct Decided {
     decision: Decision,
     since: Time,
-    /// Bytes of payload that have come. Duplicates are counted too, so it may look whole too early.
-    seen: u32,
+    /// Bytes of payload that have come.
+    seen: Coverage,
     /// Bytes of payload in all, as the last fragment says.
     whole: Option<u32>,
+    /// Its fragments contradict each other: none of them passes any more.
+    contradicts: bool,
 }
 
 impl Decided {
     /// Whether it is there for late duplicates only: refused, or passed whole.
     fn settled(&self) -> bool {
-        let refused = matches!(self.decision, Decision::Refuse(_));
-        refused || self.whole.is_some_and(|whole| self.seen >= whole)
+        let refused = matches!(self.decision, Decision::Refuse(_)) || self.contradicts;
+        refused || self.whole.is_some_and(|whole| self.seen.bytes() >= whole)
     }
 
     fn load(&self) -> Load {
         Load { open: usize::from(!self.settled()), ..Load::default() }
     }
 
-    fn count(&mut self, fragment: Fragment, length: u32) {
-        self.seen = self.seen.saturating_add(length);
-        if !fragment.more {
-            self.whole = Some(u32::from(fragment.offset) + length);
+    /// Books a fragment. What comes after the whole datagram is a copy, or the start of another
+    /// one that has the same identification.
+    fn count(&mut self, fragment: Fragment) {
+        if self.settled() {
+            return;
         }
+        let start = u32::from(fragment.offset);
+        let end = start + u32::from(fragment.length);
+        let added = self.seen.add(start, end);
+        let two_ends = self.whole.is_some_and(|whole| end > whole || (!fragment.more && end != whole));
+        if !fragment.more {
+            self.whole = Some(end);
+        }
+        let beyond = self.whole.is_some_and(|whole| self.seen.end() > whole);
+        self.contradicts = added == Added::Overlap || two_ends || beyond;
     }
 }
 
@@ -190,16 +204,19 @@ impl Table {
         before
     }
 
-    /// A later fragment: follow the first, or wait for it. `length` is that of its payload.
-    fn later(&mut self, key: Key, fragment: Fragment, length: u32, buffer: &Buffer, now: Time) -> Turn {
+    /// A later fragment: follow the first, or wait for it.
+    fn later(&mut self, key: Key, fragment: Fragment, buffer: &Buffer, now: Time) -> Turn {
         const ONE_MORE: Load = Load { open: 0, orphans: 0, held: 1 };
         match self.datagrams.get_mut(&key) {
             Some(Datagram::Decided(decided)) => {
                 let was = decided.load();
-                decided.count(fragment, length);
-                let (is, decision) = (decided.load(), decided.decision);
+                decided.count(fragment);
+                let (is, decision, contradicts) = (decided.load(), decided.decision, decided.contradicts);
                 if is != was {
                     self.book(key.source, was, is);
+                }
+                if contradicts {
+                    return Turn::Refuse(DropReason::FragmentOverlap);
                 }
                 Turn::Follow(decision)
             }
@@ -228,8 +245,17 @@ impl Table {
         }
     }
 
-    /// The first fragment's decision is known: keep it, and return those that waited.
-    fn first(&mut self, key: Key, decided: Decided) -> Result<Vec<Buffer>, DropReason> {
+    /// The first fragment is decided: keep that, and return those that waited.
+    fn first(&mut self, key: Key, decided: Decided, fragment: Fragment) -> Result<Vec<Buffer>, DropReason> {
+        if let Some(Datagram::Decided(before)) = self.datagrams.get_mut(&key)
+            && !before.settled()
+        {
+            let was = before.load();
+            before.count(fragment);
+            let (is, contradicts) = (before.load(), before.contradicts);
+            self.book(key.source, was, is);
+            return if contradicts { Err(DropReason::FragmentOverlap) } else { Ok(Vec::new()) };
+        }
         let datagram = Datagram::Decided(decided);
         if !self.datagrams.contains_key(&key) && !self.make_room(key.source, datagram.load()) {
             return Err(DropReason::FragmentLimit);
@@ -262,7 +288,7 @@ pub struct Fragments {
     inside: Table,
     outside: Table,
     host: Table,
-    identification: u16,
+    identifications: Identifications,
 }
 
 /// What a fragment's bookkeeping says.
@@ -273,13 +299,13 @@ enum Turn {
 }
 
 impl Fragments {
-    /// None under way; identifications start somewhere that the seed says.
+    /// None under way; identifications follow from the seed.
     pub fn new(seed: &[u8; 32]) -> Self {
         Fragments {
             inside: Table { hosts: Some(HashMap::new()), ..Table::default() },
             outside: Table::default(),
             host: Table::default(),
-            identification: u16::from_le_bytes([seed[7], seed[19]]),
+            identifications: Identifications::new(seed),
         }
     }
 
@@ -296,20 +322,31 @@ impl Fragments {
         [&mut self.inside, &mut self.outside, &mut self.host].map(|table| table.expire(now)).iter().sum()
     }
 
+    /// Forgets what has been decided: it need not hold any more. The rest of those datagrams waits
+    /// in vain.
+    pub fn forget_decisions(&mut self) {
+        for table in [&mut self.inside, &mut self.outside, &mut self.host] {
+            let decided = |_: &Key, datagram: &mut Datagram| matches!(datagram, Datagram::Decided(_));
+            let gone: Vec<_> = table.datagrams.extract_if(decided).collect();
+            for (key, datagram) in gone {
+                table.book(key.source, datagram.load(), Load::default());
+            }
+        }
+    }
+
     /// When [`Fragments::expire`] has something to do next.
     pub fn next_deadline(&self) -> Option<Time> {
         [self.inside.due, self.outside.due, self.host.due].into_iter().flatten().min()
     }
 
     /// An identification for a datagram that leaves in fragments.
-    pub(super) fn next_identification(&mut self) -> u16 {
-        self.identification = self.identification.wrapping_add(1);
-        self.identification
+    pub(super) fn next_identification(&mut self) -> u32 {
+        self.identifications.draw()
     }
 
     /// The identification with which this datagram leaves: what its first fragment has been given
     /// if that comes once more, else a new one.
-    fn identification(&mut self, from: LinkId, key: &Key) -> u16 {
+    fn identification(&mut self, from: LinkId, key: &Key) -> u32 {
         let known = match self.table(from).datagrams.get(key) {
             Some(Datagram::Decided(Decided { decision: Decision::Translate { edit, .. }, .. })) => {
                 edit.identification
@@ -337,12 +374,12 @@ impl Gateway {
         let key = Key {
             source: packet.summary.source(),
             destination: packet.summary.destination(),
-            protocol: packet.summary.protocol(),
+            // In IPv6 the later fragments need not know it (RFC 8200 §4.5).
+            protocol: if packet.is_ipv6() { Protocol::Other(0) } else { packet.summary.protocol() },
             identification: packet.identification,
         };
-        let length = packet.length - u32::from(packet.header);
         if fragment.offset > 0 {
-            return match self.fragments.table(from).later(key, fragment, length, buffer, now) {
+            return match self.fragments.table(from).later(key, fragment, buffer, now) {
                 Turn::Follow(decision) => Ok(decision),
                 Turn::Wait => Err(Fate::Held),
                 Turn::Refuse(reason) => Err(Fate::Dropped(reason)),
@@ -354,8 +391,15 @@ impl Gateway {
             _ => self.nat.inbound(&packet.summary, now, seen),
         };
         let decision = self.with_identification(decision, from, &key);
-        let decided = Decided { decision: portless(decision), since: now, seen: length, whole: None };
-        let waited = self.fragments.table(from).first(key, decided).map_err(Fate::Dropped)?;
+        let mut decided = Decided {
+            decision: portless(decision),
+            since: now,
+            seen: Coverage::default(),
+            whole: None,
+            contradicts: false,
+        };
+        decided.count(fragment);
+        let waited = self.fragments.table(from).first(key, decided, fragment).map_err(Fate::Dropped)?;
         for held in waited {
             self.release(from, held, now, out, seen);
         }
@@ -365,7 +409,8 @@ impl Gateway {
     fn with_identification(&mut self, decision: Decision, from: LinkId, key: &Key) -> Decision {
         match decision {
             Decision::Translate { mut edit, exit } => {
-                if exit == Exit::Outside || exit == Exit::Hairpin {
+                // What keeps its source keeps its sender's identification.
+                if (exit == Exit::Outside || exit == Exit::Hairpin) && edit.source.is_some() {
                     edit.identification = Some(self.fragments.identification(from, key));
                 }
                 Decision::Translate { edit, exit }

@@ -24,14 +24,25 @@ impl Nat {
         seen: &mut impl Observer,
     ) -> Result<(), Refusal> {
         let session = &mut self.sessions[id];
-        match session.phase {
-            Phase::Tcp(_) => return self.pass_tcp(id, way, data, now, seen),
-            Phase::UdpUnreplied if session.packets[way.back() as usize] > 0 => session.phase = Phase::Udp,
-            _ => {}
+        if let Phase::Tcp(_) = session.phase {
+            return self.pass_tcp(id, way, data, now, seen);
         }
         session.see(now.as_nanos());
         session.count(way, data.length);
+        if session.phase == Phase::UdpUnreplied && session.packets[way.back() as usize] > 0 {
+            self.replied(id, now);
+        }
         Ok(())
+    }
+
+    /// A packet has gone back.
+    #[inline(never)]
+    fn replied(&mut self, id: u32, now: Time) {
+        self.sessions[id].phase = Phase::Udp;
+        let lives = self.lives(id);
+        if lives.of(Phase::Udp) < lives.of(Phase::UdpUnreplied) {
+            self.rearm(id, now);
+        }
     }
 
     /// What a TCP segment would do to a session.
@@ -152,7 +163,8 @@ impl Nat {
             return;
         }
         self.sessions[id].phase = Phase::Tcp(state);
-        if self.lives.of(Phase::Tcp(state)) < self.lives.of(Phase::Tcp(was)) {
+        let lives = self.lives(id);
+        if lives.of(Phase::Tcp(state)) < lives.of(Phase::Tcp(was)) {
             self.rearm(id, now);
         }
         if state == State::Closing {
@@ -169,7 +181,7 @@ impl Nat {
     /// A RST: the session lives for its time after a RST from here, but never longer than it would
     /// have lived without (RFC 7857 §2.2 and §7.1 together).
     fn reset(&mut self, id: u32, now: Time, seen: &mut impl Observer) {
-        let lives = self.lives;
+        let lives = *self.lives(id);
         let session = &mut self.sessions[id];
         let Phase::Tcp(was) = session.phase else { return };
         if was == State::Reset {

@@ -48,7 +48,9 @@ impl Nat {
     ) -> Option<u32> {
         self.portless.find(self.hash.pair(protocol, outside(external), remote), |id| {
             let mapping = &self.mappings[self.sessions[id].mapping];
-            self.sessions.talks_to(id, remote) && mapping.protocol == protocol && mapping.external == external
+            self.sessions.talks_to(&self.sessions[id], remote)
+                && mapping.protocol == protocol
+                && mapping.external == external
         })
     }
 

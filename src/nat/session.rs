@@ -173,10 +173,9 @@ impl Sessions {
         Endpoint { ip: self.remotes.ip(self.rows[row].short()), port: self.rows[row].remote_port }
     }
 
-    /// Whether the session in this row is with `remote`.
+    /// Whether this session is with `remote`.
     #[inline]
-    pub(super) fn talks_to(&self, row: u32, remote: Endpoint) -> bool {
-        let session = &self.rows[row];
+    pub(super) fn talks_to(&self, session: &Session, remote: Endpoint) -> bool {
         session.remote_port == remote.port && self.remotes.is(session.short(), remote.ip)
     }
 
@@ -331,7 +330,7 @@ impl Row for Links {
 }
 
 /// The timeouts in nanoseconds, ready for the packet path.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lives {
     udp_unreplied: u64,
     udp: u64,

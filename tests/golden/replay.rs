@@ -122,8 +122,11 @@ fn gateway_config(settings: &Settings) -> GatewayConfig {
         limits: settings.nat.limits,
         ..NatConfig::new(settings.external.clone())
     };
-    let subnets =
-        settings.inside.iter().map(|net| Subnet { gateway: net.addr(), prefix: net.prefix_len() }).collect();
+    let subnets = settings
+        .inside
+        .iter()
+        .map(|net| Subnet { gateway: net.addr().into(), prefix: net.prefix_len() })
+        .collect();
     let mac = MacAddr(settings.mac.expect("a case says its MAC"));
     let (inside, outside) = (LinkInfo::plain(settings.mtu, 14), LinkInfo::plain(OUTSIDE_MTU, 0));
     GatewayConfig::new(subnets, mac, inside, outside, nat)
