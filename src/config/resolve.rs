@@ -369,7 +369,7 @@ fn clash(one: &PublishSpec, other: &PublishSpec) -> bool {
 /// A name, the least that its RFC asks for in seconds, and where it goes.
 type TimeoutKey = (&'static str, u64, &'static str, fn(&mut Timeouts) -> &mut Duration);
 
-const TIMEOUTS: [TimeoutKey; 12] = [
+const TIMEOUTS: [TimeoutKey; 13] = [
     ("udp", 120, "RFC 4787 REQ-5", |t| &mut t.udp),
     ("udp-unreplied", 120, "RFC 4787 REQ-5", |t| &mut t.udp_unreplied),
     ("udp-dns", 0, "", |t| &mut t.udp_dns),
@@ -382,6 +382,7 @@ const TIMEOUTS: [TimeoutKey; 12] = [
     ("icmp", 60, "RFC 5508 REQ-2", |t| &mut t.icmp),
     ("other", 0, "", |t| &mut t.other),
     ("lease", 0, "", |t| &mut t.lease),
+    ("port-hold", 120, "RFC 6888 REQ-8", |t| &mut t.port_hold),
 ];
 
 fn timeouts(raw: &Raw) -> Checked<Timeouts> {
@@ -415,12 +416,14 @@ fn timeouts(raw: &Raw) -> Checked<Timeouts> {
 
 type LimitKey = (&'static str, fn(&mut Limits) -> &mut usize);
 
-const LIMITS: [LimitKey; 5] = [
+const LIMITS: [LimitKey; 7] = [
     ("sessions", |l| &mut l.sessions),
     ("sessions-per-host", |l| &mut l.sessions_per_host),
     ("mappings-per-host", |l| &mut l.mappings_per_host),
     ("sessions-per-mapping", |l| &mut l.sessions_per_mapping),
     ("publish", |l| &mut l.publish),
+    ("held-ports", |l| &mut l.held_ports),
+    ("new-sessions-per-host", |l| &mut l.new_sessions_per_host),
 ];
 
 /// Ids of sessions and mappings have 32 bits, and a table of this size is over ten gigabytes.
@@ -437,7 +440,7 @@ fn limits(raw: &Raw) -> Checked<Limits> {
                 did_you_mean(name, &known),
             ));
         };
-        let least = usize::from(name != "publish");
+        let least = usize::from(!["publish", "held-ports", "new-sessions-per-host"].contains(&name));
         match written.text.replace('_', "").parse::<usize>() {
             Ok(value) if (least..=MOST).contains(&value) => *field(&mut limits) = value,
             _ => {
@@ -455,7 +458,8 @@ fn warnings(settings: &Settings) -> Vec<String> {
     let mut timeouts = settings.nat.timeouts;
     for (name, least, rfc, field) in TIMEOUTS {
         let duration = *field(&mut timeouts);
-        if duration < Duration::from_secs(least) {
+        let follows = name == "udp-unreplied" && duration == timeouts.udp;
+        if duration < Duration::from_secs(least) && !follows {
             let given = humantime::format_duration(duration);
             let least = humantime::format_duration(Duration::from_secs(least));
             warnings.push(format!("timeout {name}={given} is below the {least} that {rfc} asks for"));

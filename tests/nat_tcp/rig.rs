@@ -156,5 +156,6 @@ pub fn refusal(decision: Decision) -> Result<(), Refusal> {
     match decision {
         Decision::Translate { .. } => Ok(()),
         Decision::Refuse(why) => Err(why),
+        Decision::Lease(..) => panic!("{decision:?}: these ports need no lease"),
     }
 }
