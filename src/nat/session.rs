@@ -75,6 +75,24 @@ pub(super) enum Phase {
 }
 
 impl Phase {
+    /// All but those of TCP.
+    const OTHERS: [Phase; 6] =
+        [Phase::Free, Phase::UdpUnreplied, Phase::Udp, Phase::Dns, Phase::Icmp, Phase::Other];
+
+    /// Its place in a table.
+    #[inline]
+    fn place(self) -> usize {
+        match self {
+            Phase::Tcp(state) => state as usize,
+            Phase::Free => 9,
+            Phase::UdpUnreplied => 10,
+            Phase::Udp => 11,
+            Phase::Dns => 12,
+            Phase::Icmp => 13,
+            Phase::Other => 14,
+        }
+    }
+
     /// The phase of a session that a packet going this way opens.
     pub(super) fn opened_by(protocol: Protocol, remote: Endpoint, way: Way) -> Phase {
         match protocol {
@@ -332,48 +350,37 @@ impl Row for Links {
 /// The timeouts in nanoseconds, ready for the packet path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lives {
-    udp_unreplied: u64,
-    udp: u64,
-    dns: u64,
-    icmp: u64,
-    other: u64,
-    /// By [`State`].
-    tcp: [u64; State::ALL.len()],
+    /// By [`Phase::place`]: a load and no branch, for a guess that goes wrong here is dear.
+    nanos: [u64; State::ALL.len() + Phase::OTHERS.len()],
 }
 
 impl Lives {
     pub(super) fn new(timeouts: &Timeouts) -> Self {
-        let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
-        let tcp = |state| match state {
-            State::OutSyn | State::InSyn => timeouts.tcp_opening,
-            State::OutAnswered | State::InAnswered => timeouts.tcp_syn_received,
-            State::Established => timeouts.tcp_established,
-            State::InsideClosed | State::RemoteClosed => timeouts.tcp_half_closed,
-            State::Closing => timeouts.tcp_closing,
-            State::Reset => timeouts.tcp_reset,
+        let of = |phase| match phase {
+            Phase::Free => Duration::ZERO,
+            Phase::UdpUnreplied => timeouts.udp_unreplied,
+            Phase::Udp => timeouts.udp,
+            Phase::Dns => timeouts.udp_dns,
+            Phase::Icmp => timeouts.icmp,
+            Phase::Other => timeouts.other,
+            Phase::Tcp(State::OutSyn | State::InSyn) => timeouts.tcp_opening,
+            Phase::Tcp(State::OutAnswered | State::InAnswered) => timeouts.tcp_syn_received,
+            Phase::Tcp(State::Established) => timeouts.tcp_established,
+            Phase::Tcp(State::InsideClosed | State::RemoteClosed) => timeouts.tcp_half_closed,
+            Phase::Tcp(State::Closing) => timeouts.tcp_closing,
+            Phase::Tcp(State::Reset) => timeouts.tcp_reset,
         };
-        Lives {
-            udp_unreplied: nanos(timeouts.udp_unreplied),
-            udp: nanos(timeouts.udp),
-            dns: nanos(timeouts.udp_dns),
-            icmp: nanos(timeouts.icmp),
-            other: nanos(timeouts.other),
-            tcp: State::ALL.map(|state| nanos(tcp(state))),
+        let mut lives = Lives { nanos: [0; State::ALL.len() + Phase::OTHERS.len()] };
+        for phase in State::ALL.map(Phase::Tcp).into_iter().chain(Phase::OTHERS) {
+            lives.nanos[phase.place()] = u64::try_from(of(phase).as_nanos()).unwrap_or(u64::MAX);
         }
+        lives
     }
 
     /// How long a session lives in this phase.
     #[inline]
     pub(super) fn of(&self, phase: Phase) -> u64 {
-        match phase {
-            Phase::Free => 0,
-            Phase::UdpUnreplied => self.udp_unreplied,
-            Phase::Udp => self.udp,
-            Phase::Dns => self.dns,
-            Phase::Icmp => self.icmp,
-            Phase::Other => self.other,
-            Phase::Tcp(state) => self.tcp[state as usize],
-        }
+        self.nanos[phase.place()]
     }
 }
 
