@@ -271,7 +271,7 @@ impl Nat {
         let frees = !mapping.published() && mapping.sessions == 1 && mapping.external == newcomer.external;
         let same_side = mapping.outside_port >= 1024 || newcomer.inside.port < 1024;
         let shared = self.ports.is_shared(mapping.protocol, mapping.external, mapping.outside_port);
-        let same_remote = self.sessions.talks_to(&self.sessions[id], newcomer.remote);
+        let same_remote = self.sessions.remote(id) == newcomer.remote;
         let same_host = mapping.inside.ip == newcomer.inside.ip;
         if self.lending.is_some() {
             return frees && same_host;
@@ -316,8 +316,8 @@ impl Nat {
         if seen.wants() {
             seen.step(Step::Closed(self.view(id, now), why), now);
         }
-        let (mapping, phase, remote) =
-            (self.sessions[id].mapping, self.sessions[id].phase, self.sessions.remote(id));
+        let (mapping, remote) = (self.sessions[id].mapping, self.sessions.remote(id));
+        let closed = self.sessions[id].phase == Phase::Tcp(State::Closing);
         let Mapping { protocol, inside, host, .. } = self.mappings[mapping];
         self.wheel.unlink(&mut self.sessions, id);
         self.peers.remove(&self.hash, &mut self.sessions, id);
@@ -330,7 +330,6 @@ impl Nat {
         self.sessions.remove(&self.hash, id);
         self.hosts[host].sessions -= 1;
         self.mappings[mapping].sessions -= 1;
-        let closed = phase == Phase::Tcp(State::Closing);
         if !closed && !self.mappings[mapping].published() {
             self.mappings[mapping].standing = Standing::Untidy;
         }

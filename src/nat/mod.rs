@@ -45,6 +45,7 @@
 //!   would if it had gone round by the outside: two inside hosts can punch holes for each other.
 
 pub mod blocks;
+mod by_remote;
 pub mod config;
 pub mod decision;
 pub mod leases;
@@ -63,7 +64,6 @@ mod held;
 mod hosts;
 mod icmp;
 mod index;
-mod interned;
 mod knocks;
 mod life;
 mod mapping;
@@ -163,7 +163,7 @@ impl Nat {
         Nat {
             sessions: Sessions::new(),
             by_flow: Index::with_room(room),
-            by_remote: remotes::index(),
+            by_remote: by_remote::index(),
             mappings: Mappings::new(room),
             peers: Peers::new(policies.ask_for_peers(), room),
             ports: Ports::new(&config, addresses.in_use(), blocks.is_some()),

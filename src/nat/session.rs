@@ -1,7 +1,7 @@
 //! A session: one mapping that talks to one remote.
 
 use super::hash::Hash;
-use super::interned::{Interned, Short};
+use super::remotes::{Remotes, Short};
 use super::slab::{NONE, Row, Slab};
 use super::tcp::State;
 use super::window::Windows;
@@ -123,12 +123,12 @@ pub(super) struct Links {
 pub(super) struct Sessions {
     rows: Slab<Session>,
     pub links: Slab<Links>,
-    interned: Interned,
+    remotes: Remotes,
 }
 
 impl Sessions {
     pub(super) fn new() -> Self {
-        Sessions { rows: Slab::new(), links: Slab::new(), interned: Interned::new() }
+        Sessions { rows: Slab::new(), links: Slab::new(), remotes: Remotes::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -141,7 +141,7 @@ impl Sessions {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.rows.bytes() + self.links.bytes() + self.interned.bytes()
+        self.rows.bytes() + self.links.bytes() + self.remotes.bytes()
     }
 
     /// Takes a row for a session that begins at `now`. `local`: the remote is one of our addresses.
@@ -157,7 +157,7 @@ impl Sessions {
         if row == self.links.end() {
             self.links.take();
         }
-        let Short { bits, v6 } = self.interned.take(hash, remote.ip);
+        let Short { bits, v6 } = self.remotes.take(hash, remote.ip);
         let marks = if local { LOCAL } else { 0 } | if v6 { IPV6 } else { 0 };
         let session =
             Session { mapping, remote_ip: bits, remote_port: remote.port, marks, ..Session::default() };
@@ -182,24 +182,24 @@ impl Sessions {
     }
 
     pub(super) fn remove(&mut self, hash: &Hash, row: u32) {
-        self.interned.give_back(hash, self.rows[row].short());
+        self.remotes.give_back(hash, self.rows[row].short());
         self.rows.give_back(row);
     }
 
     /// The remote of the session in this row.
     pub(super) fn remote(&self, row: u32) -> Endpoint {
-        Endpoint { ip: self.interned.ip(self.rows[row].short()), port: self.rows[row].remote_port }
+        Endpoint { ip: self.remotes.ip(self.rows[row].short()), port: self.rows[row].remote_port }
     }
 
     /// Whether this session is with `remote`.
     #[inline]
     pub(super) fn talks_to(&self, session: &Session, remote: Endpoint) -> bool {
-        session.remote_port == remote.port && self.interned.is(session.short(), remote.ip)
+        session.remote_port == remote.port && self.remotes.is(session.short(), remote.ip)
     }
 
     /// Whether the session in this row is with `ip`, at any port.
     pub(super) fn talks_to_address(&self, row: u32, ip: IpAddr) -> bool {
-        self.interned.is(self.rows[row].short(), ip)
+        self.remotes.is(self.rows[row].short(), ip)
     }
 
     /// The number that names this session and no other: its row and its generation.

@@ -156,6 +156,6 @@ pub fn refusal(decision: Decision) -> Result<(), Refusal> {
     match decision {
         Decision::Translate { .. } => Ok(()),
         Decision::Refuse(why) => Err(why),
-        Decision::Lease(..) => panic!("{decision:?}: these ports need no lease"),
+        Decision::Lease(..) => unreachable!("no port needs a lease here"),
     }
 }
