@@ -187,7 +187,7 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
         ("--timeout udp", "--timeout: `udp` has no =; write --timeout NAME=VALUE"),
         (
             "--timeout tcp-estabished=2h",
-            "--timeout: no timeout `tcp-estabished`; did you mean `tcp-established`? (known: udp, udp-dns, tcp-opening, tcp-established, tcp-closing, icmp, other, lease)",
+            "--timeout: no timeout `tcp-estabished`; did you mean `tcp-established`? (known: udp, udp-dns, tcp-opening, tcp-established, tcp-closing, icmp, other, lease, port-hold)",
         ),
         (
             "--timeout udp=300",
@@ -196,7 +196,7 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
         ("--timeout udp=0s", "--timeout: `0s` is not possible; give more than nothing and at most 365days"),
         (
             "--limit session=5",
-            "--limit: no limit `session`; did you mean `sessions`? (known: sessions, sessions-per-host, mappings-per-host, sessions-per-mapping, publish)",
+            "--limit: no limit `session`; did you mean `sessions`? (known: sessions, sessions-per-host, mappings-per-host, sessions-per-mapping, publish, held-ports, new-sessions-per-host)",
         ),
         ("--limit sessions=0", "--limit: `0` is not possible; give a number from 1 to 134217728"),
         (

@@ -369,7 +369,7 @@ fn clash(one: &PublishSpec, other: &PublishSpec) -> bool {
 /// A name, the least that its RFC asks for in seconds, and where it goes.
 type TimeoutKey = (&'static str, u64, &'static str, fn(&mut Timeouts) -> &mut Duration);
 
-const TIMEOUTS: [TimeoutKey; 8] = [
+const TIMEOUTS: [TimeoutKey; 9] = [
     ("udp", 120, "RFC 4787 REQ-5", |t| &mut t.udp),
     ("udp-dns", 0, "", |t| &mut t.udp_dns),
     ("tcp-opening", 240, "RFC 5382 REQ-5", |t| &mut t.tcp_opening),
@@ -378,6 +378,7 @@ const TIMEOUTS: [TimeoutKey; 8] = [
     ("icmp", 60, "RFC 5508 REQ-2", |t| &mut t.icmp),
     ("other", 0, "", |t| &mut t.other),
     ("lease", 0, "", |t| &mut t.lease),
+    ("port-hold", 120, "RFC 6888 REQ-8", |t| &mut t.port_hold),
 ];
 
 fn timeouts(raw: &Raw) -> Checked<Timeouts> {
@@ -408,12 +409,14 @@ fn timeouts(raw: &Raw) -> Checked<Timeouts> {
 
 type LimitKey = (&'static str, fn(&mut Limits) -> &mut usize);
 
-const LIMITS: [LimitKey; 5] = [
+const LIMITS: [LimitKey; 7] = [
     ("sessions", |l| &mut l.sessions),
     ("sessions-per-host", |l| &mut l.sessions_per_host),
     ("mappings-per-host", |l| &mut l.mappings_per_host),
     ("sessions-per-mapping", |l| &mut l.sessions_per_mapping),
     ("publish", |l| &mut l.publish),
+    ("held-ports", |l| &mut l.held_ports),
+    ("new-sessions-per-host", |l| &mut l.new_sessions_per_host),
 ];
 
 /// Ids of sessions and mappings have 32 bits, and a table of this size is over ten gigabytes.
@@ -430,7 +433,7 @@ fn limits(raw: &Raw) -> Checked<Limits> {
                 did_you_mean(name, &known),
             ));
         };
-        let least = usize::from(name != "publish");
+        let least = usize::from(!["publish", "held-ports", "new-sessions-per-host"].contains(&name));
         match written.text.replace('_', "").parse::<usize>() {
             Ok(value) if (least..=MOST).contains(&value) => *field(&mut limits) = value,
             _ => {

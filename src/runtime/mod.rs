@@ -5,6 +5,7 @@ pub mod clock;
 pub mod host;
 pub mod links;
 pub mod mailbox;
+pub mod memory;
 pub mod poller;
 pub mod publish;
 pub mod ready;
@@ -20,6 +21,7 @@ use crate::io::netlink::Watcher;
 use crate::observe::{Feed, FlowBoard};
 use anyhow::Context;
 use mailbox::mailbox;
+use memory::PortMemory;
 use poller::Poller;
 use signals::Signals;
 use start::Started;
@@ -60,11 +62,13 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         signals,
         watcher,
         host,
+        memory: None,
         chores: Chores::default(),
     };
     publish::publish_all(&mut worker, settings)?;
     worker.stock_up();
     let server = Server::start(&settings.control, Arc::new(handle))?;
+    worker.memory = PortMemory::open(settings, &mut worker.gateway, clock);
 
     tracing::info!("{}", start::line(&about));
     ready::tell(settings.ready_fd)?;

@@ -16,6 +16,7 @@ use crate::io::setup::{self, InsideConfig, Outside};
 use crate::io::uplink::raw::RawUplink;
 use crate::io::uplink::{self, Chosen};
 use crate::io::{Link, tap::Tap};
+use crate::nat::config::DEFAULT_PORTS;
 use crate::nat::{NatConfig, Policy};
 use crate::wire::MacAddr;
 use anyhow::{Context, bail};
@@ -23,9 +24,6 @@ use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::thread;
-
-/// The host's usual ephemeral range and above: where no service expects its port to be free.
-const PORTS: RangeInclusive<u16> = 32768..=65535;
 
 /// Everything open and chosen.
 #[derive(Debug)]
@@ -55,7 +53,7 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let host_addresses = other_addresses(&netlink, settings, &external)?;
     check_overlap(settings, &external, &host_addresses)?;
     let foreign = foreign_addresses(&netlink, &outside, &external)?;
-    let ports = settings.ports.clone().unwrap_or(PORTS);
+    let ports = settings.ports.clone().map_or_else(|| DEFAULT_PORTS.to_vec(), |range| vec![range]);
 
     let inside = inside_config(settings);
     let (tap, made) = setup::inside(&inside)?;
@@ -200,23 +198,23 @@ fn check_overlap(settings: &Settings, external: &[Ipv4Addr], others: &[Ipv4Addr]
     Ok(())
 }
 
-/// The range, and the published ports that lie outside it.
-fn wanted_ports(settings: &Settings, ports: &RangeInclusive<u16>) -> Vec<RangeInclusive<u16>> {
+/// The ranges, and the published ports that lie outside them.
+fn wanted_ports(settings: &Settings, ports: &[RangeInclusive<u16>]) -> Vec<RangeInclusive<u16>> {
     let published = settings.publish.iter().map(|spec| spec.ports.clone());
-    std::iter::once(ports.clone()).chain(published).collect()
+    ports.iter().cloned().chain(published).collect()
 }
 
 fn nat_config(
     settings: &Settings,
     external: &[Ipv4Addr],
     others: &[Ipv4Addr],
-    ports: &RangeInclusive<u16>,
+    ports: &[RangeInclusive<u16>],
     guard: guard::Kind,
 ) -> NatConfig {
     NatConfig {
         external: external.iter().copied().map(IpAddr::V4).collect(),
         host_addresses: others.iter().copied().map(IpAddr::V4).collect(),
-        ports: vec![ports.clone()],
+        ports: ports.to_vec(),
         leased: guard != guard::Kind::Off,
         policy: Policy {
             mapping: settings.nat.mapping,

@@ -54,6 +54,7 @@ impl Engine for Fake {
         }
         let mut forwards = self.forwards.lock().unwrap();
         Ok(match command {
+            Command::LookUpOutside(_) | Command::LookUpInside(_) => Reply::NotFound,
             Command::Counters => {
                 let counters = CountersView { dropped: vec![("no-mapping", 3)], ..CountersView::default() };
                 Reply::Counters(Box::new(counters), Counts { sessions: 2, ..Counts::default() })
