@@ -187,7 +187,7 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
         ("--timeout udp", "--timeout: `udp` has no =; write --timeout NAME=VALUE"),
         (
             "--timeout tcp-estabished=2h",
-            "--timeout: no timeout `tcp-estabished`; did you mean `tcp-established`? (known: udp, udp-dns, tcp-opening, tcp-established, tcp-closing, icmp, other, lease, port-hold)",
+            "--timeout: no timeout `tcp-estabished`; did you mean `tcp-established`? (known: udp, udp-unreplied, udp-dns, tcp-opening, tcp-syn-received, tcp-established, tcp-half-closed, tcp-closing, tcp-reset, icmp, other, lease, port-hold)",
         ),
         (
             "--timeout udp=300",

@@ -369,12 +369,16 @@ fn clash(one: &PublishSpec, other: &PublishSpec) -> bool {
 /// A name, the least that its RFC asks for in seconds, and where it goes.
 type TimeoutKey = (&'static str, u64, &'static str, fn(&mut Timeouts) -> &mut Duration);
 
-const TIMEOUTS: [TimeoutKey; 9] = [
+const TIMEOUTS: [TimeoutKey; 13] = [
     ("udp", 120, "RFC 4787 REQ-5", |t| &mut t.udp),
+    ("udp-unreplied", 120, "RFC 4787 REQ-5", |t| &mut t.udp_unreplied),
     ("udp-dns", 0, "", |t| &mut t.udp_dns),
     ("tcp-opening", 240, "RFC 5382 REQ-5", |t| &mut t.tcp_opening),
+    ("tcp-syn-received", 240, "RFC 5382 REQ-5", |t| &mut t.tcp_syn_received),
     ("tcp-established", 7440, "RFC 5382 REQ-5", |t| &mut t.tcp_established),
+    ("tcp-half-closed", 7440, "RFC 5382 REQ-5", |t| &mut t.tcp_half_closed),
     ("tcp-closing", 240, "RFC 5382 REQ-5", |t| &mut t.tcp_closing),
+    ("tcp-reset", 240, "RFC 7857 §2.2", |t| &mut t.tcp_reset),
     ("icmp", 60, "RFC 5508 REQ-2", |t| &mut t.icmp),
     ("other", 0, "", |t| &mut t.other),
     ("lease", 0, "", |t| &mut t.lease),
@@ -403,6 +407,9 @@ fn timeouts(raw: &Raw) -> Checked<Timeouts> {
             ));
         }
         *field(&mut timeouts) = duration;
+    }
+    if !raw.table("timeouts").any(|(name, _)| name == "udp-unreplied") {
+        timeouts.udp_unreplied = timeouts.udp;
     }
     Ok(timeouts)
 }
