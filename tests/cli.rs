@@ -383,3 +383,16 @@ fn the_doctor_finds_something_to_say_about_everything() {
     }
     assert!(text(&tapnat(&["doctor"]).stdout).contains("As things are, this user can"));
 }
+
+#[test]
+fn selftest_lists_its_requirements_and_refuses_unknown_ones() {
+    let listed = text(&tapnat(&["selftest", "--list", "--only", "14,rfc5508"]).stdout);
+    assert!(listed.contains("inside_hosts_reach_each_other_by_external_endpoints"), "{listed}");
+    assert!(
+        listed.lines().skip(1).all(|line| line.contains("rfc5508") || line.starts_with("14 ")),
+        "{listed}"
+    );
+    let refused = tapnat(&["selftest", "--only", "14,nonsense"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("--only: there is no requirement `nonsense`"));
+}

@@ -50,7 +50,7 @@ impl Demo {
     /// If the host forbids what the demo needs, with the cure; or if a step did not go as told.
     pub fn run(self) -> Result<()> {
         let root = rustix::process::geteuid().is_root();
-        enter(root)?;
+        enter(root, "the demo")?;
         let program = std::env::current_exe().context("find the tapnat program itself")?;
         let mut story = Story::new(self.no_colour);
         story.title("Two containers reach the world through a process");
@@ -78,10 +78,11 @@ impl Demo {
     }
 }
 
-/// Goes where everything is allowed, or says what is missing and the cure.
-fn enter(root: bool) -> Result<()> {
+/// Takes the process, which must have one thread, to where everything is allowed and `/run` is its
+/// own; or says what `who` is missing, and the cure.
+pub(super) fn enter(root: bool, who: &str) -> Result<()> {
     if let Err(error) = enter_private(!root) {
-        bail!("the demo needs namespaces of its own and cannot {error}; {}", namespace_cure(&error, root));
+        bail!("{who} needs namespaces of its own and cannot {error}; {}", namespace_cure(&error, root));
     }
     if let Err(error) = File::options().read(true).write(true).open("/dev/net/tun") {
         let cure = match error.kind() {
@@ -91,7 +92,7 @@ fn enter(root: bool) -> Result<()> {
             io::ErrorKind::PermissionDenied => "as root: chmod 666 /dev/net/tun (as it is on most systems)",
             _ => "as root: modprobe tun",
         };
-        bail!("the demo needs a TAP device and cannot open /dev/net/tun: {error}; {cure}");
+        bail!("{who} needs a TAP device and cannot open /dev/net/tun: {error}; {cure}");
     }
     // The control socket lives here, and ends with the mount namespace.
     mount(c"tmpfs", c"/run", c"tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755")
@@ -119,7 +120,7 @@ fn namespace_cure(error: &io::Error, root: bool) -> String {
     } else if on("kernel/apparmor_restrict_unprivileged_userns") {
         "as root: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0".to_owned()
     } else if error.kind() == io::ErrorKind::PermissionDenied {
-        "a container or security module forbids it: run the demo as root, or outside".to_owned()
+        "a container or security module forbids it: run it as root, or outside".to_owned()
     } else {
         "run it as root".to_owned()
     }

@@ -13,6 +13,7 @@ pub mod flush;
 pub mod packet;
 pub mod publish;
 pub mod run;
+pub mod selftest;
 pub mod stats;
 pub mod text;
 
@@ -35,6 +36,7 @@ const EXAMPLES: &str = "\
 Examples:
   tapnat demo                                      see it at work, with nothing to set up
   tapnat doctor                                    what this host allows
+  tapnat selftest --against kernel                 which demands of the RFCs are met, side by side
   tapnat run --bridge br0 --inside 10.88.0.1/24    be the gateway of the containers on br0
   tapnat flows --watch                             who talks to whom, live
   tapnat publish add 8080:10.88.0.2:80/tcp         let the world in to one of them";
@@ -56,6 +58,8 @@ pub enum Verb {
     Flush(flush::FlushArgs),
     /// Port forwards of a running gateway
     Publish(publish::PublishArgs),
+    /// The NAT behaviour report: every demand of the RFCs put to this gateway, or to the kernel beside it
+    Selftest(selftest::SelftestArgs),
     /// What this host allows, what is missing, and the command that mends it
     Doctor(doctor::DoctorArgs),
 }
@@ -91,6 +95,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Stats(args) => stats::run(&args),
         Verb::Flush(args) => flush::run(&args),
         Verb::Publish(args) => publish::run(&args),
+        Verb::Selftest(args) => selftest::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
     }
 }

@@ -5,9 +5,11 @@
 //! * [`product`]: the real gateway as a child process in one of them
 //! * [`programs`]: servers and clients for those namespaces, without any external program
 //! * [`host`]: a host in memory, for networks in virtual time
+//! * [`selftest`]: the demands of the RFCs on a NAT, each put to it in a lab of its own
 
 pub mod host;
 pub mod netns;
 pub mod product;
 pub mod programs;
+pub mod selftest;
 pub mod topology;

@@ -47,6 +47,12 @@ impl Wish {
     }
 }
 
+/// Whether the command line asks for the test of this name.
+#[allow(dead_code, reason = "only some of the programs that share this file prepare several tests at a time")]
+pub fn wants(name: &str) -> bool {
+    Wish::read().wants(name)
+}
+
 /// Takes the process into namespaces of its own; says why if that cannot be.
 fn enter() -> Result<(), String> {
     let root = rustix::process::geteuid().is_root();

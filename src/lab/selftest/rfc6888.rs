@@ -1,0 +1,195 @@
+//! RFC 6888 (BCP 127): what a NAT for many subscribers must do.
+
+use super::contender::{Life, PLAIN, Setup};
+use super::packet::{UDP, at, echo, udp};
+use super::trial::Place::World;
+use super::trial::{A, B, HOSTS, Place, S1, S2, Trial, X};
+use super::{Shown, demand, requirements};
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+const POOL: Setup = Setup { externals: 2, ..PLAIN };
+/// Twenty ports for one host.
+const QUOTA: Setup = Setup { tapnat: &["--limit", "mappings-per-host=20"], ..PLAIN };
+const FEW_REMOTES: Setup = Setup { tapnat: &["--limit", "sessions-per-mapping=20"], ..PLAIN };
+/// Few ports that are soon given back by their users.
+const SCARCE: Setup = Setup { ports: Some((40_000, 40_099)), lives: &[(Life::Udp, 1)], ..PLAIN };
+const TWENTY_PORTS: Setup = Setup { ports: Some((40_000, 40_019)), ..PLAIN };
+
+requirements! {
+    68 Must "RFC 6888 REQ-2" pooling_is_paired_across_protocols
+        "all protocols of a host leave from the same of several external addresses" in POOL;
+    70 Must "RFC 6888 REQ-4" ports_of_a_host_can_be_limited
+        "a quota of external ports a host: one host's greed does not hurt another" in QUOTA;
+    71 Should "RFC 6888 REQ-5" sessions_of_a_mapping_can_be_limited
+        "sessions of one mapping can be limited, and those there live on" in FEW_REMOTES;
+    73 Should "RFC 6888 REQ-7" strangers_get_in
+        "endpoint-independent filtering: whoever knows the external endpoint gets in";
+    74 Should "RFC 6888 REQ-8" a_freed_port_rests
+        "a freed UDP port goes to no other host for two minutes" in SCARCE;
+    74 Should "RFC 6888 REQ-8" freed_ports_rest_across_a_restart
+        "nor after a restart of the NAT" in SCARCE;
+    76 Should "RFC 6888 REQ-10" counters_can_be_read
+        "sessions and drops are counted, and the counters can be read";
+    77 Must "RFC 6888 REQ-11" no_session_is_ended_to_make_room
+        "out of ports, the newcomer is dropped and no live session pays" in TWENTY_PORTS;
+    77 Should "RFC 6888 REQ-11b" the_newcomer_is_told
+        "and the newcomer is told by an ICMP Destination Unreachable" in TWENTY_PORTS;
+    78 Should "RFC 6888 REQ-12" destinations_are_not_logged
+        "by default nothing is logged that names the destination of a session";
+    79 Should "RFC 6888 REQ-15" external_ports_are_hard_to_guess
+        "successive mappings have no pattern";
+}
+
+fn pooling_is_paired_across_protocols(lab: &mut Trial) -> Shown {
+    for host in [A, B] {
+        let mut seen = BTreeSet::new();
+        for number in 0..8 {
+            let server = Ipv4Addr::new(198, 51, 100, 30 + number as u8);
+            seen.insert(*lab.open(at(host, 6300 + number), at(server, 4000))?.ip());
+            seen.insert(*lab.connect(at(host, 6300 + number), at(server, 80))?.external.ip());
+            seen.insert(lab.out(&echo(host, server, 710 + number))?.source);
+        }
+        demand(seen.len() == 1, format!("24 flows of {host} left from {seen:?}"))?;
+    }
+    Ok(())
+}
+
+fn ports_of_a_host_can_be_limited(lab: &mut Trial) -> Shown {
+    let remote = at(S1, 4000);
+    let greedy = open_many(lab, A, 6310..6340)?;
+    demand(greedy.len() <= 20, format!("A has {} ports", greedy.len()))?;
+    demand(greedy.len() >= 18, format!("A has only {} ports", greedy.len()))?;
+    for port in 6310..6320 {
+        lab.open(at(B, port), remote)?;
+    }
+    for (port, external) in greedy {
+        lab.back(&udp(remote, external), at(A, port))?;
+    }
+    Ok(())
+}
+
+/// Opens a flow to S1 from each port; gives back those that passed, with their external endpoints.
+fn open_many(
+    lab: &mut Trial,
+    host: Ipv4Addr,
+    ports: std::ops::Range<u16>,
+) -> Shown<Vec<(u16, std::net::SocketAddrV4)>> {
+    let mut open = Vec::new();
+    let place = super::trial::place_of(host);
+    for port in ports {
+        let packet = udp(at(host, port), at(S1, 4000));
+        let print = packet.fingerprint();
+        lab.send(place, &packet)?;
+        if let Some(left) = lab.look(World, |p| p.fingerprint() == print)? {
+            open.push((port, left.from()));
+        }
+    }
+    Ok(open)
+}
+
+fn sessions_of_a_mapping_can_be_limited(lab: &mut Trial) -> Shown {
+    let a = at(A, 6341);
+    let external = lab.open(a, at(S1, 4000))?;
+    let mut passed = 1;
+    for number in 1..30 {
+        let packet = udp(a, at(S1, 4000 + number));
+        let print = packet.fingerprint();
+        lab.send(Place::A, &packet)?;
+        passed += usize::from(lab.look(World, |p| p.fingerprint() == print)?.is_some());
+    }
+    demand(passed == 20, format!("{passed} remotes of one mapping, and 20 is the limit"))?;
+    lab.back(&udp(at(S1, 4000), external), a)?;
+    Ok(())
+}
+
+fn strangers_get_in(lab: &mut Trial) -> Shown {
+    let a = at(A, 6342);
+    let external = lab.open(a, at(S1, 4000))?;
+    lab.back(&udp(at(S2, 4000), external), a)?;
+    Ok(())
+}
+
+fn rested(lab: &mut Trial, restart: bool) -> Shown {
+    let mut freed = BTreeSet::new();
+    for port in 6343..6353 {
+        freed.insert(lab.open(at(A, port), at(S1, 4000))?);
+    }
+    if restart {
+        lab.gateway.restart()?;
+        lab.say("the gateway is restarted");
+        lab.learn()?;
+    } else {
+        lab.wait(Duration::from_millis(2000))?;
+        let gone = lab.gateway.word(UDP, at(A, 6343)).is_err();
+        demand(gone, "the sessions do not end")?;
+    }
+    // As many as there are left besides those that rest.
+    for port in 6353..6423 {
+        if let Some((_, external)) = open_many(lab, B, port..port + 1)?.first() {
+            demand(!freed.contains(external), format!("B got {external}, which A had a moment ago"))?;
+        }
+    }
+    Ok(())
+}
+
+fn a_freed_port_rests(lab: &mut Trial) -> Shown {
+    rested(lab, false)
+}
+
+fn freed_ports_rest_across_a_restart(lab: &mut Trial) -> Shown {
+    rested(lab, true)
+}
+
+fn counters_can_be_read(lab: &mut Trial) -> Shown {
+    lab.open(at(A, 6430), at(S1, 4000))?;
+    lab.blocked(World, &udp(at(S1, 4000), at(X, 61_000)), &HOSTS)?;
+    let text = match lab.gateway.sysctl("count")? {
+        Some(count) => return demand(count > 0, "it counts no session"),
+        None => lab.gateway.ask(&["stats", "--json"])?,
+    };
+    let stats: serde_json::Value = serde_json::from_str(text.trim()).unwrap_or_default();
+    let sessions = stats.get("sessions").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let dropped = stats.get("dropped").and_then(|dropped| dropped.as_object()).map_or(0, |words| words.len());
+    demand(sessions > 0 && dropped > 10, format!("{sessions} sessions, {dropped} words for drops"))
+}
+
+fn no_session_is_ended_to_make_room(lab: &mut Trial) -> Shown {
+    let open = open_many(lab, A, 6431..6456)?;
+    demand((1..=20).contains(&open.len()), format!("{} of 25 flows got one of 20 ports", open.len()))?;
+    for (port, external) in open {
+        lab.back(&udp(at(S1, 4000), external), at(A, port))?;
+    }
+    Ok(())
+}
+
+fn the_newcomer_is_told(lab: &mut Trial) -> Shown {
+    open_many(lab, A, 6457..6482)?;
+    lab.forget();
+    lab.send(Place::B, &udp(at(B, 6482), at(S1, 4000)))?;
+    let told = lab.look(Place::B, |packet| packet.is_error() && packet.kind() == 3)?;
+    demand(told.is_some(), "a 26th flow over 20 ports is dropped in silence")
+}
+
+fn destinations_are_not_logged(lab: &mut Trial) -> Shown {
+    lab.open(at(A, 6483), at(S1, 4000))?;
+    lab.connect(at(A, 6484), at(S2, 80))?;
+    lab.sync()?;
+    let said = lab.gateway.said();
+    let line = said.lines().find(|line| line.contains("198.51.100."));
+    demand(line.is_none(), format!("it logs: {}", line.unwrap_or_default()))
+}
+
+fn external_ports_are_hard_to_guess(lab: &mut Trial) -> Shown {
+    // Every port clashes, so that keeping the inside port is no answer.
+    let mut ports = Vec::new();
+    for port in 6490..6550 {
+        lab.open(at(B, port), at(S1, 4000))?;
+        ports.push(i32::from(lab.open(at(A, port), at(S1, 4000))?.port()));
+    }
+    let steps = ports.windows(2).filter(|pair| (pair[1] - pair[0]).abs() <= 2).count();
+    demand(steps < 5, format!("{steps} of 59 steps are of 2 or less"))?;
+    let distinct: BTreeSet<i32> = ports.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    demand(distinct.len() > 40, format!("only {} different steps in 59", distinct.len()))
+}
