@@ -224,9 +224,11 @@ impl std::str::FromStr for RemoveSpec {
     /// Reads a whole port forward, or one without its inside part: `[ADDR:]PORT[-PORT]/tcp|udp`.
     fn from_str(text: &str) -> Result<RemoveSpec, Problem> {
         let whole = text.parse::<PublishSpec>();
-        let short =
-            text.rsplit_once('/').map(|(outside, protocol)| format!("{outside}:255.255.255.255/{protocol}"));
-        let short = short.and_then(|text| text.parse::<PublishSpec>().ok());
+        let with = |inside: &str| {
+            let (outside, protocol) = text.rsplit_once('/')?;
+            format!("{outside}:{inside}/{protocol}").parse::<PublishSpec>().ok()
+        };
+        let short = with("255.255.255.255").or_else(|| with("[ff02::1]"));
         match (whole, short) {
             (Ok(spec), _) => Ok(RemoveSpec { spec, with_inside: true }),
             (Err(_), Some(spec)) => Ok(RemoveSpec { spec, with_inside: false }),
@@ -290,6 +292,8 @@ mod tests {
         assert!("80:10.0.0.2:80/tcp".parse::<RemoveSpec>().unwrap().with_inside);
         let short = "203.0.113.1:80-81/udp".parse::<RemoveSpec>().unwrap();
         assert!(!short.with_inside && short.spec.ports == (80..=81));
+        let six = "[2001:db8::1]:80/tcp".parse::<RemoveSpec>().unwrap();
+        assert!(!six.with_inside && six.spec.address == "2001:db8::1".parse().ok());
         assert!("80".parse::<RemoveSpec>().unwrap_err().message.contains("names no protocol"));
     }
 }

@@ -10,7 +10,6 @@ use crate::nat::{PublishError, SessionView};
 use crate::observe::{EventRecord, Filter, Kind, Kinds, SessionRecord, StatsRecord, Told, Wanted};
 use rustix::event::PollFlags;
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// How long the worker may take for a sweep of its sessions.
@@ -232,7 +231,7 @@ fn publish(engine: &dyn Engine, text: &str) -> Done<Vec<Forward>> {
         Problem::new("bad-request", format!("`{text}` {}", why.problem), why.cure)
     })?;
     let about = engine.about();
-    let Some(net) = about.inside.iter().find(|net| net.contains(&IpAddr::V4(spec.inside))) else {
+    let Some(net) = about.inside.iter().find(|net| net.contains(&spec.inside)) else {
         let message = format!("{} is not inside", spec.inside);
         return Err(Problem::new("not-inside", message, "name a host of an inside subnet"));
     };
@@ -240,34 +239,24 @@ fn publish(engine: &dyn Engine, text: &str) -> Done<Vec<Forward>> {
         let message = format!("{} is the gateway itself", spec.inside);
         return Err(Problem::new("not-inside", message, "name a host behind the gateway"));
     }
-    if [net.network(), net.broadcast()].contains(&IpAddr::V4(spec.inside)) {
+    let broadcast = spec.inside.is_ipv4() && spec.inside == net.broadcast();
+    if broadcast || spec.inside == net.network() {
         let message = format!("{} is an address that no host has", spec.inside);
         return Err(Problem::new("not-inside", message, "name one host of the subnet"));
     }
     let mut made: Vec<Forward> = Vec::new();
-    for address in addresses(&spec, &about.external) {
-        for (outside, inside) in spec.pairs() {
-            let (outside, inside) = (Endpoint::new(address, outside), Endpoint::new(spec.inside, inside));
-            match publish_one(engine, (spec.protocol, outside, inside)) {
-                Ok(()) => made.push((spec.protocol, outside, inside)),
-                Err(problem) => {
-                    for (protocol, outside, _) in made {
-                        engine.ask(Command::Unpublish { protocol, outside })?;
-                    }
-                    return Err(problem);
+    for forward in spec.forwards(&about.external) {
+        match publish_one(engine, forward) {
+            Ok(()) => made.push(forward),
+            Err(problem) => {
+                for (protocol, outside, _) in made {
+                    engine.ask(Command::Unpublish { protocol, outside })?;
                 }
+                return Err(problem);
             }
         }
     }
     Ok(made)
-}
-
-/// The external addresses that a spec is about.
-fn addresses(spec: &PublishSpec, external: &[IpAddr]) -> Vec<IpAddr> {
-    match spec.address {
-        Some(address) => vec![address],
-        None => external.to_vec(),
-    }
 }
 
 fn publish_one(engine: &dyn Engine, (protocol, outside, inside): Forward) -> Done<()> {

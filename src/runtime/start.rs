@@ -4,6 +4,8 @@ use super::clock::Clock;
 use super::host::Host;
 use super::links::Links;
 use super::stock::Stock;
+use crate::config::settings::PORTS;
+use crate::config::show::ports_text;
 use crate::config::{GuardChoice, Settings, TapChoice, TapOffload, UplinkChoice};
 use crate::control::About;
 use crate::flow::LinkInfo;
@@ -15,15 +17,12 @@ use crate::io::setup::{self, InsideConfig, Outside};
 use crate::io::uplink::raw::RawUplink;
 use crate::io::uplink::{self, Chosen};
 use crate::io::{Link, tap::Tap};
-use crate::nat::{NatConfig, Policy};
+use crate::nat::NatConfig;
 use crate::wire::MacAddr;
 use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
-
-/// The host's usual ephemeral range and above: where no service expects its port to be free.
-const PORTS: RangeInclusive<u16> = 32768..=65535;
 
 /// Everything open and chosen.
 #[derive(Debug)]
@@ -47,17 +46,17 @@ pub struct Started {
 /// # Errors
 /// The thing, the cause and the cure.
 pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
+    refuse_ipv6(settings)?;
     let netlink = Netlink::open().context("netlink socket")?;
     let outside = setup::outside(&netlink, settings.outside.as_deref())?;
     let external = external_addresses(settings, &outside)?;
     let host_addresses = other_addresses(&netlink, settings, &external)?;
     check_overlap(settings, &external, &host_addresses)?;
     let foreign = foreign_addresses(&netlink, &outside, &external)?;
-    let ports = settings.ports.clone().unwrap_or(PORTS);
 
     let inside = inside_config(settings);
     let (tap, made) = setup::inside(&inside)?;
-    let wanted = Wanted { addresses: external.clone(), ports: wanted_ports(settings, &ports) };
+    let wanted = Wanted { addresses: external.clone(), ports: wanted_ports(settings) };
     let kind = match settings.uplink {
         UplinkChoice::Auto => None,
         UplinkChoice::Packet => Some(uplink::Kind::Packet),
@@ -76,17 +75,34 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
 
     let [seed, stock_seed, mac_seed] = seeds()?;
     let mac = MacAddr(settings.mac.unwrap_or_else(|| made_up_mac(&mac_seed)));
-    let nat = nat_config(settings, &external, &host_addresses, &ports, guard.kind());
-    let stock = nat.leased.then(|| Stock::new(&nat.external, &ports, stock_seed));
+    let nat = nat_config(settings, &external, &host_addresses, guard.kind());
+    let stock = nat.leased.then(|| Stock::new(&nat.external, &nat.ports, stock_seed));
     let about = about(settings, &tap, &outside, &uplink, &guard, &nat, mac, clock);
     let lost = foreign.iter().map(|foreign| IpAddr::V4(foreign.address)).collect();
     foreign.iter().for_each(|foreign| foreign.warn(&outside));
-    let subnets =
-        settings.inside.iter().map(|net| Subnet { gateway: net.addr(), prefix: net.prefix_len() }).collect();
-    let config = GatewayConfig::new(subnets, mac, tap.info(), uplink.link.info(), nat);
+    let config = GatewayConfig::new(subnets(settings), mac, tap.info(), uplink.link.info(), nat);
     let links = Links::new(vec![Box::new(tap), uplink.link, Box::new(to_host)]);
     let host = Host { outside: outside.interface.name, inside, made, lost };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, about })
+}
+
+/// Links, guard and netlink carry IPv4 alone.
+fn refuse_ipv6(settings: &Settings) -> anyhow::Result<()> {
+    let inside = settings.inside.iter().find(|net| net.addr().is_ipv6()).map(|net| format!("inside {net}"));
+    let external = settings.external.iter().find(|address| address.is_ipv6());
+    match inside.or_else(|| external.map(|address| format!("external {address}"))) {
+        Some(what) => bail!("{what}: IPv6 is not carried; give IPv4 addresses alone"),
+        None => Ok(()),
+    }
+}
+
+/// The inside as the gateway knows it.
+fn subnets(settings: &Settings) -> Vec<Subnet> {
+    let subnet = |net: &IpNet| match net {
+        IpNet::V4(net) => Some(Subnet { gateway: net.addr(), prefix: net.prefix_len() }),
+        IpNet::V6(_) => None,
+    };
+    settings.inside.iter().filter_map(subnet).collect()
 }
 
 fn inside_config(settings: &Settings) -> InsideConfig {
@@ -102,11 +118,11 @@ fn external_addresses(settings: &Settings, outside: &Outside) -> anyhow::Result<
     if settings.external.is_empty() {
         return Ok(outside.addresses.clone());
     }
-    let given = settings.external.iter().map(|address| match address {
-        IpAddr::V4(address) => Ok(*address),
-        IpAddr::V6(address) => bail!("external {address}: IPv6 is not translated; name an IPv4 address"),
-    });
-    given.collect()
+    let four = |address: &IpAddr| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    };
+    Ok(settings.external.iter().filter_map(four).collect())
 }
 
 /// The host's addresses that are not translated to: packets to them go to the host.
@@ -123,7 +139,7 @@ fn other_addresses(
             _ => None,
         })
         // What is inside is reached over the bridge, not through the gateway.
-        .filter(|address| !settings.inside.iter().any(|net| net.contains(address)))
+        .filter(|address| !settings.inside.iter().any(|net| net.contains(&IpAddr::V4(*address))))
         .collect();
     others.sort_unstable();
     others.dedup();
@@ -173,7 +189,9 @@ fn foreign_addresses(
 /// nobody else's.
 fn check_overlap(settings: &Settings, external: &[Ipv4Addr], others: &[Ipv4Addr]) -> anyhow::Result<()> {
     for net in &settings.inside {
-        if let Some(address) = external.iter().chain(others).find(|address| net.contains(*address)) {
+        if let Some(address) =
+            external.iter().chain(others).find(|address| net.contains(&IpAddr::V4(**address)))
+        {
             bail!(
                 "inside {net}: overlaps with {address}, an address of this host outside; \
                  choose another subnet with --inside"
@@ -183,35 +201,22 @@ fn check_overlap(settings: &Settings, external: &[Ipv4Addr], others: &[Ipv4Addr]
     Ok(())
 }
 
-/// The range, and the published ports that lie outside it.
-fn wanted_ports(settings: &Settings, ports: &RangeInclusive<u16>) -> Vec<RangeInclusive<u16>> {
+/// The ports, and the published ones that lie outside them.
+fn wanted_ports(settings: &Settings) -> Vec<RangeInclusive<u16>> {
     let published = settings.publish.iter().map(|spec| spec.ports.clone());
-    std::iter::once(ports.clone()).chain(published).collect()
+    settings.ports.clone().unwrap_or_else(|| vec![PORTS]).into_iter().chain(published).collect()
 }
 
 fn nat_config(
     settings: &Settings,
     external: &[Ipv4Addr],
     others: &[Ipv4Addr],
-    ports: &RangeInclusive<u16>,
     guard: guard::Kind,
 ) -> NatConfig {
     NatConfig {
-        external: external.iter().copied().map(IpAddr::V4).collect(),
         host_addresses: others.iter().copied().map(IpAddr::V4).collect(),
-        ports: vec![ports.clone()],
         leased: guard != guard::Kind::Off,
-        policy: Policy {
-            mapping: settings.nat.mapping,
-            filtering: settings.nat.filtering,
-            hairpin: settings.nat.hairpin,
-            timeouts: settings.nat.timeouts,
-            ..Policy::default()
-        },
-        rules: Vec::new(),
-        exempt: Vec::new(),
-        host_access: settings.nat.host_access,
-        limits: settings.nat.limits,
+        ..settings.nat(external.iter().copied().map(IpAddr::V4).collect())
     }
 }
 
@@ -252,17 +257,12 @@ fn about(
         tap: tap.name().to_owned(),
         tap_offload: offloads(tap.info()),
         bridge: settings.bridge.clone(),
-        inside: settings.inside.iter().copied().map(IpNet::V4).collect(),
+        inside: settings.inside.clone(),
         mac: mac.to_string(),
         mtu: settings.mtu,
         outside: outside.interface.name.clone(),
         external: nat.external.clone(),
-        ports: nat
-            .ports
-            .iter()
-            .map(|range| format!("{}-{}", range.start(), range.end()))
-            .collect::<Vec<_>>()
-            .join(","),
+        ports: ports_text(&nat.ports),
         uplink: uplink.kind.word().to_owned(),
         guard: guard.kind().word().to_owned(),
         reasons: vec![

@@ -44,13 +44,13 @@ pub struct Stock {
 }
 
 impl Stock {
-    /// A stock for these addresses and this range.
-    pub fn new(addresses: &[IpAddr], range: &RangeInclusive<u16>, seed: [u8; 32]) -> Self {
+    /// A stock for these addresses and ports.
+    pub fn new(addresses: &[IpAddr], ports: &[RangeInclusive<u16>], seed: [u8; 32]) -> Self {
         let mut random = ChaCha8Rng::from_seed(seed);
         let mut shelves = Vec::new();
         for address in addresses {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let mut candidates: Vec<u16> = range.clone().collect();
+                let mut candidates: Vec<u16> = ports.iter().cloned().flatten().collect();
                 for last in (1..candidates.len()).rev() {
                     candidates.swap(last, pick(&mut random, last + 1));
                 }
