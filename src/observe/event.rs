@@ -236,5 +236,6 @@ pub fn closed_word(why: Closed) -> &'static str {
         Closed::Unpublished => "unpublished",
         Closed::Recycled => "recycled",
         Closed::Reopened => "reopened",
+        Closed::Reconfigured => "reconfigured",
     }
 }

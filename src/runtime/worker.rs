@@ -255,6 +255,9 @@ impl Worker {
                 Summary::Error(error) => error.about,
             });
             seen.after = PacketSeen::snap(bytes);
+            if seen.flow.is_some() && seen.flow == seen.translated {
+                seen.fate = "forwarded";
+            }
         }
         self.feed.push(Event { at: now, what: What::Packet(seen) });
     }
