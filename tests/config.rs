@@ -557,7 +557,7 @@ fn the_difference_of_two_settings_is_told_by_key() {
         told,
         [
             "limits.sessions: 1000000 -> 5",
-            "mtu: 1500 -> 1400",
+            "mtu: 1500 -> 1400 (needs a restart)",
             "publish: 80:10.88.0.2:80/tcp -> nothing",
             "rule 10.88.0.64/26: filtering: address-and-port-dependent -> endpoint-independent",
             "rule 10.88.0.64/26: mapping: address-and-port-dependent -> endpoint-independent",
@@ -565,9 +565,6 @@ fn the_difference_of_two_settings_is_told_by_key() {
             "timeouts.udp: 5m -> 10m",
         ]
     );
-    let restart: Vec<&str> =
-        changes.iter().filter(|change| change.needs_restart()).map(|change| change.key.as_str()).collect();
-    assert_eq!(restart, ["mtu"]);
 }
 
 /// The file's keys, the options and the help text are the same list.

@@ -104,6 +104,9 @@ pub struct RunFlags {
     /// Whether inside hosts reach services of the host itself [default: on]
     #[arg(long, value_name = "on|off", help_heading = "Translation")]
     pub host_access: Option<String>,
+    /// What an inside host is told when ports or a limit refuse it [default: prohibited]
+    #[arg(long, value_name = "prohibited|host-unreachable|silence", help_heading = "Translation")]
+    pub refusal: Option<String>,
     /// How long idle flows live, e.g. udp=5m, tcp-established=2h4m; can be repeated. Names: udp,
     /// udp-dns, tcp-opening, tcp-established, tcp-closing, icmp, other, lease
     #[arg(long, value_name = "NAME=DURATION", help_heading = "Translation")]
@@ -121,7 +124,7 @@ impl RunFlags {
     /// A `--timeout`, `--limit` or `--rule` without `=`.
     pub fn raw(&self) -> Result<Raw, ConfigError> {
         let mut raw = Raw::default();
-        let one: [(&str, &Option<String>); 21] = [
+        let one: [(&str, &Option<String>); 22] = [
             ("name", &self.name),
             ("control", &self.control),
             ("tap", &self.tap),
@@ -141,6 +144,7 @@ impl RunFlags {
             ("filtering", &self.filtering),
             ("hairpin", &self.hairpin),
             ("host-access", &self.host_access),
+            ("refusal", &self.refusal),
             ("ready-fd", &self.ready_fd),
             ("log", &self.log),
         ];

@@ -9,6 +9,7 @@ use super::raw::Raw;
 use super::rule;
 use super::settings::{GuardChoice, LogLevel, Settings, TapChoice, TapOffload, UplinkChoice};
 use super::translation::{self, short_timeouts};
+use crate::gateway::RefusalAnswer;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,7 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         policy,
         rules,
         host_access: choose(raw, "host-access", &SWITCH)?.unwrap_or(true),
+        refusal: choose(raw, "refusal", &REFUSALS)?.unwrap_or_default(),
         limits,
         ready_fd: number(raw, "ready-fd", 1..=i32::MAX, "the number of an open descriptor")?,
         log: choose(raw, "log", &LEVELS)?.unwrap_or_default(),
@@ -72,6 +74,13 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
 
 /// Words of a key that is on or off.
 pub const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
+
+/// Words of `refusal`.
+pub const REFUSALS: [(&str, RefusalAnswer); 3] = [
+    ("prohibited", RefusalAnswer::Prohibited),
+    ("host-unreachable", RefusalAnswer::HostUnreachable),
+    ("silence", RefusalAnswer::Silence),
+];
 
 /// Words of `uplink`.
 pub const UPLINKS: [(&str, UplinkChoice); 3] =

@@ -2,6 +2,7 @@
 
 use super::profile::Profile;
 use crate::flow::{Endpoint, Protocol};
+use crate::gateway::RefusalAnswer;
 use crate::nat::{Exemption, Limits, NatConfig, Policy, Rule};
 use ipnet::IpNet;
 use std::fmt;
@@ -56,6 +57,8 @@ pub struct Settings {
     pub rules: Vec<ProfiledRule>,
     /// Inside hosts may reach services of the host itself on its external address.
     pub host_access: bool,
+    /// What an inside host is told when ports or a limit keep it from opening a session.
+    pub refusal: RefusalAnswer,
     /// How many things may live.
     pub limits: Limits,
     /// Write one line here and close it when packets can flow.

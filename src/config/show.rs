@@ -35,19 +35,15 @@ pub struct Change {
     pub old: String,
     /// What it is to be; empty if it is not there.
     pub new: String,
-}
-
-impl Change {
-    /// Whether a running gateway cannot make it.
-    pub fn needs_restart(&self) -> bool {
-        AT_START.contains(&self.key.as_str())
-    }
+    /// A running gateway cannot make this change.
+    pub restart: bool,
 }
 
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let shown = |text: &'_ str| if text.is_empty() { "nothing".to_owned() } else { text.to_owned() };
-        write!(f, "{}: {} -> {}", self.key, shown(&self.old), shown(&self.new))
+        write!(f, "{}: {} -> {}", self.key, shown(&self.old), shown(&self.new))?;
+        if self.restart { f.write_str(" (needs a restart)") } else { Ok(()) }
     }
 }
 
@@ -56,7 +52,12 @@ pub fn difference(old: &Settings, new: &Settings) -> Vec<Change> {
     let (old, new) = (all(old), all(new));
     let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let value = |of: &BTreeMap<String, String>, key: &String| of.get(key).cloned().unwrap_or_default();
-    let change = |key: &String| Change { key: key.clone(), old: value(&old, key), new: value(&new, key) };
+    let change = |key: &String| Change {
+        key: key.clone(),
+        old: value(&old, key),
+        new: value(&new, key),
+        restart: AT_START.contains(&key.as_str()),
+    };
     keys.into_iter().map(change).filter(|change| change.old != change.new).collect()
 }
 
@@ -90,6 +91,7 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     put("publish", listed(&settings.publish));
     put("exempt", settings.exempt.iter().map(exempt::text).collect::<Vec<_>>().join(", "));
     put("host-access", on_off(settings.host_access));
+    put("refusal", word(settings.refusal, &super::resolve::REFUSALS));
     put("profile", settings.profile.word().to_owned());
     for (key, value) in policy(&settings.policy) {
         put(&key, value);

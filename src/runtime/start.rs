@@ -3,9 +3,9 @@
 use super::clock::Clock;
 use super::host::Host;
 use super::links::Links;
+use super::reload::describe;
 use super::stock::Stock;
 use crate::config::settings::PORTS;
-use crate::config::show::ports_text;
 use crate::config::{GuardChoice, Settings, TapChoice, TapOffload, UplinkChoice};
 use crate::control::About;
 use crate::flow::LinkInfo;
@@ -75,15 +75,50 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
 
     let [seed, stock_seed, mac_seed] = seeds()?;
     let mac = MacAddr(settings.mac.unwrap_or_else(|| made_up_mac(&mac_seed)));
-    let nat = nat_config(settings, &external, &host_addresses, guard.kind());
+    let nat = nat_config(settings, &external, &host_addresses, guard.kind() != guard::Kind::Off);
     let stock = nat.leased.then(|| Stock::new(&nat.external, &nat.ports, stock_seed));
-    let about = about(settings, &tap, &outside, &uplink, &guard, &nat, mac, clock);
     let lost = foreign.iter().map(|foreign| IpAddr::V4(foreign.address)).collect();
     foreign.iter().for_each(|foreign| foreign.warn(&outside));
-    let config = GatewayConfig::new(subnets(settings), mac, tap.info(), uplink.link.info(), nat);
+    let config = GatewayConfig {
+        refusal: settings.refusal,
+        ..GatewayConfig::new(subnets(settings), mac, tap.info(), uplink.link.info(), nat)
+    };
+    let about = about(settings, &tap, &outside, &uplink, &guard, &config, clock);
     let links = Links::new(vec![Box::new(tap), uplink.link, Box::new(to_host)]);
     let host = Host { outside: outside.interface.name, inside, made, lost };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, about })
+}
+
+/// The gateway's settings for changed `settings`, where everything that needs a restart is as
+/// before: that is in `config`. `external` are the addresses to go on with, `None` to find them anew.
+///
+/// # Errors
+/// The thing, the cause and the cure; what the host says of addresses is asked again.
+pub fn again(
+    settings: &Settings,
+    config: &GatewayConfig,
+    outside: &str,
+    external: Option<&[IpAddr]>,
+) -> anyhow::Result<GatewayConfig> {
+    refuse_ipv6(settings)?;
+    let netlink = Netlink::open().context("netlink socket")?;
+    let external = match external {
+        Some(external) => four(external),
+        None => {
+            let outside = setup::outside(&netlink, Some(outside))?;
+            let external = external_addresses(settings, &outside)?;
+            let foreign = foreign_addresses(&netlink, &outside, &external)?;
+            match foreign.first() {
+                Some(foreign) if config.nat.leased => bail!(guard::GuardError::NotLocal(foreign.address)),
+                _ => foreign.iter().for_each(|foreign| foreign.warn(&outside)),
+            }
+            external
+        }
+    };
+    let host_addresses = other_addresses(&netlink, settings, &external)?;
+    check_overlap(settings, &external, &host_addresses)?;
+    let nat = nat_config(settings, &external, &host_addresses, config.nat.leased);
+    Ok(GatewayConfig { subnets: subnets(settings), nat, refusal: settings.refusal, ..config.clone() })
 }
 
 /// Links, guard and netlink carry IPv4 alone.
@@ -118,11 +153,16 @@ fn external_addresses(settings: &Settings, outside: &Outside) -> anyhow::Result<
     if settings.external.is_empty() {
         return Ok(outside.addresses.clone());
     }
+    Ok(four(&settings.external))
+}
+
+/// The IPv4 ones.
+fn four(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
     let four = |address: &IpAddr| match address {
         IpAddr::V4(address) => Some(*address),
         IpAddr::V6(_) => None,
     };
-    Ok(settings.external.iter().filter_map(four).collect())
+    addresses.iter().filter_map(four).collect()
 }
 
 /// The host's addresses that are not translated to: packets to them go to the host.
@@ -207,15 +247,10 @@ fn wanted_ports(settings: &Settings) -> Vec<RangeInclusive<u16>> {
     settings.ports.clone().unwrap_or_else(|| vec![PORTS]).into_iter().chain(published).collect()
 }
 
-fn nat_config(
-    settings: &Settings,
-    external: &[Ipv4Addr],
-    others: &[Ipv4Addr],
-    guard: guard::Kind,
-) -> NatConfig {
+fn nat_config(settings: &Settings, external: &[Ipv4Addr], others: &[Ipv4Addr], leased: bool) -> NatConfig {
     NatConfig {
         host_addresses: others.iter().copied().map(IpAddr::V4).collect(),
-        leased: guard != guard::Kind::Off,
+        leased,
         ..settings.nat(external.iter().copied().map(IpAddr::V4).collect())
     }
 }
@@ -239,37 +274,35 @@ fn made_up_mac(random: &[u8; 32]) -> [u8; 6] {
     [random[0] & 0xfc | 2, random[1], random[2], random[3], random[4], random[5]]
 }
 
-#[expect(clippy::too_many_arguments, reason = "one of each thing that was chosen")]
 fn about(
     settings: &Settings,
     tap: &Tap,
     outside: &Outside,
     uplink: &Chosen,
     guard: &Guard,
-    nat: &NatConfig,
-    mac: MacAddr,
+    config: &GatewayConfig,
     clock: Clock,
 ) -> About {
-    About {
+    let mut about = About {
         name: settings.name.clone(),
         pid: std::process::id(),
         started: humantime::format_rfc3339_seconds(clock.base()).to_string(),
         tap: tap.name().to_owned(),
         tap_offload: offloads(tap.info()),
         bridge: settings.bridge.clone(),
-        inside: settings.inside.clone(),
-        mac: mac.to_string(),
+        mac: config.mac.to_string(),
         mtu: settings.mtu,
         outside: outside.interface.name.clone(),
-        external: nat.external.clone(),
-        ports: ports_text(&nat.ports),
         uplink: uplink.kind.word().to_owned(),
         guard: guard.kind().word().to_owned(),
         reasons: vec![
             format!("uplink {}: {}", uplink.kind.word(), uplink.why),
             format!("guard {}: {}", guard.kind().word(), guard.why()),
         ],
-    }
+        ..About::default()
+    };
+    describe(settings, config, &mut about);
+    about
 }
 
 fn offloads(info: LinkInfo) -> String {

@@ -115,7 +115,8 @@ fn gateway_config(settings: &Settings) -> GatewayConfig {
     let subnets = settings.inside.iter().map(subnet).collect();
     let mac = MacAddr(settings.mac.expect("a case says its MAC"));
     let (inside, outside) = (LinkInfo::plain(settings.mtu, 14), LinkInfo::plain(OUTSIDE_MTU, 0));
-    GatewayConfig::new(subnets, mac, inside, outside, nat)
+    let refusal = settings.refusal;
+    GatewayConfig { refusal, ..GatewayConfig::new(subnets, mac, inside, outside, nat) }
 }
 
 fn publish(settings: &Settings, gateway: &mut Gateway) {
