@@ -13,6 +13,7 @@ use crate::gateway::{Gateway, GatewayConfig, Subnet};
 use crate::io::filter::Wanted;
 use crate::io::guard::{self, Guard};
 use crate::io::netlink::Netlink;
+use crate::io::proxy::ArpProxy;
 use crate::io::setup::{self, InsideConfig, Outside};
 use crate::io::uplink::raw::RawUplink;
 use crate::io::uplink::{self, Chosen};
@@ -23,6 +24,7 @@ use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
+use std::thread;
 
 /// Everything open and chosen.
 #[derive(Debug)]
@@ -78,7 +80,7 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let nat = nat_config(settings, &external, &host_addresses, guard.kind() != guard::Kind::Off);
     let stock = nat.leased.then(|| Stock::new(&nat.external, &nat.ports, stock_seed));
     let lost = foreign.iter().map(|foreign| IpAddr::V4(foreign.address)).collect();
-    foreign.iter().for_each(|foreign| foreign.warn(&outside));
+    answer_for(&foreign, &outside);
     let config = GatewayConfig {
         refusal: settings.refusal,
         ..GatewayConfig::new(subnets(settings), mac, tap.info(), uplink.link.info(), nat)
@@ -108,9 +110,19 @@ pub fn again(
             let outside = setup::outside(&netlink, Some(outside))?;
             let external = external_addresses(settings, &outside)?;
             let foreign = foreign_addresses(&netlink, &outside, &external)?;
-            match foreign.first() {
-                Some(foreign) if config.nat.leased => bail!(guard::GuardError::NotLocal(foreign.address)),
-                _ => foreign.iter().for_each(|foreign| foreign.warn(&outside)),
+            if let (Some(foreign), true) = (foreign.first(), config.nat.leased) {
+                bail!(guard::GuardError::NotLocal(foreign.address));
+            }
+            let before = foreign_addresses(&netlink, &outside, &four(&config.nat.external))?;
+            let mut odd = before.iter().chain(&foreign).filter(|one| one.on_link);
+            let both = |one: &Foreign| {
+                [&before, &foreign].iter().all(|all| all.iter().any(|it| it.address == one.address))
+            };
+            if let Some(one) = odd.find(|one| !both(one)) {
+                bail!(
+                    "external {}: ARP is answered for it from the start on; start the gateway again",
+                    one.address
+                );
             }
             external
         }
@@ -193,16 +205,28 @@ struct Foreign {
     on_link: bool,
 }
 
-impl Foreign {
-    /// Packets to it find their way here only if somebody sends them.
-    fn warn(&self, outside: &Outside) {
-        let (address, name) = (self.address, &outside.interface.name);
-        if self.on_link {
-            tracing::warn!(
-                "external {address}: nobody answers ARP for it on {name}, so no answer will come back: \
-                 give it to {name} (and leave --guard at auto), or have the router send it to this host"
-            );
-        }
+/// Answers ARP for the foreign addresses of the outside network, from a thread of its own: nothing
+/// else waits for it.
+fn answer_for(foreign: &[Foreign], outside: &Outside) {
+    let here: Vec<_> =
+        foreign.iter().filter(|foreign| foreign.on_link).map(|foreign| foreign.address).collect();
+    if here.is_empty() {
+        return;
+    }
+    let (name, list) =
+        (outside.interface.name.clone(), here.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>());
+    let served = ArpProxy::open(outside.interface.index, outside.interface.mac, &here).and_then(|proxy| {
+        let lost = move |error| tracing::warn!("ARP on {name} is not answered any more: {error}");
+        thread::Builder::new().name("arp".to_owned()).spawn(move || proxy.serve().unwrap_or_else(lost))
+    });
+    match served {
+        Ok(_) => tracing::info!("answering ARP for {} on {}", list.join(", "), outside.interface.name),
+        Err(error) => tracing::warn!(
+            "external {}: nobody answers ARP for it on {} ({error}), so no answer will come back: give it to \
+             the interface (and leave --guard at auto), or have the router send it to this host",
+            list.join(", "),
+            outside.interface.name
+        ),
     }
 }
 
