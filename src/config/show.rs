@@ -5,7 +5,7 @@ use super::settings::{PORTS, ProfiledRule, Settings, TapChoice, TapOffload};
 use super::translation::{BEHAVIOURS, LIMITS, TIMEOUTS};
 use crate::nat::{Behaviour, Policy, PortChoice};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ impl std::fmt::Display for Change {
 /// told, and where it departs from it.
 pub fn difference(old: &Settings, new: &Settings) -> Vec<Change> {
     let (old, new) = (compared(old, new), compared(new, old));
-    let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let value = |of: &BTreeMap<String, String>, key: &String| of.get(key).cloned().unwrap_or_default();
     let change = |key: &String| Change {
         key: key.clone(),
