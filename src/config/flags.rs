@@ -45,6 +45,12 @@ pub struct RunFlags {
     /// MTU of the inside, in bytes [default: 1500]
     #[arg(long, value_name = "N", help_heading = "Inside")]
     pub mtu: Option<String>,
+    /// Whether IPv6 hosts are told prefix, MTU, router and DNS servers by advertisements [default: on]
+    #[arg(long, value_name = "on|off", help_heading = "Inside")]
+    pub advertise: Option<String>,
+    /// DNS server that advertisements name; can be repeated
+    #[arg(long, value_name = "ADDR", help_heading = "Inside")]
+    pub dns: Vec<String>,
 
     /// Outside interface [default: that of the default route]
     #[arg(long, value_name = "IFACE", help_heading = "Outside")]
@@ -78,6 +84,9 @@ pub struct RunFlags {
     )]
     pub exempt: Vec<String>,
 
+    /// Translate an IPv6 prefix to another, without state (RFC 6296); can be repeated
+    #[arg(long, value_name = "INSIDE=OUTSIDE", help_heading = "Translation")]
+    pub prefix_translation: Vec<String>,
     /// A named set of behaviours: rfc4787, full-cone, restricted-cone, port-restricted, symmetric, linux
     /// or cgnat; the options below change single ones [default: rfc4787]
     #[arg(long, value_name = "NAME", help_heading = "Translation")]
@@ -124,7 +133,7 @@ impl RunFlags {
     /// A `--timeout`, `--limit` or `--rule` without `=`.
     pub fn raw(&self) -> Result<Raw, ConfigError> {
         let mut raw = Raw::default();
-        let one: [(&str, &Option<String>); 22] = [
+        let one: [(&str, &Option<String>); 23] = [
             ("name", &self.name),
             ("control", &self.control),
             ("tap", &self.tap),
@@ -133,6 +142,7 @@ impl RunFlags {
             ("bridge", &self.bridge),
             ("mac", &self.mac),
             ("mtu", &self.mtu),
+            ("advertise", &self.advertise),
             ("outside", &self.outside),
             ("uplink", &self.uplink),
             ("guard", &self.guard),
@@ -153,6 +163,8 @@ impl RunFlags {
             ("external", &self.external),
             ("publish", &self.publish),
             ("exempt", &self.exempt),
+            ("dns", &self.dns),
+            ("prefix-translation", &self.prefix_translation),
         ];
         let tables = [("timeouts", &self.timeout), ("limits", &self.limit)];
         let many = one

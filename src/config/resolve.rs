@@ -8,6 +8,7 @@ use super::networks::{self, private};
 use super::raw::Raw;
 use super::rule;
 use super::settings::{GuardChoice, LogLevel, Settings, TapChoice, TapOffload, UplinkChoice};
+use super::six;
 use super::translation::{self, short_timeouts};
 use crate::gateway::RefusalAnswer;
 use std::fmt::Display;
@@ -40,6 +41,9 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
     let policy = translation::overridden(raw, profile.policy(block.unwrap_or_default()))?;
     let rules = rule::rules(raw, &inside, (profile, &policy), block)?;
     let exempt = networks::exemptions(raw, &inside)?;
+    let advertise = choose(raw, "advertise", &SWITCH)?.unwrap_or(true);
+    let dns = six::dns(raw, &inside, advertise)?;
+    let translations = six::translations(raw, &inside)?;
     let publish = networks::publish_specs(raw, &inside, &external, limits.publish)?;
     let settings = Settings {
         control: control(raw, &name, runtime_dir)?,
@@ -50,6 +54,8 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         bridge: interface(raw, "bridge")?,
         inside,
         mac: mac(raw)?,
+        advertise,
+        dns,
         mtu: number(raw, "mtu", 68..=65521, "bytes")?.unwrap_or(1500),
         outside: interface(raw, "outside")?,
         external,
@@ -58,6 +64,7 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         ports,
         publish,
         exempt,
+        translations,
         profile,
         policy,
         rules,

@@ -22,7 +22,9 @@ impl Gateway {
         now: Time,
         seen: &mut impl Observer,
     ) -> Reconfigured {
-        let translates_as_before = config.nat == self.config.nat && config.subnets == self.config.subnets;
+        let translates_as_before = config.nat == self.config.nat
+            && config.subnets == self.config.subnets
+            && config.translations == self.config.translations;
         let rates = (config.error_burst, config.errors_per_second);
         if rates != (self.config.error_burst, self.config.errors_per_second) {
             self.speech_inside.set_rate(rates.0, rates.1);
@@ -39,10 +41,7 @@ impl Gateway {
         }
         self.fragments.forget_decisions();
         let subnets = &self.config.subnets;
-        let inside = |ip: IpAddr| match ip {
-            IpAddr::V4(ip) => subnets.iter().any(|subnet| subnet.has_host(ip) && subnet.gateway != ip),
-            IpAddr::V6(_) => true,
-        };
+        let inside = |ip: IpAddr| subnets.iter().any(|subnet| subnet.has_host(ip) && subnet.gateway != ip);
         let gone = self.nat.retain(inside, now, seen).ended;
         let Reconfigured { kept, ended } = self.nat.reconfigure(self.config.nat.clone(), now, seen);
         Reconfigured { kept, ended: gone + ended }

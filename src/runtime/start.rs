@@ -9,7 +9,7 @@ use crate::config::settings::PORTS;
 use crate::config::{GuardChoice, Settings, TapChoice, TapOffload, UplinkChoice};
 use crate::control::About;
 use crate::flow::LinkInfo;
-use crate::gateway::{Gateway, GatewayConfig, Subnet};
+use crate::gateway::{Gateway, GatewayConfig};
 use crate::io::filter::Wanted;
 use crate::io::guard::{self, Guard};
 use crate::io::netlink::Netlink;
@@ -21,7 +21,7 @@ use crate::io::{Link, tap::Tap};
 use crate::nat::NatConfig;
 use crate::wire::MacAddr;
 use anyhow::{Context, bail};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::thread;
@@ -81,10 +81,8 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let stock = nat.leased.then(|| Stock::new(&nat.external, &nat.ports, stock_seed));
     let lost = foreign.iter().map(|foreign| IpAddr::V4(foreign.address)).collect();
     answer_for(&foreign, &outside);
-    let config = GatewayConfig {
-        refusal: settings.refusal,
-        ..GatewayConfig::new(subnets(settings), mac, tap.info(), uplink.link.info(), nat)
-    };
+    let config = GatewayConfig::new(Vec::new(), mac, tap.info(), uplink.link.info(), nat);
+    let config = settings.gateway(config);
     let about = about(settings, &tap, &outside, &uplink, &guard, &config, clock);
     let links = Links::new(vec![Box::new(tap), uplink.link, Box::new(to_host)]);
     let host = Host { outside: outside.interface.name, inside, made, lost };
@@ -130,7 +128,7 @@ pub fn again(
     let host_addresses = other_addresses(&netlink, settings, &external)?;
     check_overlap(settings, &external, &host_addresses)?;
     let nat = nat_config(settings, &external, &host_addresses, config.nat.leased);
-    Ok(GatewayConfig { subnets: subnets(settings), nat, refusal: settings.refusal, ..config.clone() })
+    Ok(settings.gateway(GatewayConfig { nat, ..config.clone() }))
 }
 
 /// Links, guard and netlink carry IPv4 alone.
@@ -141,15 +139,6 @@ fn refuse_ipv6(settings: &Settings) -> anyhow::Result<()> {
         Some(what) => bail!("{what}: IPv6 is not carried; give IPv4 addresses alone"),
         None => Ok(()),
     }
-}
-
-/// The inside as the gateway knows it.
-fn subnets(settings: &Settings) -> Vec<Subnet> {
-    let subnet = |net: &IpNet| match net {
-        IpNet::V4(net) => Some(Subnet { gateway: net.addr(), prefix: net.prefix_len() }),
-        IpNet::V6(_) => None,
-    };
-    settings.inside.iter().filter_map(subnet).collect()
 }
 
 fn inside_config(settings: &Settings) -> InsideConfig {

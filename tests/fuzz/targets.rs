@@ -16,7 +16,7 @@ use tapnat::wire::{
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const HOST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
 const EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-const SUBNET: Subnet = Subnet { gateway: Ipv4Addr::new(10, 0, 0, 1), prefix: 24 };
+const SUBNET: Subnet = Subnet { gateway: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), prefix: 24 };
 
 /// A run of a gateway: a byte that chooses its settings, then steps of a byte that says what comes,
 /// two that say how much, and that much.
@@ -108,7 +108,8 @@ fn check(to: LinkId, packet: &Buffer) {
         assert!(read.is_ok(), "what is sent can be read: {read:?}: {bytes:02x?}");
     }
     let source: [u8; 4] = bytes[12..16].try_into().expect("four bytes");
-    assert!(to == INSIDE || !SUBNET.covers(source.into()), "an inside address leaves: {bytes:02x?}");
+    let source = IpAddr::from(source);
+    assert!(to == INSIDE || !SUBNET.covers(source), "an inside address leaves: {bytes:02x?}");
 }
 
 /// A configuration file.
