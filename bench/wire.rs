@@ -4,13 +4,16 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use tapnat::flow::{Edit, Endpoint, QuotedEdit, TcpFlags};
 use tapnat::wire::craft::{self, IcmpError};
 use tapnat::wire::{Buffer, Offload, Packet, PartialChecksum, Segment, SegmentKind, Segments, checksum};
 
 const INSIDE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 40000);
 const REMOTE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), 443);
+const INSIDE6: SocketAddrV6 = SocketAddrV6::new(Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 2), 40000, 0, 0);
+const REMOTE6: SocketAddrV6 = SocketAddrV6::new(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7), 443, 0, 0);
+const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
 fn packets() -> Vec<(&'static str, Vec<u8>)> {
@@ -21,6 +24,8 @@ fn packets() -> Vec<(&'static str, Vec<u8>)> {
         ("udp", udp),
         ("echo", craft::echo(*INSIDE.ip(), *REMOTE.ip(), true, 1, 1, &[7; 56])),
         ("error", error),
+        ("ipv6 tcp", craft::tcp(INSIDE6, REMOTE6, TcpFlags::ACK, 1, &[7; 1400])),
+        ("ipv6 udp", craft::udp(INSIDE6, REMOTE6, &[7; 100])),
     ]
 }
 
@@ -62,6 +67,7 @@ fn apply(c: &mut Criterion) {
                 quoted: Some(QuotedEdit { source: edit.source, destination: None }),
                 ..Edit::default()
             },
+            _ if name.starts_with("ipv6") => Edit { source: Some(Endpoint::new(OUTSIDE6, 61000)), ..edit },
             _ => edit,
         };
         run(name, edit, Buffer::from_bytes(&bytes));

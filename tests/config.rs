@@ -260,12 +260,12 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
             "--subscribers: `10.89.0.0/26` is outside every inside subnet; name hosts of an IPv4 --inside subnet",
         ),
         (
-            "--profile cgnat --external 203.0.113.1 --block-size 129",
-            "--block-size: 256 subscribers cannot have a block each out of 32768 ports; narrow --subscribers, give smaller blocks, more --ports or more --external addresses",
+            "--profile cgnat --external 203.0.113.1 --block-size 130",
+            "--block-size: blocks of 130 ports for the 254 hosts of 10.88.0.0/24 do not fit: 1 external address(es) hold 252 such blocks; give at most 129 ports a block, or 2 external addresses",
         ),
         (
             "--inside 10.0.0.1/8 --profile cgnat",
-            "--profile: 16777216 subscribers cannot have a block each out of 32768 ports; narrow --subscribers, give smaller blocks, more --ports or more --external addresses",
+            "--profile: blocks of 1 ports for the 16777214 hosts of 10.0.0.0/8 do not fit: 1 external address(es) hold 32768 such blocks; give fewer subscribers, or 512 external addresses",
         ),
         (
             "--inside 10.88.0.1/24 --inside 10.89.0.1/24 --profile cgnat",
@@ -312,7 +312,7 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
         ("--timeout udp", "--timeout: `udp` has no =; write --timeout NAME=VALUE"),
         (
             "--timeout tcp-estabished=2h",
-            "--timeout: no timeout `tcp-estabished`; did you mean `tcp-established`? (known: udp, udp-dns, tcp-opening, tcp-established, tcp-closing, icmp, other, lease)",
+            "--timeout: no timeout `tcp-estabished`; did you mean `tcp-established`? (known: udp, udp-dns, tcp-opening, tcp-established, tcp-closing, icmp, other, lease, port-hold)",
         ),
         (
             "--timeout udp=300",
@@ -321,7 +321,7 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
         ("--timeout udp=0s", "--timeout: `0s` is not possible; give more than nothing and at most 365days"),
         (
             "--limit session=5",
-            "--limit: no limit `session`; did you mean `sessions`? (known: sessions, sessions-per-host, mappings-per-host, sessions-per-mapping, publish)",
+            "--limit: no limit `session`; did you mean `sessions`? (known: sessions, sessions-per-host, mappings-per-host, sessions-per-mapping, publish, held-ports, new-sessions-per-host)",
         ),
         ("--limit sessions=0", "--limit: `0` is not possible; give a number from 1 to 134217728"),
         (

@@ -202,6 +202,11 @@ fn lookup_finds_the_holder_of_an_outside_port_and_the_ports_of_a_host() {
     };
     assert_eq!(refused(ask("10.88.0.2:40000/tcp", Some("2023-11-14T22:13:20Z"))), "not-found");
     assert_eq!(refused(ask("203.0.113.1:9", None)), "not-found");
+    let own = "block  10.88.0.2 203.0.113.1:5056-9087 0";
+    let lent = "lent-block  10.88.0.9 203.0.113.1:5100-5199 0";
+    assert_eq!(ask("203.0.113.1:5100", None).unwrap(), [own, lent]);
+    assert_eq!(ask("203.0.113.1:5100", Some("2023-11-14T22:13:23Z")).unwrap(), [own, lent]);
+    assert_eq!(ask("203.0.113.1:5100", Some("2023-11-14T22:13:26Z")).unwrap(), [own], "between two");
     for bad in ["203.0.113.1", "ten", "10.88.0.2/sctp", ""] {
         assert_eq!(refused(ask(bad, None)), "bad-request", "{bad}");
     }

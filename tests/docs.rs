@@ -120,13 +120,14 @@ fn defaults_that_have_no_word_are_as_the_page_says() {
     assert_eq!(settings.control, Path::new("/run/tapnat/default.sock"));
     assert!(settings.mac.is_none() && settings.outside.is_none() && settings.external.is_empty());
     let ports = tapnat::nat::NatConfig::new(Vec::new()).ports;
-    let shown = format!("{}-{}", ports[0].start(), ports[0].end());
+    let shown: Vec<_> = ports.iter().map(|range| format!("{}-{}", range.start(), range.end())).collect();
+    let shown = shown.join(", ");
     assert!(read(CONFIGURATION).contains(&format!("| `ports` | {shown} |")));
 }
 
 /// Name and value; a field that is added does not compile until it is here, and on the page.
 fn timeouts() -> Vec<(&'static str, Duration)> {
-    let Timeouts { udp, udp_dns, tcp_opening, tcp_established, tcp_closing, icmp, other, lease } =
+    let Timeouts { udp, udp_dns, tcp_opening, tcp_established, tcp_closing, icmp, other, lease, port_hold } =
         Timeouts::default();
     vec![
         ("udp", udp),
@@ -137,18 +138,28 @@ fn timeouts() -> Vec<(&'static str, Duration)> {
         ("icmp", icmp),
         ("other", other),
         ("lease", lease),
+        ("port-hold", port_hold),
     ]
 }
 
 fn limits() -> Vec<(&'static str, usize)> {
-    let Limits { sessions, sessions_per_host, mappings_per_host, sessions_per_mapping, publish } =
-        Limits::default();
+    let Limits {
+        sessions,
+        sessions_per_host,
+        mappings_per_host,
+        sessions_per_mapping,
+        publish,
+        held_ports,
+        new_sessions_per_host,
+    } = Limits::default();
     vec![
         ("sessions", sessions),
         ("sessions-per-host", sessions_per_host),
         ("mappings-per-host", mappings_per_host),
         ("sessions-per-mapping", sessions_per_mapping),
         ("publish", publish),
+        ("held-ports", held_ports),
+        ("new-sessions-per-host", new_sessions_per_host),
     ]
 }
 

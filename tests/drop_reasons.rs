@@ -12,8 +12,9 @@ use bytes::{fix_header, fix_icmp, fragmentable, unfragmentable, with_protocol, w
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use support::*;
-use tapnat::flow::{Endpoint, Protocol, TcpFlags};
-use tapnat::gateway::{Command, DropReason, GatewayConfig, INSIDE, Reply};
+use tapnat::flow::{Endpoint, Prefix, Protocol, TcpFlags};
+use tapnat::gateway::{Command, DropReason, Fate, GatewayConfig, INSIDE, Reply};
+use tapnat::nat::{PortChoice, Refusal};
 use tapnat::wire::craft::{self, IcmpError};
 use tapnat::wire::{Frame, MacAddr, Offload, PartialChecksum, fragment};
 
@@ -38,6 +39,8 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
     ("session-limit", || with(|config| config.nat.limits.sessions = 1, two_ports)),
     ("host-session-limit", || with(|config| config.nat.limits.sessions_per_host = 1, two_ports)),
     ("host-mapping-limit", || with(|config| config.nat.limits.mappings_per_host = 1, two_ports)),
+    ("host-rate-limit", || with(|config| config.nat.limits.new_sessions_per_host = 1, two_ports)),
+    ("port-unleased", || with(in_leased_blocks, a_host_that_refuses)),
     ("mapping-session-limit", || with(|config| config.nat.limits.sessions_per_mapping = 1, two_remotes)),
     ("no-session", || inside(&craft::tcp(at(A, 1000), at(S1, 80), TcpFlags::ACK, 1, b"late"))),
     ("bad-flags", || inside(&craft::tcp(at(A, 1000), at(S1, 80), TcpFlags::SYN.with(TcpFlags::FIN), 1, b""))),
@@ -181,6 +184,24 @@ fn filtered() -> Rig {
     let port = source_port(&rig.sent_outside()[0]);
     rig.outside(&craft::udp(at(S2, 53), at(X, port), b"uninvited"));
     rig
+}
+
+/// Every port is a certain one of a block, and the host must agree.
+fn in_leased_blocks(config: &mut GatewayConfig) {
+    config.nat.leased = true;
+    config.nat.policy.choice = PortChoice::Block { subscribers: Prefix::new(A, 24), size: 64 };
+}
+
+/// As the runtime does it: a packet that wants port after port is dropped in the end.
+fn a_host_that_refuses(rig: &mut Rig) {
+    let packet = craft::udp(at(A, 1000), at(S1, 53), b"");
+    let mut asked = BTreeSet::new();
+    for _ in 0..8 {
+        let Fate::Wants(protocol, outside) = rig.from(MAC_A, &packet) else { panic!("it was given a port") };
+        assert!(asked.insert(outside), "{outside} is asked for again");
+        rig.gateway.lease_refused(protocol, outside, rig.now);
+    }
+    assert_eq!(rig.gateway.give_up(), Fate::Dropped(DropReason::Refused(Refusal::PortUnleased)));
 }
 
 fn two_ports(rig: &mut Rig) {

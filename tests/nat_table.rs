@@ -12,6 +12,7 @@ use std::time::Duration;
 use tapnat::flow::{Edit, Endpoint, Protocol, QuotedEdit, Summary, Time};
 use tapnat::nat::{
     Behaviour, Closed, Decision, Exit, Nat, NatConfig, PublishError, Refusal, SessionView, Step, TcpState,
+    Wanted,
 };
 use tuples::{end, error, from, gre, ping, pong, tcp, to, udp};
 
@@ -239,7 +240,7 @@ fn idle_for_its_timeout() {
     let other = "10.0.0.2:1000 > 198.51.100.7:5000";
     for (packet, lives) in [(udp(other), 300.0), (udp(dns), 120.0), (gre("10.0.0.2 > 198.51.100.7"), 600.0)] {
         for sweep in [false, true] {
-            let mut nat = nat(|_| {});
+            let mut nat = nat(|config| config.limits.held_ports = 0);
             let x = nat.leaves(&packet);
             let answer = to(&from(&packet, packet.flow().destination), x);
             nat.after(lives - 0.000_001);
@@ -295,7 +296,7 @@ fn changed_timeouts_hold_at_once() {
 
 #[test]
 fn expiry_is_bounded_and_says_so() {
-    let mut nat = nat(|_| {});
+    let mut nat = nat(|config| config.limits.held_ports = 0);
     for n in 0..3000 {
         nat.leaves(&udp(&format!("10.0.0.2:{} > 198.51.100.7:5000", n + 1000)));
     }
@@ -740,12 +741,14 @@ fn closed_connections_make_room() {
 
 #[test]
 fn only_leased_ports_are_used() {
-    let mut nat = nat(|config| config.leased = true);
+    let mut nat = nat(|config| (config.leased, config.ports) = (true, vec![32768..=65535]));
     nat.refuses_out(&udp("10.0.0.2:1 > 198.51.100.7:1"), Refusal::PortsExhausted);
     nat.leaves(&ping("10.0.0.2:1 > 198.51.100.7"));
     let wanted: Vec<_> = nat.nat.wanted().collect();
     let x: IpAddr = X.parse().unwrap();
-    assert_eq!(wanted, [(Protocol::Tcp, x, 128), (Protocol::Udp, x, 128)]);
+    let kinds =
+        [(Protocol::Tcp, false), (Protocol::Tcp, true), (Protocol::Udp, false), (Protocol::Udp, true)];
+    assert_eq!(wanted, kinds.map(|(protocol, odd)| Wanted { protocol, address: x, odd, count: 64 }));
     nat.nat.lease(Protocol::Udp, end("203.0.113.1:41000"));
     nat.nat.lease(Protocol::Udp, end("203.0.113.2:41001"));
     assert_eq!(nat.nat.counts().free_ports, 1);
@@ -756,7 +759,7 @@ fn only_leased_ports_are_used() {
 
 #[test]
 fn unused_leases_go_back() {
-    let mut nat = nat(|config| config.leased = true);
+    let mut nat = nat(|config| (config.leased, config.ports) = (true, vec![32768..=65535]));
     for port in 40000..40200 {
         nat.nat.lease(Protocol::Tcp, Endpoint::new(end(X).ip, port));
     }

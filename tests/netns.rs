@@ -39,7 +39,12 @@ const EVERY_FORM: [Named; 9] = [
 ];
 
 /// Tests to which uplink and guard matter, but not the TAP.
-const EVERY_UPLINK_AND_GUARD: [Named; 7] = [
+const EVERY_UPLINK_AND_GUARD: [Named; 9] = [
+    (
+        "ports_in_use_at_a_kill_rest_after_the_restart",
+        lab_host::ports_in_use_at_a_kill_rest_after_the_restart,
+    ),
+    ("low_ports_are_leased_when_they_are_needed", lab_host::low_ports_are_leased_when_they_are_needed),
     ("many_connections_beside_the_hosts_own", lab_host::many_connections_beside_the_hosts_own),
     ("ports_of_the_host_are_never_given", lab_host::ports_of_the_host_are_never_given),
     ("our_ports_are_refused_to_host_programs", lab_host::our_ports_are_refused_to_host_programs),

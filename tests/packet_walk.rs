@@ -96,7 +96,7 @@ fn dns(answer: bool) -> Vec<u8> {
 }
 
 fn query() -> Vec<u8> {
-    craft::udp(at(RED, 1000), at(SERVER, 53), &dns(false))
+    craft::udp(at(RED, 5000), at(SERVER, 53), &dns(false))
 }
 
 // What the blocks are made of.
@@ -117,6 +117,7 @@ fn fate(fate: Fate) -> String {
         Fate::Held => "Held".to_owned(),
         Fate::Taken(answer) => format!("Taken({})", answer.word()),
         Fate::Dropped(reason) => format!("Dropped({})", reason.word()),
+        Fate::Wants(protocol, outside) => format!("Wants({protocol} {outside})"),
     }
 }
 
@@ -281,7 +282,7 @@ fn asides(walk: &mut Walk, us: SocketAddrV4) -> String {
     };
 
     // Fragments: the second one comes first.
-    let mut long = craft::udp(at(RED, 1000), at(SERVER, 53), &[0x55; 1800]);
+    let mut long = craft::udp(at(RED, 5000), at(SERVER, 53), &[0x55; 1800]);
     long[6] = 0;
     fix_header(&mut long);
     let pieces = fragment::fragments(&long, 1500).unwrap();

@@ -117,11 +117,12 @@ pub struct RunFlags {
     #[arg(long, value_name = "prohibited|host-unreachable|silence", help_heading = "Translation")]
     pub refusal: Option<String>,
     /// How long idle flows live, e.g. udp=5m, tcp-established=2h4m; can be repeated. Names: udp,
-    /// udp-dns, tcp-opening, tcp-established, tcp-closing, icmp, other, lease
+    /// udp-dns, tcp-opening, tcp-established, tcp-closing, icmp, other, lease, port-hold
     #[arg(long, value_name = "NAME=DURATION", help_heading = "Translation")]
     pub timeout: Vec<String>,
     /// How many things may live, e.g. sessions=1000000; can be repeated. Names: sessions,
-    /// sessions-per-host, mappings-per-host, sessions-per-mapping, publish
+    /// sessions-per-host, mappings-per-host, sessions-per-mapping, publish, held-ports,
+    /// new-sessions-per-host
     #[arg(long, value_name = "NAME=N", help_heading = "Translation")]
     pub limit: Vec<String>,
 }

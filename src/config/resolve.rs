@@ -35,8 +35,8 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
     let inside = networks::inside(raw)?;
     let external = networks::external(raw, &inside)?;
     let ports = raw.one("ports").map(networks::ports).transpose()?;
-    let four = external.iter().filter(|address| address.is_ipv4()).count();
-    let block = translation::blocks(raw, &inside, four, ports.as_deref())?;
+    let four: Vec<_> = external.iter().filter(|address| address.is_ipv4()).copied().collect();
+    let block = translation::blocks(raw, &inside, &four, ports.as_deref())?;
     let profile = translation::profile(raw)?.unwrap_or_default();
     let policy = translation::overridden(raw, profile.policy(block.unwrap_or_default()))?;
     let rules = rule::rules(raw, &inside, (profile, &policy), block)?;

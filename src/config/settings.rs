@@ -3,16 +3,13 @@
 use super::profile::Profile;
 use crate::flow::{Endpoint, Protocol};
 use crate::gateway::{Advertise, GatewayConfig, RefusalAnswer, Subnet};
+use crate::nat::config::DEFAULT_PORTS;
 use crate::nat::{Exemption, Limits, NatConfig, Policy, PrefixTranslation, Rule};
 use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-
-/// External ports where nothing else is said: the host's usual ephemeral range and above, where no
-/// service expects its port to be free.
-pub const PORTS: RangeInclusive<u16> = 32768..=65535;
 
 /// Everything that a gateway is told at start. Made by `resolve`, which has checked every
 /// rule that needs no look at the host.
@@ -47,7 +44,7 @@ pub struct Settings {
     pub uplink: UplinkChoice,
     /// How the host's own stack is kept off our ports.
     pub guard: GuardChoice,
-    /// External ports to use (never 0), ascending, none twice; `None` for [`PORTS`].
+    /// External ports to use (never 0), ascending, none twice; `None` for [`DEFAULT_PORTS`].
     pub ports: Option<Vec<RangeInclusive<u16>>>,
     /// Port forwards to make at start. They do not clash with each other.
     pub publish: Vec<PublishSpec>,
@@ -80,7 +77,7 @@ impl Settings {
     /// and no say in which ports are ours.
     pub fn nat(&self, external: Vec<IpAddr>) -> NatConfig {
         NatConfig {
-            ports: self.ports.clone().unwrap_or_else(|| vec![PORTS]),
+            ports: self.ports.clone().unwrap_or_else(|| DEFAULT_PORTS.to_vec()),
             policy: self.policy.clone(),
             rules: self.rules.iter().map(|rule| rule.rule.clone()).collect(),
             exempt: self.exempt.clone(),

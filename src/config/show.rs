@@ -1,9 +1,10 @@
 //! Settings as text: every key with the value in force, and what two settings differ in.
 
 use super::exempt;
-use super::settings::{PORTS, ProfiledRule, Settings, TapChoice, TapOffload};
+use super::settings::{ProfiledRule, Settings, TapChoice, TapOffload};
 use super::six;
 use super::translation::{BEHAVIOURS, LIMITS, TIMEOUTS};
+use crate::nat::config::DEFAULT_PORTS;
 use crate::nat::{Behaviour, Policy, PortChoice};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,7 +108,7 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     put("guard", word(settings.guard, &super::resolve::GUARDS));
     put("ready-fd", settings.ready_fd.map(|fd| fd.to_string()).unwrap_or_default());
     put("log", word(settings.log, &super::resolve::LEVELS));
-    put("ports", ports_text(settings.ports.as_deref().unwrap_or(&[PORTS])));
+    put("ports", ports_text(settings.ports.as_deref().unwrap_or(&DEFAULT_PORTS)));
     put("publish", listed(&settings.publish));
     put("exempt", settings.exempt.iter().map(exempt::text).collect::<Vec<_>>().join(", "));
     put("host-access", on_off(settings.host_access));

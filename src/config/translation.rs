@@ -5,10 +5,12 @@ use super::profile::Profile;
 use super::raw::{Raw, Written};
 use super::resolve::{Checked, SWITCH, choose, number};
 use super::rule::prefix;
-use super::settings::PORTS;
 use crate::flow::Prefix;
+use crate::nat::blocks::Blocks;
+use crate::nat::config::DEFAULT_PORTS;
 use crate::nat::{Behaviour, Limits, Policy, PortChoice, Timeouts};
 use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -54,7 +56,7 @@ pub fn overridden(raw: &Raw, mut policy: Policy) -> Checked<Policy> {
 pub fn blocks(
     raw: &Raw,
     nets: &[IpNet],
-    externals: usize,
+    external: &[IpAddr],
     ports: Option<&[RangeInclusive<u16>]>,
 ) -> Checked<Option<PortChoice>> {
     let names = |raw: &Raw| raw.one("profile").is_some_and(|written| written.text == Profile::Cgnat.word());
@@ -68,22 +70,33 @@ pub fn blocks(
         };
     }
     let subscribers = subscribers(raw, nets)?;
-    let total: usize = ports.unwrap_or(&[PORTS]).iter().map(ExactSizeIterator::len).sum();
+    let ports = ports.unwrap_or(&DEFAULT_PORTS);
     // Without external addresses those of the interface are taken, of which there is at least one.
-    let total = total * externals.max(1);
-    let hosts = 1usize.checked_shl(32 - u32::from(subscribers.length)).unwrap_or(usize::MAX);
+    let guessed = [IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+    let known = if external.is_empty() { &guessed } else { external };
     let asked = number(raw, "block-size", 1..=u16::MAX, "ports")?;
-    let size = asked.unwrap_or_else(|| u16::try_from(total / 8 * 7 / hosts).unwrap_or(u16::MAX));
-    let known = externals > 0 || asked.is_none();
-    if size == 0 || known && hosts.saturating_mul(size.into()) > total {
-        let problem = format!("{hosts} subscribers cannot have a block each out of {total} ports");
-        let cure = "narrow --subscribers, give smaller blocks, more --ports or more --external addresses";
+    let size = asked.unwrap_or_else(|| even(subscribers, known.len(), ports));
+    if let (Err(error), true) =
+        (Blocks::new(subscribers, size, known, ports), !external.is_empty() || asked.is_none())
+    {
         let place = ["block-size", "subscribers", "profile"].iter().find_map(|key| raw.one(key));
         let place = place.or_else(|| raw.rules().iter().find_map(|rule| rule.keys.one("profile")));
         let place = place.expect("one of them names the profile");
+        let line = error.to_string();
+        let (problem, cure) =
+            line.split_once("; ").unwrap_or((&line, "give fewer subscribers or more ports"));
         return Err(ConfigError::new(&place.place, problem, cure));
     }
     Ok(Some(PortChoice::Block { subscribers, size }))
+}
+
+/// The size of blocks that share seven eighths of the ports evenly, at least 1.
+fn even(subscribers: Prefix, externals: usize, ports: &[RangeInclusive<u16>]) -> u16 {
+    let high =
+        |range: &RangeInclusive<u16>| usize::from(*range.end()) + 1 - usize::from(*range.start()).max(1024);
+    let all: usize = ports.iter().filter(|range| *range.end() >= 1024).map(high).sum();
+    let hosts = 1usize.checked_shl(32 - u32::from(subscribers.length)).unwrap_or(usize::MAX);
+    u16::try_from(all * externals / 8 * 7 / hosts).unwrap_or(u16::MAX).max(1)
 }
 
 fn subscribers(raw: &Raw, nets: &[IpNet]) -> Checked<Prefix> {
@@ -115,7 +128,7 @@ fn subscribers(raw: &Raw, nets: &[IpNet]) -> Checked<Prefix> {
 type TimeoutKey = (&'static str, u64, &'static str, fn(&mut Timeouts) -> &mut Duration);
 
 /// Every timeout.
-pub const TIMEOUTS: [TimeoutKey; 8] = [
+pub const TIMEOUTS: [TimeoutKey; 9] = [
     ("udp", 120, "RFC 4787 REQ-5", |t| &mut t.udp),
     ("udp-dns", 0, "", |t| &mut t.udp_dns),
     ("tcp-opening", 240, "RFC 5382 REQ-5", |t| &mut t.tcp_opening),
@@ -124,6 +137,7 @@ pub const TIMEOUTS: [TimeoutKey; 8] = [
     ("icmp", 60, "RFC 5508 REQ-2", |t| &mut t.icmp),
     ("other", 0, "", |t| &mut t.other),
     ("lease", 0, "", |t| &mut t.lease),
+    ("port-hold", 120, "RFC 6888 REQ-8", |t| &mut t.port_hold),
 ];
 
 fn timeouts(raw: &Raw, timeouts: &mut Timeouts) -> Checked<()> {
@@ -167,12 +181,14 @@ pub fn short_timeouts(raw: &Raw, mut timeouts: Timeouts, of: &str, warnings: &mu
 type LimitKey = (&'static str, fn(&mut Limits) -> &mut usize);
 
 /// Every limit.
-pub const LIMITS: [LimitKey; 5] = [
+pub const LIMITS: [LimitKey; 7] = [
     ("sessions", |l| &mut l.sessions),
     ("sessions-per-host", |l| &mut l.sessions_per_host),
     ("mappings-per-host", |l| &mut l.mappings_per_host),
     ("sessions-per-mapping", |l| &mut l.sessions_per_mapping),
     ("publish", |l| &mut l.publish),
+    ("held-ports", |l| &mut l.held_ports),
+    ("new-sessions-per-host", |l| &mut l.new_sessions_per_host),
 ];
 
 /// Ids of sessions and mappings have 32 bits, and a table of this size is over ten gigabytes.
@@ -193,7 +209,7 @@ pub fn limits(raw: &Raw) -> Checked<Limits> {
                 did_you_mean(name, &known),
             ));
         };
-        let least = usize::from(name != "publish");
+        let least = usize::from(!["publish", "held-ports", "new-sessions-per-host"].contains(&name));
         match written.text.replace('_', "").parse::<usize>() {
             Ok(value) if (least..=MOST).contains(&value) => *field(&mut limits) = value,
             _ => {

@@ -2,8 +2,9 @@
 
 use super::engine::Engine;
 use super::protocol::{HolderRecord, Problem};
-use super::requests::{Done, published};
+use super::requests::{Done, astray, published};
 use crate::flow::{Endpoint, Protocol, Time};
+use crate::gateway::{Command, Reply};
 use crate::nat::SessionView;
 use crate::observe::Filter;
 use crate::observe::filter::{EndpointMatch, ProtocolMatch};
@@ -72,6 +73,46 @@ impl Question {
         end.ip == self.ip && self.port.is_none_or(|port| port == end.port)
     }
 
+    /// Adds the blocks of ports that follow from the inside address, or were lent.
+    fn blocks(&self, engine: &dyn Engine, holders: &mut Vec<HolderRecord>) -> Done<()> {
+        let command = match (self.outside, self.port) {
+            (true, Some(port)) => Command::LookUpOutside(Endpoint { ip: self.ip, port }),
+            _ => Command::LookUpInside(self.ip),
+        };
+        let looked = match engine.ask(command)? {
+            Reply::Looked(looked) => looked,
+            other => return Err(astray(&other)),
+        };
+        let base = engine.wall_clock_base();
+        let mut add =
+            |why: &str, inside: IpAddr, (external, first, last), since: Option<Time>, until: Option<Time>| {
+                let begin = Endpoint { ip: external, port: first };
+                holders.push(HolderRecord {
+                    why: why.to_owned(),
+                    protocol: None,
+                    inside: inside.to_string(),
+                    outside: format!("{begin}-{last}"),
+                    flows: 0,
+                    since: since.map(|since| utc(since, base)),
+                    until: until.map(|until| utc(until, base)),
+                });
+            };
+        if let Some((inside, external, first, last)) = looked.own {
+            add("block", inside, (external, first, last), None, None);
+        }
+        for block in looked.lent {
+            let then = match self.at {
+                Some(at) => block.from <= at && block.until.is_none_or(|until| at < until),
+                None => block.until.is_none(),
+            };
+            if then {
+                let ports = (block.external, block.first, block.last);
+                add("lent-block", block.inside, ports, Some(block.from), block.until);
+            }
+        }
+        Ok(())
+    }
+
     /// Who has it; `sessions` are those of [`Question::filter`].
     ///
     /// # Errors
@@ -103,6 +144,7 @@ impl Question {
                 until: None,
             });
         }
+        self.blocks(engine, &mut holders)?;
         if holders.is_empty() {
             let message = match self.outside {
                 true => format!("nobody has {}", self.text),

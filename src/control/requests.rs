@@ -31,7 +31,7 @@ impl From<Gone> for Problem {
 }
 
 /// An answer of the engine to another question than was asked.
-fn astray(reply: &Reply) -> Problem {
+pub(super) fn astray(reply: &Reply) -> Problem {
     Problem::new("gone", format!("the gateway answered {reply:?}"), "this is a fault of tapnat: report it")
 }
 

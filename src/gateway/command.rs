@@ -3,7 +3,8 @@
 use super::GatewayConfig;
 use super::counters::CountersView;
 use crate::flow::{Endpoint, Protocol};
-use crate::nat::{Counts, PublishError, SessionView};
+use crate::nat::{Counts, Looked, PublishError, SessionView};
+use std::net::IpAddr;
 
 /// A change or a question.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,6 +36,10 @@ pub enum Command {
     },
     /// Forget these sessions.
     Forget(Vec<u64>),
+    /// Whose this outside port is, and was as far as it was lent.
+    LookUpOutside(Endpoint),
+    /// Which outside ports are this inside host's, and were lent to it.
+    LookUpInside(IpAddr),
     /// Read the counters.
     Counters,
     /// Take a new configuration: see [`super::Gateway::reconfigure`].
@@ -58,6 +63,8 @@ pub enum Reply {
     Sessions(Vec<SessionView>, Option<u32>),
     /// How many sessions were forgotten.
     Forgotten(usize),
+    /// Who has and had ports.
+    Looked(Box<Looked>),
     /// The new configuration is in force.
     Reconfigured {
         /// Sessions that live on.

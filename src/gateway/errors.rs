@@ -58,6 +58,7 @@ impl Reason {
             | Refusal::SessionLimit
             | Refusal::HostSessionLimit
             | Refusal::HostMappingLimit
+            | Refusal::HostRateLimit
             | Refusal::MappingSessionLimit => limits.reason(),
             Refusal::HairpinOff | Refusal::HostAccessOff | Refusal::ProtocolTaken => Some(Reason::Prohibited),
             Refusal::NoMapping
@@ -67,6 +68,7 @@ impl Reason {
             | Refusal::ErrorWithoutSession
             | Refusal::ErrorMisaddressed
             | Refusal::UnsolicitedQuery
+            | Refusal::PortUnleased
             | Refusal::SourceIsOurs => None,
         }
     }
@@ -133,10 +135,13 @@ impl Gateway {
 
     /// The external address that speaks about a packet from outside: where it was sent, unless that
     /// is an inside host.
-    pub(super) fn external_address(&self, destination: IpAddr) -> Option<IpAddr> {
+    fn outside_address(&self, destination: IpAddr) -> Option<IpAddr> {
         let external = &self.config.nat.external;
         if external.contains(&destination) {
             return Some(destination);
+        }
+        if self.is_translated(destination) {
+            return self.translated_gateway(destination);
         }
         external.iter().find(|ip| ip.is_ipv4() == destination.is_ipv4()).copied()
     }

@@ -390,6 +390,9 @@ impl Gateway {
             HOST => self.nat.from_host(&packet.summary, now, seen),
             _ => self.nat.inbound(&packet.summary, now, seen),
         };
+        if let Decision::Lease(protocol, outside) = decision {
+            return Err(Fate::Wants(protocol, outside));
+        }
         let decision = self.with_identification(decision, from, &key);
         let mut decided = Decided {
             decision: portless(decision),
@@ -415,7 +418,7 @@ impl Gateway {
                 }
                 Decision::Translate { edit, exit }
             }
-            refuse @ Decision::Refuse(_) => refuse,
+            other @ (Decision::Refuse(_) | Decision::Lease(..)) => other,
         }
     }
 
@@ -440,7 +443,8 @@ impl Gateway {
             }
             Fate::Cut(to) => self.counters.passed(super::way(from, to), packet.length as usize),
             Fate::Dropped(reason) => self.counters.dropped(reason),
-            Fate::Held | Fate::Taken(_) => {}
+            // Only a first fragment opens anything, so none of these wants a port.
+            Fate::Held | Fate::Taken(_) | Fate::Wants(..) => {}
         }
     }
 }
@@ -458,6 +462,6 @@ fn portless(decision: Decision) -> Decision {
             },
             exit,
         },
-        refuse @ Decision::Refuse(_) => refuse,
+        other @ (Decision::Refuse(_) | Decision::Lease(..)) => other,
     }
 }

@@ -119,7 +119,13 @@ impl Gateway {
         if ours || self.config.is_inside(destination) {
             return self.for_inside_address(&packet, frame, destination, now, out);
         }
-        self.forward_out(&packet, frame, now, out, seen)
+        let fate = self.forward_out(&packet, frame, now, out, seen);
+        if let Fate::Wants(..) = fate {
+            // The packet comes again, as it came.
+            let ethertype = if type_is_ipv6 { ethernet::IPV6 } else { ethernet::IPV4 };
+            frame.push_front(&Frame { destination: to, source: from, ethertype }.to_bytes());
+        }
+        fate
     }
 
     fn check_inside_source(&self, source: IpAddr, from: MacAddr) -> Result<(), DropReason> {
@@ -279,6 +285,7 @@ impl Gateway {
         };
         match decision {
             Decision::Translate { edit, exit } => Ok((edit, exit)),
+            Decision::Lease(protocol, outside) => Err(Fate::Wants(protocol, outside)),
             Decision::Refuse(refusal) => {
                 if let Some(reason) = Reason::of_refusal(refusal, self.config.refusal) {
                     self.complain(INSIDE, reason, packet, frame, now, out);

@@ -39,7 +39,9 @@ pub use errors::RefusalAnswer;
 pub use subnet::Subnet;
 
 use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
-use crate::nat::{Counts, Nat, NatConfig, Observer, PrefixTranslation, Reconfigured};
+use crate::nat::{
+    Counts, Nat, NatConfig, Observer, PortUse, PrefixTranslation, Reconfigured, Refusal, Wanted,
+};
 use crate::wire::Buffer;
 use crate::wire::ethernet::MacAddr;
 use advertise::Schedule;
@@ -123,6 +125,10 @@ pub enum Fate {
     Taken(Answer),
     /// It is dropped.
     Dropped(DropReason),
+    /// It needs this outside port. Ask the host for it, say [`Gateway::lease`] or
+    /// [`Gateway::lease_refused`], and hand the packet in again: the buffer is as it was. Who has
+    /// done so often enough says [`Gateway::give_up`].
+    Wants(Protocol, Endpoint),
 }
 
 /// Packets to send besides the one that was received.
@@ -196,9 +202,16 @@ impl Gateway {
                 let header = if from == INSIDE { usize::from(self.config.inside.header) } else { 0 };
                 self.counters.passed(way(from, to), length.saturating_sub(header));
             }
-            Fate::Taken(_) | Fate::Held => {}
+            Fate::Taken(_) | Fate::Held | Fate::Wants(..) => {}
         }
         fate
+    }
+
+    /// Drops a packet whose fate was [`Fate::Wants`] again and again.
+    pub fn give_up(&mut self) -> Fate {
+        let reason = DropReason::Refused(Refusal::PortUnleased);
+        self.counters.dropped(reason);
+        Fate::Dropped(reason)
     }
 
     /// Takes the kernel's word that a packet could not be sent.
@@ -235,6 +248,8 @@ impl Gateway {
             Command::Forget(ids) => {
                 Reply::Forgotten(ids.into_iter().filter(|id| self.nat.forget(*id, now, seen)).count())
             }
+            Command::LookUpOutside(outside) => Reply::Looked(Box::new(self.nat.who_had(outside))),
+            Command::LookUpInside(inside) => Reply::Looked(Box::new(self.nat.ports_of(inside))),
             Command::Reconfigure(config) => {
                 let Reconfigured { kept, ended } = self.reconfigure(*config, now, seen);
                 Reply::Reconfigured { kept, ended }
@@ -278,8 +293,28 @@ impl Gateway {
         self.nat.lease(protocol, outside);
     }
 
+    /// See [`Nat::lease_refused`].
+    pub fn lease_refused(&mut self, protocol: Protocol, outside: Endpoint, now: Time) {
+        self.nat.lease_refused(protocol, outside, now);
+    }
+
+    /// See [`Nat::hold`].
+    pub fn hold(&mut self, protocol: Protocol, outside: Endpoint, until: Time) {
+        self.nat.hold(protocol, outside, until);
+    }
+
+    /// See [`Nat::record_port_uses`].
+    pub fn record_port_uses(&mut self) {
+        self.nat.record_port_uses();
+    }
+
+    /// See [`Nat::port_uses`].
+    pub fn port_uses(&mut self) -> impl Iterator<Item = PortUse> + '_ {
+        self.nat.port_uses()
+    }
+
     /// See [`Nat::wanted`].
-    pub fn wanted(&self) -> impl Iterator<Item = (Protocol, IpAddr, usize)> + '_ {
+    pub fn wanted(&self) -> impl Iterator<Item = Wanted> + '_ {
         self.nat.wanted()
     }
 

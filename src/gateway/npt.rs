@@ -45,7 +45,7 @@ impl Gateway {
         let own = self.translation_of_outside(packet.destination())?;
         Some(match packet {
             Summary::Data(data) => {
-                inward(own, data.flow.destination).map(|destination| Decision::Translate {
+                self.host_behind(own, data.flow.destination).map(|destination| Decision::Translate {
                     edit: Edit { destination: Some(destination), ..Edit::default() },
                     exit: Exit::Inside,
                 })
@@ -59,9 +59,10 @@ impl Gateway {
         self.translation_of_outside(ip).is_some()
     }
 
-    /// The address that the gateway itself has for somebody outside who wrote to `ip`.
-    pub(super) fn outside_address(&self, ip: IpAddr) -> Option<IpAddr> {
-        let Some(own) = self.translation_of_outside(ip) else { return self.external_address(ip) };
+    /// The address that the gateway itself has for somebody outside who wrote to `ip`, in an outside
+    /// prefix.
+    pub(super) fn translated_gateway(&self, ip: IpAddr) -> Option<IpAddr> {
+        let own = self.translation_of_outside(ip)?;
         let us = self.config.subnets.iter().filter(|subnet| own.inside().covers(subnet.gateway));
         let ours = us.filter_map(|subnet| outward(own, Endpoint::new(subnet.gateway, 0)).ok());
         let external = self.config.nat.external.iter().copied().filter(IpAddr::is_ipv6);

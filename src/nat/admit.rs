@@ -4,8 +4,9 @@
 //! A router answers a packet whose hops are used up, but a NAT must not tell a stranger by such an
 //! answer which of its ports are mapped, and the packet must not keep a mapping alive.
 
+use super::ports::Place;
 use super::{Nat, Refusal};
-use crate::flow::{Data, Flow, Protocol, Time};
+use crate::flow::{Data, Endpoint, Flow, Protocol, Time};
 
 impl Nat {
     /// Whether [`Nat::inbound`] (or, if it did not come by the `wire`, [`Nat::from_host`]) would
@@ -37,7 +38,7 @@ impl Nat {
         }
         // A mapping ends with its last session.
         let last = known.is_some_and(|id| self.sessions[id].mapping == mapping) && row.sessions == 1;
-        if last && !row.published {
+        if last && !row.published() {
             return Err(Refusal::NoMapping);
         }
         if protocol == Protocol::Tcp && !data.tcp.opens() {
@@ -56,11 +57,15 @@ impl Nat {
         let external = self.addresses.external(&self.hash, outside.ip)?;
         match protocol {
             Protocol::Icmp if data.asks => None,
-            Protocol::Other(_) => {
-                let id = self.look_up_portless(protocol, external, remote)?;
-                (!self.overdue(id, now)).then_some(self.sessions[id].mapping)
-            }
-            _ => self.ports.owner(protocol, external, outside.port),
+            Protocol::Other(_) => self.shared_owner_now(Place { protocol, external, port: 0 }, remote, now),
+            _ => self.ports.owner(protocol, external, outside.port).or_else(|| {
+                self.shared_owner_now(Place { protocol, external, port: outside.port }, remote, now)
+            }),
         }
+    }
+
+    fn shared_owner_now(&self, shared: Place, remote: Endpoint, now: Time) -> Option<u32> {
+        let id = self.look_up_shared(shared, remote).filter(|id| !self.overdue(*id, now))?;
+        Some(self.sessions[id].mapping)
     }
 }

@@ -5,6 +5,11 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+/// The ports used if nothing else is said: for inside ports below 1024 some of their own kind
+/// (RFC 4787 REQ-3a); for all others the host's usual ephemeral range and above, where no service
+/// expects its port to be free.
+pub const DEFAULT_PORTS: [RangeInclusive<u16>; 2] = [512..=1023, 32768..=65535];
+
 /// RFC 4787 §4.1 and §5: what a mapping or a filter depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Behaviour {
@@ -24,7 +29,8 @@ pub struct NatConfig {
     pub external: Vec<IpAddr>,
     /// The host's other addresses: packets to them go to the host, never to the wire.
     pub host_addresses: Vec<IpAddr>,
-    /// Ports to use on each external address; the ranges may have gaps between them (RFC 6888 REQ-3).
+    /// Ports to use on each external address; the ranges may have gaps between them (RFC 6888
+    /// REQ-3), but do not overlap. Those below 1024 are for inside ports below 1024.
     pub ports: Vec<RangeInclusive<u16>>,
     /// Ports must be leased with [`super::Nat::lease`] before use (the addresses are shared with
     /// the host). If false every port of the range is ours from the start.
@@ -125,7 +131,7 @@ impl NatConfig {
         NatConfig {
             external,
             host_addresses: Vec::new(),
-            ports: vec![32768..=65535],
+            ports: DEFAULT_PORTS.to_vec(),
             leased: false,
             policy: Policy::default(),
             rules: Vec::new(),
@@ -155,6 +161,9 @@ pub struct Timeouts {
     pub other: Duration,
     /// (`lease`) how long a leased port stays unused before it goes back to the host.
     pub lease: Duration,
+    /// (`port-hold`) how long a port that was given up is kept from other inside endpoints, a
+    /// restart included (RFC 6888 REQ-8: at least 120 s).
+    pub port_hold: Duration,
 }
 
 impl Default for Timeouts {
@@ -168,6 +177,7 @@ impl Default for Timeouts {
             icmp: Duration::from_secs(60),
             other: Duration::from_secs(600),
             lease: Duration::from_secs(60),
+            port_hold: Duration::from_secs(120),
         }
     }
 }
@@ -185,6 +195,12 @@ pub struct Limits {
     pub sessions_per_mapping: usize,
     /// (`publish`) port forwards.
     pub publish: usize,
+    /// (`held-ports`) ports of one external address and protocol that wait for the end of
+    /// `port-hold`; never more than half of the ports there are. The oldest leave early.
+    pub held_ports: usize,
+    /// (`new-sessions-per-host`) sessions that one inside address may open a second, and at once
+    /// (RFC 6888 REQ-4c); 0 for any number.
+    pub new_sessions_per_host: usize,
 }
 
 impl Default for Limits {
@@ -195,6 +211,19 @@ impl Default for Limits {
             mappings_per_host: 32_768,
             sessions_per_mapping: 20_000,
             publish: 4_096,
+            held_ports: 16_384,
+            new_sessions_per_host: 0,
+        }
+    }
+}
+
+impl Policy {
+    /// The mapping behaviour in force: one outside port can serve several inside endpoints only if
+    /// each mapping is for one remote.
+    pub fn mapping_in_force(&self) -> Behaviour {
+        match self.choice {
+            PortChoice::Overload => Behaviour::AddressAndPortDependent,
+            PortChoice::Random | PortChoice::Block { .. } => self.mapping,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the translator says about a packet.
 
-use crate::flow::Edit;
+use crate::flow::{Edit, Endpoint, Protocol};
 
 /// What is to be done with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,6 +14,9 @@ pub enum Decision {
     },
     /// Drop it, for this reason.
     Refuse(Refusal),
+    /// Ask the host for this outside port, say [`super::Nat::lease`] or
+    /// [`super::Nat::lease_refused`], and ask about the packet again: nothing has changed.
+    Lease(Protocol, Endpoint),
 }
 
 /// Where a translated packet leaves.
@@ -49,6 +52,12 @@ pub enum Refusal {
     /// This inside host has its share of outside ports (RFC 6888 REQ-4). Raise
     /// `--limit mappings-per-host=N`.
     HostMappingLimit,
+    /// This inside host opens sessions too fast (RFC 6888 REQ-4c). Raise
+    /// `--limit new-sessions-per-host=N`.
+    HostRateLimit,
+    /// A certain outside port is needed, and the host refused one after the other that was asked
+    /// for. The next packet is given others.
+    PortUnleased,
     /// This mapping has its share of remotes (RFC 6888 REQ-5). Raise `--limit sessions-per-mapping=N`.
     MappingSessionLimit,
     /// A TCP segment other than a SYN for which there is no session: it began before the gateway
@@ -75,13 +84,15 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, for tables and docs.
-    pub const ALL: [Refusal; 16] = [
+    pub const ALL: [Refusal; 18] = [
         Refusal::NoMapping,
         Refusal::Filtered,
         Refusal::PortsExhausted,
         Refusal::SessionLimit,
         Refusal::HostSessionLimit,
         Refusal::HostMappingLimit,
+        Refusal::HostRateLimit,
+        Refusal::PortUnleased,
         Refusal::MappingSessionLimit,
         Refusal::NoSession,
         Refusal::BadFlags,
@@ -103,6 +114,8 @@ impl Refusal {
             Refusal::SessionLimit => "session-limit",
             Refusal::HostSessionLimit => "host-session-limit",
             Refusal::HostMappingLimit => "host-mapping-limit",
+            Refusal::HostRateLimit => "host-rate-limit",
+            Refusal::PortUnleased => "port-unleased",
             Refusal::MappingSessionLimit => "mapping-session-limit",
             Refusal::NoSession => "no-session",
             Refusal::BadFlags => "bad-flags",

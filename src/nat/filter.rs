@@ -106,7 +106,7 @@ impl Nat {
     /// What the filter says if it need not look at the mapping's peers.
     fn without_peers(&self, mapping: u32) -> Option<bool> {
         match self.policies.get(self.mappings[mapping].policy).filtering {
-            _ if self.mappings[mapping].published => Some(true),
+            _ if self.mappings[mapping].published() => Some(true),
             Behaviour::EndpointIndependent => Some(true),
             Behaviour::AddressAndPortDependent => Some(false),
             Behaviour::AddressDependent => None,

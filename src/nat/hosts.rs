@@ -2,6 +2,7 @@
 
 use super::hash::Hash;
 use super::index::Index;
+use super::pace::Pace;
 use super::slab::{NONE, Row, Slab};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -19,10 +20,15 @@ pub(super) struct Host {
     pub mappings: u32,
     /// Port forwards to it; of a free row, the next free row.
     pub forwards: u32,
+    /// How fast it opens sessions.
+    pub opens: Pace,
+    /// How fast certain ports are leased for it.
+    pub asks: Pace,
 }
 
 impl Default for Host {
     fn default() -> Self {
+        let (opens, asks) = (Pace::default(), Pace::default());
         Host {
             ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             policy: 0,
@@ -30,6 +36,8 @@ impl Default for Host {
             sessions: 0,
             mappings: 0,
             forwards: 0,
+            opens,
+            asks,
         }
     }
 }

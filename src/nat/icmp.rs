@@ -93,7 +93,7 @@ impl Nat {
         if !self.sessions[id].local {
             return Ok((edit, Exit::Outside));
         }
-        if self.hairpin_target(protocol, remote).is_none() {
+        if !self.is_hairpin(protocol, remote) {
             return Ok((edit, Exit::Host));
         }
         let sender = Flow { protocol, source: remote, destination: outside };
@@ -107,23 +107,21 @@ impl Nat {
     fn quoted_inside(&mut self, quoted: Flow, now: Time, seen: &mut impl Observer) -> Option<Endpoint> {
         let Flow { protocol, source: outside, destination: remote } = quoted;
         let external = self.addresses.external(&self.hash, outside.ip)?;
-        if let Protocol::Other(_) = protocol {
-            let id = self.find_portless(protocol, external, remote, now, seen)?;
-            return Some(self.mappings[self.sessions[id].mapping].inside);
-        }
-        let mapping = self.ports.owner(protocol, external, outside.port)?;
+        let mapping = self.owner_at(protocol, external, outside.port, remote, now, seen)?;
         let Mapping { inside, .. } = self.mappings[mapping];
         let id = self.find(protocol, inside, remote, now, seen)?;
         (self.sessions[id].mapping == mapping).then_some(inside)
     }
 
-    /// The mapping that has this endpoint, if the endpoint is one of our outside ones.
-    pub(super) fn hairpin_target(&self, protocol: Protocol, remote: Endpoint) -> Option<u32> {
-        match (protocol, self.addresses.home(&self.hash, remote.ip)?) {
-            (Protocol::Tcp | Protocol::Udp, Home::External(number)) => {
-                self.ports.owner(protocol, number, remote.port)
+    /// Whether this is an outside endpoint of an inside host.
+    pub(super) fn is_hairpin(&self, protocol: Protocol, remote: Endpoint) -> bool {
+        let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);
+        match self.addresses.home(&self.hash, remote.ip) {
+            Some(Home::External(number)) if ported => {
+                self.ports.owner(protocol, number, remote.port).is_some()
+                    || self.ports.is_shared(protocol, number, remote.port)
             }
-            _ => None,
+            _ => false,
         }
     }
 }

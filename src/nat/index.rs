@@ -29,6 +29,12 @@ impl Index {
         Index { places: vec![0; places], bits: places.trailing_zeros(), len: 0 }
     }
 
+    /// Whether no row is in it.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Bytes held, touched or not.
     pub(super) fn bytes(&self) -> usize {
         self.places.len() * size_of::<u32>()

@@ -1,10 +1,12 @@
 //! How sessions and mappings begin and end.
 //!
-//! A live session is never ended to make room (RFC 6888 REQ-11d). When the table or a pool is
+//! A live session is never ended to make room (RFC 6888 REQ-11d). When the table is
 //! full, what is overdue goes first; then the TCP session that closed both ways longest ago,
 //! which its ends have done with; then the newcomer is refused.
 
-use super::mapping::Mapping;
+use super::choose::Newcomer;
+use super::mapping::{Mapping, Standing};
+use super::ports::Place;
 use super::session::{Kind, Session, Way};
 use super::slab::NONE;
 use super::tcp::{self, Next, State};
@@ -43,6 +45,7 @@ impl Nat {
                 self.rearm(id, now);
             }
         }
+        self.ports.settle_all(&self.hash, now);
     }
 
     /// Links the session in the wheel anew, by its true deadline.
@@ -66,6 +69,7 @@ impl Nat {
             return Err(Refusal::NoSession);
         }
         self.host_may_open(inside)?;
+        self.host_may_open_now(inside, now)?;
         self.make_room(now, seen)?;
         let policy = self.policy_of(inside.ip);
         let behaviour = self.policies.get(policy).mapping;
@@ -78,6 +82,7 @@ impl Nat {
             }
             None => self.open_mapping(data.flow, policy, now, seen)?,
         };
+        self.count_opened(self.mappings[mapping].host, now);
         Ok(self.open(mapping, remote, Way::Out, local, now, seen))
     }
 
@@ -111,6 +116,24 @@ impl Nat {
         }
     }
 
+    /// Whether the rate of new sessions allows this host one more (RFC 6888 REQ-4c).
+    fn host_may_open_now(&self, inside: Endpoint, now: Time) -> Result<(), Refusal> {
+        let most = self.config.limits.new_sessions_per_host;
+        let host = self.hosts.find(&self.hash, inside.ip).filter(|_| most > 0);
+        match host {
+            // A copy is asked: what is refused later must not count.
+            Some(host) if !{ self.hosts[host].opens }.take(now, most) => Err(Refusal::HostRateLimit),
+            _ => Ok(()),
+        }
+    }
+
+    fn count_opened(&mut self, host: u32, now: Time) {
+        let most = self.config.limits.new_sessions_per_host;
+        if most > 0 {
+            self.hosts[host].opens.take(now, most);
+        }
+    }
+
     pub(super) fn mapping_may_open(&self, mapping: u32) -> Result<(), Refusal> {
         if self.mappings[mapping].sessions as usize >= self.config.limits.sessions_per_mapping {
             return Err(Refusal::MappingSessionLimit);
@@ -139,7 +162,7 @@ impl Nat {
         seen: &mut impl Observer,
     ) -> Result<(), Refusal> {
         let taken = matches!(protocol, Protocol::Other(_))
-            && self.find_portless(protocol, external, remote, now, seen).is_some();
+            && self.find_shared(Place { protocol, external, port: 0 }, remote, now, seen).is_some();
         if taken { Err(Refusal::ProtocolTaken) } else { Ok(()) }
     }
 
@@ -169,13 +192,15 @@ impl Nat {
         {
             return Err(Refusal::HostMappingLimit);
         }
+        // A block says which address it is on; else the host keeps the one that it has had.
         let paired = host.and_then(|host| self.hosts[host].external);
-        let external = paired.or_else(|| self.addresses.pick(&self.hash, inside.ip));
+        let external = self.block_address(inside.ip).or(paired);
+        let external = external.or_else(|| self.addresses.pick(&self.hash, inside.ip));
         let external = external.ok_or(Refusal::PortsExhausted)?;
         self.portless_free_at(protocol, external, remote, now, seen)?;
         let outside_port = match protocol {
             Protocol::Other(_) => 0,
-            _ => self.take_port(protocol, external, now, seen).ok_or(Refusal::PortsExhausted)?,
+            _ => self.take_port(Newcomer { protocol, inside, remote, external }, now, seen)?,
         };
         let host = self.hosts.open(&self.hash, inside.ip, policy);
         self.hosts[host].mappings += 1;
@@ -188,33 +213,13 @@ impl Nat {
             external,
             protocol,
             policy,
-            published: false,
+            standing: Standing::Tidy,
             recent: NONE,
         };
         let behaviour = self.policies.get(policy).mapping;
         let mapping = self.mappings.insert(&self.hash, row, remote, behaviour);
-        self.ports.set_owner(protocol, external, outside_port, mapping);
+        self.own_port(mapping, now, seen);
         Ok(mapping)
-    }
-
-    fn take_port(
-        &mut self,
-        protocol: Protocol,
-        external: u16,
-        now: Time,
-        seen: &mut impl Observer,
-    ) -> Option<u16> {
-        if let Some(port) = self.ports.take(protocol, external, now, &mut self.rng) {
-            return Some(port);
-        }
-        self.sweep(now, seen);
-        if let Some(port) = self.ports.take(protocol, external, now, &mut self.rng) {
-            return Some(port);
-        }
-        if protocol == Protocol::Tcp && self.recycle(Some(external), now, seen) {
-            return self.ports.take(protocol, external, now, &mut self.rng);
-        }
-        None
     }
 
     fn make_room(&mut self, now: Time, seen: &mut impl Observer) -> Result<(), Refusal> {
@@ -229,9 +234,14 @@ impl Nat {
         Err(Refusal::SessionLimit)
     }
 
-    /// Ends the session that closed both ways longest ago; with `external`, one whose end frees a
-    /// TCP port of that address. False if there is none among the first candidates.
-    fn recycle(&mut self, external: Option<u16>, now: Time, seen: &mut impl Observer) -> bool {
+    /// Ends the session that closed both ways longest ago; for a newcomer, one whose end frees a
+    /// TCP port that it can have. False if there is none among the first candidates.
+    pub(super) fn recycle(
+        &mut self,
+        newcomer: Option<Newcomer>,
+        now: Time,
+        seen: &mut impl Observer,
+    ) -> bool {
         let mut at = 0;
         for _ in 0..CANDIDATES {
             let Some(&(id, generation)) = self.closing.get(at) else { return false };
@@ -243,9 +253,7 @@ impl Nat {
                 self.closing.remove(at);
                 continue;
             }
-            let mapping = &self.mappings[session.mapping];
-            let frees = !mapping.published && mapping.sessions == 1;
-            if external.is_none_or(|external| frees && mapping.external == external) {
+            if newcomer.is_none_or(|newcomer| self.frees_port_for(newcomer, id)) {
                 self.closing.remove(at);
                 self.close(id, Closed::Recycled, now, seen);
                 return true;
@@ -253,6 +261,21 @@ impl Nat {
             at += 1;
         }
         false
+    }
+
+    /// Whether the end of session `id` frees a port that the newcomer can have.
+    fn frees_port_for(&self, newcomer: Newcomer, id: u32) -> bool {
+        let mapping = &self.mappings[self.sessions[id].mapping];
+        let frees = !mapping.published() && mapping.sessions == 1 && mapping.external == newcomer.external;
+        let same_side = mapping.outside_port >= 1024 || newcomer.inside.port < 1024;
+        let shared = self.ports.is_shared(mapping.protocol, mapping.external, mapping.outside_port);
+        let same_remote = self.sessions[id].remote == newcomer.remote;
+        let same_host = mapping.inside.ip == newcomer.inside.ip;
+        if self.lending.is_some() {
+            return frees && same_host;
+        }
+        // What rests first is of no use now.
+        frees && same_side && if shared { same_remote } else { mapping.standing == Standing::Tidy }
     }
 
     fn open(
@@ -264,7 +287,7 @@ impl Nat {
         now: Time,
         seen: &mut impl Observer,
     ) -> u32 {
-        let Mapping { protocol, inside, host, external, .. } = self.mappings[mapping];
+        let Mapping { protocol, inside, host, .. } = self.mappings[mapping];
         let session = Session {
             mapping,
             remote,
@@ -281,8 +304,8 @@ impl Nat {
         let (sessions, mappings, hash) = (&self.sessions, &self.mappings, &self.hash);
         self.by_flow.insert(key, id, |id| flow_key(hash, sessions, mappings, id));
         self.peers.insert(&self.hash, &mut self.sessions, id);
-        if matches!(protocol, Protocol::Other(_)) {
-            self.insert_portless(protocol, external, id);
+        if let Some(shared) = self.shares(mapping) {
+            self.insert_shared(shared, id);
         }
         let deadline = self.deadline(id);
         self.wheel.link(&mut self.sessions, id, deadline, now.as_nanos());
@@ -298,12 +321,12 @@ impl Nat {
         if seen.wants() {
             seen.step(Step::Closed(self.view(id, now), why), now);
         }
-        let Session { mapping, remote, .. } = self.sessions[id];
-        let Mapping { protocol, inside, host, external, .. } = self.mappings[mapping];
+        let Session { mapping, remote, state, .. } = self.sessions[id];
+        let Mapping { protocol, inside, host, .. } = self.mappings[mapping];
         self.wheel.unlink(&mut self.sessions, id);
         self.peers.remove(&self.hash, &mut self.sessions, id);
-        if matches!(protocol, Protocol::Other(_)) {
-            self.remove_portless(protocol, external, id);
+        if let Some(shared) = self.shares(mapping) {
+            self.remove_shared(shared, id);
         }
         let key = self.hash.pair(protocol, inside, remote);
         let (sessions, mappings, hash) = (&self.sessions, &self.mappings, &self.hash);
@@ -311,16 +334,20 @@ impl Nat {
         self.sessions.remove(id);
         self.hosts[host].sessions -= 1;
         self.mappings[mapping].sessions -= 1;
-        if self.mappings[mapping].sessions == 0 && !self.mappings[mapping].published {
-            self.close_mapping(mapping, now);
+        let closed = protocol == Protocol::Tcp && state == State::Closing;
+        if !closed && !self.mappings[mapping].published() {
+            self.mappings[mapping].standing = Standing::Untidy;
+        }
+        if self.mappings[mapping].sessions == 0 && !self.mappings[mapping].published() {
+            self.close_mapping(mapping, now, seen);
         }
         self.hosts.settle(&self.hash, host);
     }
 
-    fn close_mapping(&mut self, id: u32, now: Time) {
-        let Mapping { protocol, external, outside_port, host, .. } = self.mappings[id];
-        self.hosts[host].mappings -= 1;
-        self.ports.release(protocol, external, outside_port, now);
+    fn close_mapping(&mut self, id: u32, now: Time, seen: &mut impl Observer) {
+        let mapping = self.mappings[id];
+        self.hosts[mapping.host].mappings -= 1;
+        self.give_up_port(mapping, now, seen);
         self.mappings.remove(&self.hash, id);
     }
 
@@ -409,7 +436,7 @@ impl Nat {
             remote: session.remote,
             tcp: (session.kind == Kind::Tcp).then(|| session.state.view()),
             answered: session.packets_in > 0,
-            published: mapping.published,
+            published: mapping.published(),
             opened: self.sessions.opened(id),
             expires_in: Time::from_nanos(self.deadline(id)).since(now),
             packets_out: u64::from(session.packets_out),

@@ -30,8 +30,25 @@ pub(super) struct Mapping {
     pub protocol: Protocol,
     /// The number of its inside host's policy.
     pub policy: u8,
+    pub standing: Standing,
+}
+
+/// What a mapping is, and how its sessions have ended so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// Those that have ended were all seen closing both ways.
+    Tidy,
+    /// One has ended otherwise: its remote may still send.
+    Untidy,
     /// It is a port forward: it outlives its sessions and filters nothing.
-    pub published: bool,
+    Published,
+}
+
+impl Mapping {
+    /// Whether it is a port forward.
+    pub(super) fn published(&self) -> bool {
+        self.standing == Standing::Published
+    }
 }
 
 impl Default for Mapping {
@@ -45,7 +62,7 @@ impl Default for Mapping {
             external: 0,
             protocol: Protocol::Udp,
             policy: 0,
-            published: false,
+            standing: Standing::Tidy,
         }
     }
 }
@@ -152,7 +169,7 @@ impl Mappings {
 
     /// Removes a mapping.
     pub(super) fn remove(&mut self, hash: &Hash, id: u32) {
-        if !self.rows[id].published {
+        if !self.rows[id].published() {
             let (rows, parts) = (&self.rows, &self.parts);
             self.by_inside.remove(key_of(hash, rows, parts, id), id, |id| key_of(hash, rows, parts, id));
         }

@@ -21,7 +21,8 @@
 //! owner of the outside port and then asks as an outbound one does.
 //!
 //! Where to read on: `session` and `mapping` are the two rows, in `slab`s under an
-//! `index`; `life` opens and ends them; `ports` and `addresses` say what the outside is;
+//! `index`; `life` opens and ends them; `choose` says what the outside is, from `addresses`, `ports`
+//! (a `pool` each, and the `held` ones) and `blocks`; `leases` is where they come from;
 //! `policies` how each host is treated, `exempt` which packets are not translated at all;
 //! `filter` who may come in, and `admit` asks without consequences; `tcp` what flags do; `wheel`
 //! when things end; `icmp` what errors mean; `reconfigure` what a new configuration leaves alive.
@@ -32,40 +33,52 @@
 //!   refused refreshes nothing (RFC 7857 §7), nor does an ICMP error or a RST (§7.1).
 //! * A policy whose mapping changes keeps the mappings there are, for the sessions that they have
 //!   (`reconfigure`).
-//! * Ports are random in the whole range: neither parity nor range is preserved (RFC 7857 §8, §9).
+//! * Ports are random in the whole range (RFC 7857 §9), of the inside port's parity and side of 1024
+//!   as long as there are such (RFC 4787 REQ-3a, REQ-4): the other parity comes before a refusal,
+//!   and a port from 1024 on before one that the host does not give below.
+//! * A port that was given up is kept from others for `port-hold` (RFC 6888 REQ-8) but where its
+//!   connection was seen closing both ways, which lasts longer (REQ-8 A).
 //! * A non-SYN segment never opens a session.
 //! * The packet that a hairpin target's filter refuses still opens its sender's own filter, as it
 //!   would if it had gone round by the outside: two inside hosts can punch holes for each other.
 
+pub mod blocks;
 pub mod config;
 pub mod decision;
+pub mod leases;
 pub mod npt;
 pub mod step;
 pub mod view;
 
 mod addresses;
 mod admit;
+mod choose;
 mod exempt;
 mod filter;
 mod forward;
 mod hash;
+mod held;
 mod hosts;
 mod icmp;
 mod index;
 mod life;
 mod mapping;
+mod pace;
 mod policies;
-mod portless;
+mod pool;
 mod ports;
 mod reconfigure;
+mod remotes;
 mod rng;
 mod session;
 mod slab;
 mod tcp;
 mod wheel;
 
+pub use blocks::{BlockView, Blocks, BlocksError};
 pub use config::{Behaviour, Exemption, Limits, NatConfig, Policy, PortChoice, Rule, Timeouts};
 pub use decision::{Decision, Exit, Refusal};
+pub use leases::{Looked, PortUse, Wanted};
 pub use npt::{PrefixTranslation, PrefixTranslationError, Unmapped};
 pub use reconfigure::Reconfigured;
 pub use step::{Closed, Observer, Step};
@@ -73,19 +86,20 @@ pub use view::{MappingView, SessionView, TcpState};
 
 use crate::flow::{Data, Edit, Endpoint, Flow, Protocol, Summary, Time};
 use addresses::Addresses;
+use blocks::Lending;
+use choose::Asking;
 use filter::Peers;
 use forward::Forwards;
 use hash::Hash;
 use hosts::Hosts;
 use index::Index;
-use mapping::{Mapping, Mappings};
+use mapping::{Mapping, Mappings, Standing};
 use policies::Policies;
-use ports::Ports;
+use ports::{Place, Ports};
 use rng::Rng;
 use session::{Sessions, Way};
 use slab::NONE;
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use wheel::Wheel;
 
 /// Indices are made for this many sessions at most; beyond, they grow when needed.
@@ -107,11 +121,16 @@ pub struct Nat {
     sessions: Sessions,
     /// Sessions by (protocol, inside, remote).
     by_flow: Index,
-    /// Sessions of protocols without ports by (protocol, outside address, remote).
-    portless: Index,
+    /// Sessions by (protocol, outside endpoint, remote), where that endpoint is not one host's.
+    by_remote: Index,
     mappings: Mappings,
     peers: Peers,
     ports: Ports,
+    /// Ports by blocks, if they are given out so.
+    lending: Option<Lending>,
+    asking: Asking,
+    /// Ports taken and given up since they were last read, if anybody reads them.
+    uses: Option<Vec<PortUse>>,
     hosts: Hosts,
     forwards: Forwards,
     wheel: Wheel,
@@ -128,15 +147,20 @@ impl Nat {
         let mut rng = Rng::new(seed);
         let hash = Hash::new(rng.next(), rng.next());
         let room = config.limits.sessions.min(ROOM);
+        // Blocks that do not fit are refused where the configuration is checked.
+        let blocks = Blocks::of(&config).ok().flatten();
         let policies = Policies::new(&config);
         let addresses = Addresses::new(&hash, &config.external, &config.host_addresses);
         Nat {
             sessions: Sessions::new(),
             by_flow: Index::with_room(room),
-            portless: portless::index(),
+            by_remote: remotes::index(),
             mappings: Mappings::new(room),
             peers: Peers::new(policies.ask_for_peers(), room),
-            ports: Ports::new(addresses.in_use().len(), config.ports.clone(), config.leased),
+            ports: Ports::new(&config, addresses.in_use(), blocks.is_some()),
+            lending: blocks.map(Lending::new),
+            asking: Asking::default(),
+            uses: None,
             hosts: Hosts::new(),
             forwards: Forwards::default(),
             wheel: Wheel::new(),
@@ -201,6 +225,11 @@ impl Nat {
         match verdict {
             Ok((edit, exit)) => Decision::Translate { edit, exit },
             Err(refusal) => {
+                if refusal == Refusal::PortUnleased
+                    && let Some((protocol, outside)) = self.asking.wanted.take()
+                {
+                    return Decision::Lease(protocol, outside);
+                }
                 if seen.wants() {
                     seen.step(Step::Refused(packet.flow(), refusal), now);
                 }
@@ -260,7 +289,7 @@ impl Nat {
     /// Whether an inside host with this policy may send to this address of ours: to another inside
     /// host (true), or to the host itself (false).
     fn may_reach_us(&self, policy: u8, protocol: Protocol, remote: Endpoint) -> Result<bool, Refusal> {
-        let hairpin = self.hairpin_target(protocol, remote).is_some();
+        let hairpin = self.is_hairpin(protocol, remote);
         if hairpin && !self.policies.get(policy).hairpin {
             return Err(Refusal::HairpinOff);
         }
@@ -334,12 +363,28 @@ impl Nat {
         let external = self.addresses.external(&self.hash, outside.ip)?;
         match protocol {
             Protocol::Icmp if data.asks => None,
-            Protocol::Other(_) => {
-                let id = self.find_portless(protocol, external, remote, now, seen)?;
-                Some(self.sessions[id].mapping)
-            }
-            _ => self.ports.owner(protocol, external, outside.port),
+            _ => self.owner_at(protocol, external, outside.port, remote, now, seen),
         }
+    }
+
+    /// The mapping that has this port of an external address, towards this remote if it is not
+    /// alone.
+    #[inline]
+    fn owner_at(
+        &mut self,
+        protocol: Protocol,
+        external: u16,
+        port: u16,
+        remote: Endpoint,
+        now: Time,
+        seen: &mut impl Observer,
+    ) -> Option<u32> {
+        let sole = self.ports.owner(protocol, external, port);
+        if sole.is_some() || self.by_remote.is_empty() {
+            return sole;
+        }
+        let id = self.find_shared(Place { protocol, external, port }, remote, now, seen)?;
+        Some(self.sessions[id].mapping)
     }
 
     /// The latest session of a mapping, if it is the one with this remote.
@@ -397,39 +442,9 @@ impl Nat {
     }
 
     /// When [`Nat::expire`] has something to do next; may be early, never late by more than the
-    /// timer's grain (1/8 s). In the past if the last call left something undone.
+    /// timer's grain (1/8 s), or 8 s for ports that come free. In the past if the last call left something undone.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.wheel.next().map(Time::from_nanos)
-    }
-
-    /// Gives an outside port to the pool: the host has agreed that it is ours. Ports of foreign
-    /// addresses, of protocols without ports, and all if ports need no lease, are passed over.
-    pub fn lease(&mut self, protocol: Protocol, outside: Endpoint) {
-        if let Some(external) = self.addresses.external(&self.hash, outside.ip) {
-            self.ports.lease(protocol, external, outside.port, self.clock);
-        }
-    }
-
-    /// How many more leased ports the pool would like to have, by protocol and address, so that
-    /// the next burst of new flows finds them ready. Nothing if nothing is wanted.
-    pub fn wanted(&self) -> impl Iterator<Item = (Protocol, IpAddr, usize)> + '_ {
-        self.ports.wanted().map(|(protocol, external, count)| (protocol, self.addresses.ip(external), count))
-    }
-
-    /// Whether this outside port is ours to answer for, mapped or not.
-    pub fn holds(&self, protocol: Protocol, outside: Endpoint) -> bool {
-        let external = self.addresses.external(&self.hash, outside.ip);
-        external.is_some_and(|external| self.ports.holds(protocol, external, outside.port))
-    }
-
-    /// Takes one leased port that has been unused for long out of the pool, to be given back to
-    /// the host.
-    pub fn give_back(&mut self, now: Time) -> Option<(Protocol, Endpoint)> {
-        self.clock = self.clock.max(now);
-        let idle = self.config.policy.timeouts.lease.as_nanos() / u128::from(wheel::GRAIN);
-        let idle = u32::try_from(idle).unwrap_or(u32::MAX);
-        let (protocol, external, port) = self.ports.give_back(now, idle)?;
-        Some((protocol, Endpoint { ip: self.addresses.ip(external), port }))
+        [self.wheel.next().map(Time::from_nanos), self.ports.next_look()].into_iter().flatten().min()
     }
 
     /// Adds a port forward: packets to `outside` go to `inside`, from any remote. The port must
@@ -454,7 +469,7 @@ impl Nat {
             return Err(PublishError::Limit);
         }
         let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp) && outside.port != 0;
-        if !ported || !self.ports.claim(protocol, external, outside.port) {
+        if !ported || !self.ports.claim(&self.hash, protocol, external, outside.port) {
             return Err(PublishError::Taken);
         }
         let policy = self.policy_of(inside.ip);
@@ -469,7 +484,7 @@ impl Nat {
             external,
             protocol,
             policy,
-            published: true,
+            standing: Standing::Published,
         });
         self.ports.set_owner(protocol, external, outside.port, mapping);
         self.forwards.insert(protocol, inside, mapping);
@@ -487,7 +502,7 @@ impl Nat {
     ) -> bool {
         let external = self.addresses.external(&self.hash, outside.ip);
         let owner = external.and_then(|external| self.ports.owner(protocol, external, outside.port));
-        let Some(mapping) = owner.filter(|owner| self.mappings[*owner].published) else { return false };
+        let Some(mapping) = owner.filter(|owner| self.mappings[*owner].published()) else { return false };
         for id in 0..self.sessions.end() {
             if self.mappings[mapping].sessions == 0 {
                 break;
@@ -530,15 +545,18 @@ impl Nat {
 
     /// Up to `limit` mappings from `cursor` on, in the manner of [`Nat::sessions`].
     pub fn mappings(&self, cursor: u32, limit: usize) -> (Vec<MappingView>, Option<u32>) {
-        list(cursor, limit, self.mappings.end(), |row| {
-            let Mapping { protocol, inside, sessions, published, host, .. } = self.mappings[row];
-            (host != NONE).then(|| MappingView {
-                protocol,
-                inside,
-                outside: self.outside(row),
-                sessions: sessions as usize,
-                published,
-            })
+        list(cursor, limit, self.mappings.end(), |row| self.mapping_view(row))
+    }
+
+    /// A copy of the mapping in a row, if there is one.
+    fn mapping_view(&self, row: u32) -> Option<MappingView> {
+        let Mapping { protocol, inside, sessions, host, .. } = self.mappings[row];
+        (host != NONE).then(|| MappingView {
+            protocol,
+            inside,
+            outside: self.outside(row),
+            sessions: sessions as usize,
+            published: self.mappings[row].published(),
         })
     }
 
@@ -554,12 +572,16 @@ impl Nat {
 
     /// How full the tables are.
     pub fn counts(&self) -> Counts {
-        let indices = self.by_flow.bytes() + self.portless.bytes() + self.peers.bytes();
+        let indices = self.by_flow.bytes() + self.by_remote.bytes() + self.peers.bytes();
+        let (held_ports, held_early) = self.ports.held();
         let closing = self.closing.capacity() * size_of::<(u32, u32)>();
         Counts {
             sessions: self.sessions.len(),
             mappings: self.mappings.len(),
             free_ports: self.ports.free(),
+            held_ports,
+            held_early,
+            leases_skipped: self.asking.skipped,
             bytes: self.sessions.bytes()
                 + self.mappings.bytes()
                 + self.hosts.bytes()
@@ -605,6 +627,12 @@ pub struct Counts {
     pub mappings: usize,
     /// Leased ports that no mapping has.
     pub free_ports: usize,
+    /// Ports that were given up a moment ago and are kept from others (RFC 6888 REQ-8).
+    pub held_ports: usize,
+    /// Ports that came free before that time was over, because too many waited.
+    pub held_early: u64,
+    /// Leases of certain ports that were not asked of the host, because too many were.
+    pub leases_skipped: u64,
     /// Bytes held by tables and indices.
     pub bytes: usize,
 }

@@ -21,12 +21,14 @@ pub(super) struct Policies {
 
 impl Policies {
     pub(super) fn new(config: &NatConfig) -> Self {
-        let mut all = vec![config.policy.clone()];
+        let in_force = |policy: &Policy| Policy { mapping: policy.mapping_in_force(), ..policy.clone() };
+        let mut all = vec![in_force(&config.policy)];
         let mut rules = Vec::with_capacity(config.rules.len());
         for rule in &config.rules {
-            let known = all.iter().position(|policy| *policy == rule.policy);
+            let policy = in_force(&rule.policy);
+            let known = all.iter().position(|known| *known == policy);
             let number = known.unwrap_or_else(|| {
-                all.push(rule.policy.clone());
+                all.push(policy);
                 all.len() - 1
             });
             // Policies beyond the last number are the default one: a mapping has one byte for it.

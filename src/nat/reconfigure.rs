@@ -2,7 +2,8 @@
 //!
 //! Sessions and mappings stay wherever the new configuration allows what they do:
 //!
-//! * their external address is still there, and their port in the ranges, or published;
+//! * their external address is still there, and their port in the ranges and in the block of their
+//!   host, or published;
 //! * the remote has not become an address of ours, or ceased to be one, or become exempt;
 //! * their host may still reach the host or other inside hosts, where that is what they do.
 //!
@@ -14,6 +15,7 @@
 //! Everything is judged by what was alive before the first session is ended, so that the order of
 //! ending makes no difference.
 
+use super::blocks::{Blocks, Lending};
 use super::mapping::Mapping;
 use super::policies::Policies;
 use super::session::Session;
@@ -43,6 +45,7 @@ impl Nat {
         // Longer timeouts do not wake the dead.
         self.end_overdue(now, seen);
         let config = NatConfig { leased: self.config.leased, ..config };
+        self.change_blocks(&config);
         let policies = Policies::new(&config);
         let rearm = !policies.live_alike(&self.policies);
         self.policies = policies;
@@ -53,7 +56,8 @@ impl Nat {
         self.assign_policies();
         let ended = self.end(Nat::allows, now, seen);
         self.end_forwards(|nat, mapping| !nat.addresses.uses(mapping.external));
-        self.ports.reconfigure(self.addresses.in_use(), self.config.ports.clone(), now);
+        let blocks = self.lending.is_some();
+        self.ports.reconfigure(self.addresses.in_use(), self.config.ports.clone(), blocks, now);
         self.peers.keep(self.policies.ask_for_peers(), &self.hash, &mut self.sessions);
         for id in 0..if rearm { self.sessions.end() } else { 0 } {
             if self.sessions[id].taken() {
@@ -78,6 +82,22 @@ impl Nat {
         Reconfigured { kept: self.sessions.len(), ended }
     }
 
+    /// Takes other blocks of ports. Those that are lent stay so if the blocks are the same.
+    fn change_blocks(&mut self, config: &NatConfig) {
+        let blocks = Blocks::of(config).ok().flatten();
+        if self.blocks() != blocks.as_ref() {
+            self.lending = blocks.map(Lending::new);
+        }
+    }
+
+    /// Whether a port is its host's by the blocks in force, if there are any.
+    fn in_block(&self, mapping: &Mapping) -> bool {
+        let Some(lending) = &self.lending else { return true };
+        let external = self.addresses.ip(mapping.external);
+        let owner = lending.blocks.owner_of(external, mapping.outside_port);
+        owner == Some(mapping.inside.ip) || lending.is_lent(external, mapping.outside_port)
+    }
+
     /// Numbers the new policies to hosts and mappings.
     fn assign_policies(&mut self) {
         let (policies, addresses) = (&self.policies, &self.addresses);
@@ -96,9 +116,11 @@ impl Nat {
     /// Whether the configuration allows this session.
     fn allows(&self, id: u32) -> bool {
         let Session { mapping, remote, local, .. } = self.sessions[id];
-        let Mapping { protocol, external, outside_port, policy, published, .. } = self.mappings[mapping];
+        let Mapping { protocol, external, outside_port, policy, .. } = self.mappings[mapping];
+        let published = self.mappings[mapping].published();
         let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);
-        let port = published || !ported || self.config.has_port(outside_port);
+        let block = matches!(protocol, Protocol::Other(_)) || self.in_block(&self.mappings[mapping]);
+        let port = published || block && (!ported || self.config.has_port(outside_port));
         let reached = match self.addresses.home(&self.hash, remote.ip) {
             Some(_) => local && self.may_reach_us(policy, protocol, remote).is_ok(),
             None => !local && (published || !self.exempts(protocol, remote)),

@@ -1,6 +1,6 @@
 //! What an observer of the translator is told. `()` observes nothing and costs nothing.
 
-use super::{Refusal, SessionView};
+use super::{BlockView, Refusal, SessionView};
 use crate::flow::{Flow, Time};
 
 /// One thing that happened in the translator.
@@ -14,6 +14,10 @@ pub enum Step {
     Closed(SessionView, Closed),
     /// A packet was refused.
     Refused(Flow, Refusal),
+    /// A block of ports was lent to an inside host that had used up its own (RFC 7422 §2).
+    Lent(BlockView),
+    /// A lent block of ports was given up.
+    Returned(BlockView),
 }
 
 /// Why a session ended.
@@ -35,7 +39,8 @@ pub enum Closed {
 
 /// Somebody who looks at the translator's steps.
 pub trait Observer {
-    /// Whether steps are wanted at all; if false, none is built.
+    /// Whether steps are wanted at all; if false, none is built but [`Step::Lent`] and
+    /// [`Step::Returned`], which must be logged whoever looks.
     fn wants(&self) -> bool {
         true
     }

@@ -4,7 +4,8 @@
 //! turns it into text later and elsewhere, with [`super::record::EventRecord`].
 
 use crate::flow::{Endpoint, Flow, Time};
-use crate::nat::{Closed, Refusal, SessionView, Step};
+use crate::nat::{BlockView, Closed, Refusal, SessionView, Step};
+use std::time::Duration;
 
 /// Something that happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -179,6 +180,10 @@ pub enum Note {
     /// New settings are in force: how many keys have changed, how many sessions live on, how many had
     /// to end.
     Reloaded(usize, usize, usize),
+    /// A block of ports was lent to an inside host (RFC 7422 §2).
+    BlockLent(BlockView),
+    /// A block of ports came back from an inside host.
+    BlockReturned(BlockView),
     /// The gateway is about to end; why.
     Stopping(String),
 }
@@ -191,6 +196,8 @@ impl Note {
             Note::LinkUp(..) => "link-up",
             Note::PortsLow(..) => "ports-low",
             Note::Reloaded(..) => "reloaded",
+            Note::BlockLent(..) => "block-lent",
+            Note::BlockReturned(..) => "block-returned",
             Note::Stopping(..) => "stopping",
         }
     }
@@ -203,6 +210,14 @@ impl Note {
             Note::PortsLow(address, left) => format!("{left} ports are left on {address}"),
             Note::Reloaded(changes, kept, ended) => {
                 format!("reloaded: {changes} keys differ; flows kept: {kept}, ended: {ended}")
+            }
+            Note::BlockLent(BlockView { inside, external, first, last, .. }) => {
+                format!("ports {first}-{last} of {external} are lent to {inside}")
+            }
+            Note::BlockReturned(BlockView { inside, external, first, last, from, until }) => {
+                let time = until.unwrap_or(*from).since(*from);
+                let time = humantime::format_duration(Duration::from_secs(time.as_secs()));
+                format!("ports {first}-{last} of {external} are given back by {inside} after {time}")
             }
             Note::Stopping(why) => format!("stopping: {why}"),
         }
@@ -217,6 +232,8 @@ impl Event {
             Step::Changed(session) => What::Changed(session),
             Step::Closed(session, why) => What::Closed(session, why),
             Step::Refused(flow, why) => What::Refused(flow, why),
+            Step::Lent(block) => What::Note(Note::BlockLent(block)),
+            Step::Returned(block) => What::Note(Note::BlockReturned(block)),
         };
         Event { at, what }
     }

@@ -150,7 +150,7 @@ mod tests {
             dropped: vec![("no-mapping", 2), ("filtered", 0)],
             links: vec![("eth\"0 (packet): full".into(), 3)],
         };
-        let counts = Counts { sessions: 1, mappings: 1, free_ports: 9, bytes: 160 };
+        let counts = Counts { sessions: 1, mappings: 1, free_ports: 9, bytes: 160, ..Counts::default() };
         StatsRecord::new(&counters, &counts, Time::ZERO, SystemTime::UNIX_EPOCH)
     }
 

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod host;
 pub mod links;
 pub mod mailbox;
+pub mod memory;
 pub mod poller;
 pub mod publish;
 pub mod ready;
@@ -23,6 +24,7 @@ use crate::io::netlink::Watcher;
 use crate::observe::{Feed, FlowBoard};
 use anyhow::Context;
 use mailbox::mailbox;
+use memory::PortMemory;
 use poller::Poller;
 use reload::Reloader;
 use signals::{Hangups, Signals};
@@ -75,12 +77,14 @@ pub fn run(settings: &Settings, flags: &RunFlags, runtime_dir: Option<&Path>) ->
         signals,
         watcher,
         host,
+        memory: None,
         chores: Chores::default(),
     };
     publish::publish_all(&mut worker, settings)?;
     worker.stock_up();
     let server = Server::start(&settings.control, Arc::clone(&handle) as Arc<dyn Engine>)?;
     let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
+    worker.memory = PortMemory::open(settings, &mut worker.gateway, clock);
 
     tracing::info!("{}", start::line(&about));
     ready::tell(settings.ready_fd)?;

@@ -127,8 +127,12 @@ impl Worker {
                 stock.given_back(&self.gateway, *protocol, *outside);
             }
             if (&nat.external, &nat.ports) != (&old.external, &old.ports) {
-                stock.follow(&nat.external, &nat.ports, &self.guard);
+                stock.follow(&nat.external, &nat.ports);
             }
+        }
+        let new = nat.external.iter().any(|address| !old.external.contains(address));
+        if new && self.memory.is_some() {
+            tracing::warn!("ports of new external addresses rest over a restart only from the next start on");
         }
         self.let_published_in(now);
     }

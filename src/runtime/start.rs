@@ -5,7 +5,6 @@ use super::host::Host;
 use super::links::Links;
 use super::reload::describe;
 use super::stock::Stock;
-use crate::config::settings::PORTS;
 use crate::config::{GuardChoice, Settings, TapChoice, TapOffload, UplinkChoice};
 use crate::control::About;
 use crate::flow::LinkInfo;
@@ -19,6 +18,8 @@ use crate::io::uplink::raw::RawUplink;
 use crate::io::uplink::{self, Chosen};
 use crate::io::{Link, tap::Tap};
 use crate::nat::NatConfig;
+use crate::nat::blocks::Blocks;
+use crate::nat::config::DEFAULT_PORTS;
 use crate::wire::MacAddr;
 use anyhow::{Context, bail};
 use ipnet::Ipv4Net;
@@ -78,6 +79,7 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let [seed, stock_seed, mac_seed] = seeds()?;
     let mac = MacAddr(settings.mac.unwrap_or_else(|| made_up_mac(&mac_seed)));
     let nat = nat_config(settings, &external, &host_addresses, guard.kind() != guard::Kind::Off);
+    Blocks::of(&nat).context("profile cgnat")?;
     let stock = nat.leased.then(|| Stock::new(&nat.external, &nat.ports, stock_seed));
     let lost = foreign.iter().map(|foreign| IpAddr::V4(foreign.address)).collect();
     answer_for(&foreign, &outside);
@@ -128,6 +130,7 @@ pub fn again(
     let host_addresses = other_addresses(&netlink, settings, &external)?;
     check_overlap(settings, &external, &host_addresses)?;
     let nat = nat_config(settings, &external, &host_addresses, config.nat.leased);
+    Blocks::of(&nat).context("profile cgnat")?;
     Ok(settings.gateway(GatewayConfig { nat, ..config.clone() }))
 }
 
@@ -257,7 +260,7 @@ fn check_overlap(settings: &Settings, external: &[Ipv4Addr], others: &[Ipv4Addr]
 /// The ports, and the published ones that lie outside them.
 fn wanted_ports(settings: &Settings) -> Vec<RangeInclusive<u16>> {
     let published = settings.publish.iter().map(|spec| spec.ports.clone());
-    settings.ports.clone().unwrap_or_else(|| vec![PORTS]).into_iter().chain(published).collect()
+    settings.ports.clone().unwrap_or_else(|| DEFAULT_PORTS.to_vec()).into_iter().chain(published).collect()
 }
 
 fn nat_config(settings: &Settings, external: &[Ipv4Addr], others: &[Ipv4Addr], leased: bool) -> NatConfig {

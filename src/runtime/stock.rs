@@ -1,12 +1,14 @@
-//! Ports asked from the host ahead of need, and given back when long unused.
+//! Ports asked from the host: ahead of need, or on demand, and given back when long unused.
 //!
-//! The translator says how many it would like; the stock asks the guard for ports of the range in
+//! The translator says how many it would like; the stock asks the guard for ports of the ranges in
 //! an order nobody can guess, a few at a time between bursts of packets. What the host refuses
-//! (a program has it) is tried again later.
+//! (a program has it) is tried again later. A port that a packet needs is asked for at once. Ports
+//! below 1024 are only leased so.
 
 use crate::flow::{Endpoint, Protocol, Time};
 use crate::gateway::Gateway;
 use crate::io::guard::{Guard, LeaseError};
+use crate::nat::Wanted;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use std::collections::VecDeque;
@@ -25,8 +27,10 @@ const PAUSE: Duration = Duration::from_secs(2);
 struct Shelf {
     protocol: Protocol,
     address: IpAddr,
-    /// Ports to ask for, in random order.
-    candidates: Vec<u16>,
+    /// Even and odd ports to ask for, in random order. Some may have been leased on demand since.
+    candidates: [Vec<u16>; 2],
+    /// Which ports are among the candidates, a bit each.
+    listed: Box<[u64; 1024]>,
     /// Ports that the host has, and when they may be asked for again.
     resting: VecDeque<(Time, u16)>,
 }
@@ -44,35 +48,44 @@ pub struct Stock {
 }
 
 impl Stock {
-    /// A stock for these addresses and ports.
-    pub fn new(addresses: &[IpAddr], ports: &[RangeInclusive<u16>], seed: [u8; 32]) -> Self {
+    /// A stock for these addresses and these ranges.
+    pub fn new(addresses: &[IpAddr], ranges: &[RangeInclusive<u16>], seed: [u8; 32]) -> Self {
         let random = ChaCha8Rng::from_seed(seed);
         let mut stock = Stock { shelves: Vec::new(), random, paused_until: Time::ZERO, taken: 0, failed: 0 };
-        stock.fill_shelves(addresses, ports, |_, _| false);
+        stock.follow(addresses, ranges);
         stock
     }
 
-    /// Follows changed addresses and ports. What the guard holds is not asked for again.
-    pub fn follow(&mut self, addresses: &[IpAddr], ports: &[RangeInclusive<u16>], guard: &Guard) {
-        self.fill_shelves(addresses, ports, |protocol, endpoint| guard.holds(protocol, endpoint));
-    }
-
-    fn fill_shelves(
-        &mut self,
-        addresses: &[IpAddr],
-        ports: &[RangeInclusive<u16>],
-        held: impl Fn(Protocol, Endpoint) -> bool,
-    ) {
+    /// Follows changed addresses and ranges. What we have already is passed over when its turn comes.
+    pub fn follow(&mut self, addresses: &[IpAddr], ranges: &[RangeInclusive<u16>]) {
         self.shelves.clear();
         for address in addresses {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let free = |port: &u16| !held(protocol, Endpoint { ip: *address, port: *port });
-                let mut candidates: Vec<u16> = ports.iter().cloned().flatten().filter(free).collect();
-                for last in (1..candidates.len()).rev() {
-                    candidates.swap(last, pick(&mut self.random, last + 1));
+                let mut shelf = Shelf::new(protocol, *address);
+                for port in ranges.iter().cloned().flatten() {
+                    let place = self.random.next_u32();
+                    shelf.add(port, place);
                 }
-                let shelf = Shelf { protocol, address: *address, candidates, resting: VecDeque::new() };
                 self.shelves.push(shelf);
+            }
+        }
+    }
+
+    /// Leases a port that a packet needs, or tells the gateway that the host refuses.
+    pub fn on_demand(
+        &mut self,
+        gateway: &mut Gateway,
+        guard: &mut Guard,
+        protocol: Protocol,
+        outside: Endpoint,
+        now: Time,
+    ) {
+        match guard.lease(protocol, outside) {
+            Ok(()) => gateway.lease(protocol, outside),
+            Err(error) => {
+                let taken = matches!(error, LeaseError::Taken { .. } | LeaseError::Forbidden { .. });
+                *(if taken { &mut self.taken } else { &mut self.failed }) += 1;
+                gateway.lease_refused(protocol, outside, now);
             }
         }
     }
@@ -94,12 +107,12 @@ impl Stock {
         }
         let wanted: Vec<_> = gateway.wanted().collect();
         let mut left = most;
-        for (protocol, address, count) in wanted {
+        for Wanted { protocol, address, odd, count } in wanted {
             for _ in 0..count {
                 if left == 0 {
                     return Ok(true);
                 }
-                let Some(port) = self.next(protocol, address, now) else { break };
+                let Some(port) = self.next(guard, protocol, address, odd, now) else { break };
                 left -= 1;
                 let outside = Endpoint { ip: address, port };
                 match guard.lease(protocol, outside) {
@@ -150,14 +163,32 @@ impl Stock {
         self.shelves.iter_mut().find(|shelf| shelf.protocol == protocol && shelf.address == address)
     }
 
-    fn next(&mut self, protocol: Protocol, address: IpAddr, now: Time) -> Option<u16> {
+    /// The next port of this parity to ask for, one that we do not have already.
+    fn next(
+        &mut self,
+        guard: &Guard,
+        protocol: Protocol,
+        address: IpAddr,
+        odd: bool,
+        now: Time,
+    ) -> Option<u16> {
+        let places = self.random.next_u32();
         let shelf = self.shelf(protocol, address)?;
-        if let Some(port) = shelf.candidates.pop() {
-            return Some(port);
-        }
-        match shelf.resting.front() {
-            Some((until, _)) if *until <= now => shelf.resting.pop_front().map(|(_, port)| port),
-            _ => None,
+        loop {
+            while let Some(port) = shelf.take(odd) {
+                if !guard.holds(protocol, Endpoint { ip: address, port }) {
+                    return Some(port);
+                }
+            }
+            // Those that have rested are candidates again.
+            let mut rested = false;
+            while let Some((_, port)) = shelf.resting.pop_front_if(|(until, _)| *until <= now) {
+                shelf.add(port, places);
+                rested |= (port % 2 == 1) == odd;
+            }
+            if !rested {
+                return None;
+            }
         }
     }
 
@@ -168,15 +199,37 @@ impl Stock {
     }
 
     fn put_back(&mut self, protocol: Protocol, address: IpAddr, port: u16) {
-        let draw = self.random.next_u32() as usize;
+        let draw = self.random.next_u32();
         if let Some(shelf) = self.shelf(protocol, address) {
-            shelf.candidates.push(port);
-            let last = shelf.candidates.len() - 1;
-            shelf.candidates.swap(last, draw % (last + 1));
+            shelf.add(port, draw);
         }
     }
 }
 
-fn pick(random: &mut ChaCha8Rng, below: usize) -> usize {
-    ((u64::from(random.next_u32()) * below as u64) >> 32) as usize
+impl Shelf {
+    fn new(protocol: Protocol, address: IpAddr) -> Self {
+        let (candidates, listed) = ([Vec::new(), Vec::new()], Box::new([0; 1024]));
+        Shelf { protocol, address, candidates, listed, resting: VecDeque::new() }
+    }
+
+    /// Makes a port a candidate, at the place that `draw` says. What is one already, or is not
+    /// leased ahead of need, is passed over.
+    fn add(&mut self, port: u16, draw: u32) {
+        let (word, bit) = (usize::from(port / 64), 1 << (port % 64));
+        if port < 1024 || self.listed[word] & bit != 0 {
+            return;
+        }
+        self.listed[word] |= bit;
+        let candidates = &mut self.candidates[usize::from(port % 2)];
+        candidates.push(port);
+        let last = candidates.len() - 1;
+        let place = (u64::from(draw) * candidates.len() as u64) >> 32;
+        candidates.swap(last, place as usize);
+    }
+
+    fn take(&mut self, odd: bool) -> Option<u16> {
+        let port = self.candidates[usize::from(odd)].pop()?;
+        self.listed[usize::from(port / 64)] &= !(1 << (port % 64));
+        Some(port)
+    }
 }

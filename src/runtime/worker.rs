@@ -9,6 +9,7 @@ use super::clock::Clock;
 use super::host::Host;
 use super::links::{Links, Turned};
 use super::mailbox::{Letter, Mailbox};
+use super::memory::PortMemory;
 use super::poller::{LINKS, Poller, Woken};
 use super::signals::Signals;
 use super::spin::Spin;
@@ -37,6 +38,9 @@ const BOARD_KEPT: Duration = Duration::from_secs(10);
 const SHRINK: Duration = Duration::from_secs(5);
 /// How often a link that is down is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Ports that are asked of the host for one packet, before it is dropped.
+const LEASES_OF_A_PACKET: usize = 8;
 
 /// Why the loop ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,6 +76,8 @@ pub struct Worker {
     pub watcher: Watcher,
     /// What it made on the host, and what it needs to know of it.
     pub host: Host,
+    /// Which ports are in use, for a successor; `None` where that cannot be noted.
+    pub memory: Option<PortMemory>,
     /// What is not for every turn.
     pub chores: Chores,
 }
@@ -108,8 +114,12 @@ impl Observer for Watching<'_> {
     }
 
     fn step(&mut self, step: Step, now: Time) {
-        tracing::debug!(?step);
-        self.feed.push(Event::from_step(step, now));
+        let event = Event::from_step(step, now);
+        match &event.what {
+            What::Note(note) => tracing::info!("{}", note.text()),
+            _ => tracing::debug!(?step),
+        }
+        self.feed.push(event);
     }
 }
 
@@ -193,8 +203,7 @@ impl Worker {
     fn one_packet(&mut self, link: LinkId, packet: &mut Buffer, now: Time, out: &mut Outbox) {
         let looking = self.feed.listeners(Kind::Packet) + self.feed.listeners(Kind::Dropped) > 0;
         let before = if looking { Some(self.look(link, packet)) } else { None };
-        let mut watching = Watching::new(&self.feed);
-        let fate = self.gateway.receive(link, packet, now, out, &mut watching);
+        let fate = self.decide(link, packet, now, out);
         if let Some(before) = before {
             self.tell(before, fate, packet, now);
         }
@@ -208,6 +217,27 @@ impl Worker {
         // waited for it keep their order.
         if !out.packets.is_empty() {
             self.flush(out);
+        }
+    }
+
+    /// The fate of a packet; ports that it needs are asked of the host on the way.
+    fn decide(&mut self, link: LinkId, packet: &mut Buffer, now: Time, out: &mut Outbox) -> Fate {
+        for _ in 0..LEASES_OF_A_PACKET {
+            let fate = self.gateway.receive(link, packet, now, out, &mut Watching::new(&self.feed));
+            self.remember(now);
+            let Fate::Wants(protocol, outside) = fate else { return fate };
+            match &mut self.stock {
+                Some(stock) => stock.on_demand(&mut self.gateway, &mut self.guard, protocol, outside, now),
+                None => self.gateway.lease_refused(protocol, outside, now),
+            }
+        }
+        self.gateway.give_up()
+    }
+
+    /// Notes what ports were taken and given up.
+    fn remember(&mut self, now: Time) {
+        if let Some(memory) = &mut self.memory {
+            memory.note(&mut self.gateway, now);
         }
     }
 
@@ -246,6 +276,7 @@ impl Worker {
             Fate::Held => "held",
             Fate::Taken(answer) => answer.word(),
             Fate::Dropped(reason) => reason.word(),
+            Fate::Wants(..) => "port-unleased",
         };
         if let Fate::Pass(to) = fate {
             let bytes = self.links.ip(to, packet);
@@ -284,6 +315,7 @@ impl Worker {
             self.gateway.tick(now, out, &mut Watching::new(&self.feed));
             self.flush(out);
         }
+        self.remember(now);
         self.lease(now);
         self.publish_board(now);
     }
@@ -384,6 +416,10 @@ impl Worker {
                 counters.links = self.links.counters();
                 let held = self.guard.held() as u64;
                 counters.links.push(("guard: held-sockets".to_owned(), held));
+                let counts = self.gateway.counts();
+                counters.links.push(("ports: resting".to_owned(), counts.held_ports as u64));
+                counters.links.push(("ports: rested-too-short".to_owned(), counts.held_early));
+                counters.links.push(("ports: not-asked-for".to_owned(), counts.leases_skipped));
                 if let Some(stock) = &self.stock {
                     counters.links.push(("guard: taken-by-host".to_owned(), stock.taken));
                     counters.links.push(("guard: lease-failed".to_owned(), stock.failed));

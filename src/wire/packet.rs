@@ -87,22 +87,14 @@ impl Packet {
     /// # Errors
     /// What is wrong, with numbers.
     pub fn parse(bytes: &[u8], offload: &Offload) -> Result<Packet, ParseError> {
-        let (mut packet, payload) = match bytes.first().map(|byte| byte >> 4) {
-            Some(6) => Packet::parse_ipv6(bytes)?,
-            _ => Packet::parse_ipv4(bytes)?,
-        };
-        if !packet.is_later_fragment() {
-            packet.read_transport(payload, offload)?;
+        match bytes.first().map(|byte| byte >> 4) {
+            Some(6) => Packet::parse_ipv6(bytes, offload),
+            _ => Packet::parse_ipv4(bytes, offload),
         }
-        if offload.checksum.is_some() || offload.segment.is_some() {
-            offload.check(&packet)?;
-        }
-        Ok(packet)
     }
 
-    /// Reads the IPv4 header; returns what is behind it, too.
     #[inline]
-    fn parse_ipv4(bytes: &[u8]) -> Result<(Packet, &[u8]), ParseError> {
+    fn parse_ipv4(bytes: &[u8], offload: &Offload) -> Result<Packet, ParseError> {
         let ip =
             Ipv4HeaderSlice::from_slice(bytes).map_err(|error| ParseError::ipv4("IPv4 header", error))?;
         let header = ip.slice().len();
@@ -120,11 +112,10 @@ impl Packet {
         if ip.is_fragmenting_payload() {
             packet.fragment = Some(Fragment::of_ipv4(&ip, payload.len())?);
         }
-        Ok((packet, payload))
+        packet.with_transport(payload, offload)
     }
 
-    /// Reads the IPv6 header and its extension headers; returns what is behind them, too.
-    fn parse_ipv6(bytes: &[u8]) -> Result<(Packet, &[u8]), ParseError> {
+    fn parse_ipv6(bytes: &[u8], offload: &Offload) -> Result<Packet, ParseError> {
         let ip =
             Ipv6HeaderSlice::from_slice(bytes).map_err(|error| ParseError::ipv6("IPv6 header", error))?;
         let length = ipv6::length(bytes);
@@ -140,7 +131,19 @@ impl Packet {
         if let (Some(place), Some(at)) = (chain.fragment, chain.fragment_at) {
             packet.fragment = Some(Fragment::of_ipv6(place, at, length, chain.protocol)?);
         }
-        Ok((packet, whole.get(chain.header..).unwrap_or(&[])))
+        packet.with_transport(whole.get(chain.header..).unwrap_or(&[]), offload)
+    }
+
+    /// The packet with its transport header read too, and checked against its offload.
+    #[inline]
+    fn with_transport(mut self, payload: &[u8], offload: &Offload) -> Result<Packet, ParseError> {
+        if !self.is_later_fragment() {
+            self.read_transport(payload, offload)?;
+        }
+        if offload.checksum.is_some() || offload.segment.is_some() {
+            offload.check(&self)?;
+        }
+        Ok(self)
     }
 
     /// Whether it is a packet of IPv6.

@@ -11,7 +11,7 @@ use tapnat::control::protocol::Problem;
 use tapnat::control::{About, AboutRule, Engine, Gone, Reloaded};
 use tapnat::flow::{Endpoint, Protocol, Time};
 use tapnat::gateway::{Command, CountersView, Reply};
-use tapnat::nat::{Counts, PublishError, SessionView, TcpState};
+use tapnat::nat::{BlockView, Counts, Looked, PublishError, SessionView, TcpState};
 use tapnat::observe::{Feed, FlowBoard};
 
 /// An established or answered session of the inside host 10.88.0.`inside`.
@@ -32,6 +32,24 @@ pub fn session(id: u64, protocol: Protocol, inside: u8, remote_port: u16) -> Ses
         packets_in: 1,
         bytes_out: 60,
         bytes_in: 60,
+    }
+}
+
+/// A block that follows from the inside address, and two that were lent.
+fn blocks() -> Looked {
+    let (inside, external) = (Ipv4Addr::new(10, 88, 0, 2).into(), Ipv4Addr::new(203, 0, 113, 1).into());
+    let lent = |from, until: Option<u64>| BlockView {
+        inside: Ipv4Addr::new(10, 88, 0, 9).into(),
+        external,
+        first: 5100,
+        last: 5199,
+        from: Time::from_secs(from),
+        until: until.map(Time::from_secs),
+    };
+    Looked {
+        own: Some((inside, external, 5056, 9087)),
+        lent: vec![lent(2, Some(5)), lent(8, None)],
+        ..Looked::default()
     }
 }
 
@@ -57,6 +75,8 @@ impl Engine for Fake {
         }
         let mut forwards = self.forwards.lock().unwrap();
         Ok(match command {
+            Command::LookUpOutside(Endpoint { port: 5100..=5199, .. }) => Reply::Looked(Box::new(blocks())),
+            Command::LookUpOutside(_) | Command::LookUpInside(_) => Reply::Looked(Box::default()),
             Command::Counters => {
                 let counters = CountersView { dropped: vec![("no-mapping", 3)], ..CountersView::default() };
                 Reply::Counters(Box::new(counters), Counts { sessions: 2, ..Counts::default() })

@@ -2,8 +2,10 @@
 //! be left as they were.
 
 use crate::lab_setup::*;
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use socket2::{Domain, Socket, Type};
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
@@ -95,6 +97,61 @@ pub fn killed_gateway_leaves_a_healthy_host(form: Form) {
     assert!(host.run(|| TcpListener::bind((HOST, port)).is_ok()).unwrap(), "port {port} is still taken");
     assert_eq!(page(host, at(SERVERS[0], 80), "/").unwrap().status, 200);
     assert_ping(host, SERVERS[0]);
+}
+
+/// A few connections of a container, and the ports they are seen with.
+fn connections(setup: &Setup, container: &str, count: usize) -> (Vec<Client>, BTreeSet<u16>) {
+    let open = || (0..count).map(|_| Client::connect(at(SERVERS[0], 80), SOON).unwrap()).collect();
+    let mut clients: Vec<Client> = setup.on(container).run(open).unwrap();
+    let ports = clients.iter_mut().map(|client| peer_of(&client.get("/").unwrap()).port()).collect();
+    (clients, ports)
+}
+
+/// Of 32 ports ten are in use when the gateway is killed; the next one gives the others.
+pub fn ports_in_use_at_a_kill_rest_after_the_restart(form: Form) {
+    // The containers go on asking the MAC that they know.
+    const RANGE: [&str; 4] = ["--ports", "61000-61031", "--mac", "02:00:00:00:00:01"];
+    let mut setup = Setup::new(form, Options::default(), &RANGE);
+    let (_clients, before) = connections(&setup, "red", 10);
+    assert_eq!(before.len(), 10);
+    setup.gateway.0.kill().unwrap();
+    setup.gateway = setup.world.gateway(form, &RANGE);
+    assert_ping(setup.on("blue"), SERVERS[0]);
+    let (_clients, after) = connections(&setup, "blue", 20);
+    assert!(before.is_disjoint(&after), "{before:?} and then {after:?}");
+    assert!(setup.gateway.0.said().contains("10 ports of an earlier run rest"), "{}", setup.gateway.0.said());
+    // Without its memory it starts all the same, and says so.
+    let log = setup.world.control().with_extension("ports");
+    setup.gateway.0.kill().unwrap();
+    std::fs::remove_file(&log).unwrap();
+    std::fs::write(&log, "somebody's letter").unwrap();
+    setup.gateway = setup.world.gateway(form, &RANGE);
+    assert_ping(setup.on("blue"), SERVERS[0]);
+    assert!(setup.gateway.0.said().contains("is not a log of ports"), "{}", setup.gateway.0.said());
+    assert_eq!(std::fs::read(&log).unwrap(), b"somebody's letter");
+}
+
+/// A container that speaks from a port below 1024 is heard from one, leased for it alone.
+pub fn low_ports_are_leased_when_they_are_needed(form: Form) {
+    let setup = Setup::plain(form);
+    let ask = |port: u16| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+        socket.bind(&any.into()).unwrap();
+        socket.connect_timeout(&at(SERVERS[0], 80).into(), SOON).unwrap();
+        let mut stream = TcpStream::from(socket);
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        let peer = page.split("hello ").nth(1).unwrap().trim();
+        peer.parse::<SocketAddrV4>().unwrap().port()
+    };
+    for port in [700, 701, 702] {
+        let seen = setup.on("red").run(|| ask(port)).unwrap();
+        assert!((512..1024).contains(&seen) && seen % 2 == port % 2, "{port} is seen as {seen}");
+        let bound = setup.on("host").run(|| TcpListener::bind((HOST, seen)).map(drop)).unwrap();
+        assert_eq!(bound.map_err(|error| error.kind()), Err(ErrorKind::AddrInUse), "TCP {seen}");
+    }
 }
 
 pub fn containers_reach_the_hosts_own_services(form: Form) {

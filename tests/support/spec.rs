@@ -39,6 +39,10 @@ pub struct Spec {
     pub sessions: Vec<Session>,
     /// Ports that the host has leased to us; those outside the ranges are to be given back.
     pub leased: BTreeSet<(Protocol, Endpoint)>,
+    /// Ports given up a moment ago, who had them, and when others may.
+    held: Vec<(Protocol, Endpoint, Endpoint, Time)>,
+    /// Mappings of which a session ended otherwise than by closing both ways.
+    untidy: Vec<(Protocol, Endpoint)>,
     /// Counts packets.
     turn: u64,
 }
@@ -119,7 +123,8 @@ impl Session {
 
 impl Spec {
     pub fn new(config: NatConfig) -> Self {
-        Spec { config, forwards: Vec::new(), sessions: Vec::new(), leased: BTreeSet::new(), turn: 0 }
+        let (forwards, sessions, held, untidy) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Spec { config, forwards, sessions, leased: BTreeSet::new(), held, untidy, turn: 0 }
     }
 
     pub fn ours(&self, ip: IpAddr) -> bool {
@@ -142,8 +147,34 @@ impl Spec {
     }
 
     pub fn expire(&mut self, now: Time) {
-        let config = &self.config;
-        self.sessions.retain(|session| now < session.counts_from + session.life(config));
+        let config = self.config.clone();
+        self.end(now, |session| now >= session.counts_from + session.life(&config));
+        self.held.retain(|(.., until)| now < *until);
+    }
+
+    /// Ends sessions; a mapping ends with its last one, and its port rests.
+    pub fn end(&mut self, now: Time, ends: impl Fn(&Session) -> bool) {
+        let (ended, left): (Vec<_>, Vec<_>) = self.sessions.drain(..).partition(ends);
+        self.sessions = left;
+        for Session { mapping, fin, .. } in ended.iter().filter(|session| !session.mapping.published) {
+            if *fin != [true, true] {
+                self.untidy.push((mapping.protocol, mapping.outside));
+            }
+        }
+        for Mapping { protocol, inside, outside, .. } in ended.iter().map(|session| &session.mapping) {
+            let lives = self.owner(*protocol, *outside).is_some();
+            if !lives && self.untidy.contains(&(*protocol, *outside)) {
+                let until = now + self.config.policy.timeouts.port_hold;
+                self.held.push((*protocol, *outside, *inside, until));
+            }
+            if !lives {
+                self.untidy.retain(|untidy| *untidy != (*protocol, *outside));
+            }
+        }
+    }
+
+    pub fn rests(&self, protocol: Protocol, outside: Endpoint) -> bool {
+        self.held.iter().any(|held| (held.0, held.1) == (protocol, outside))
     }
 
     pub fn owner(&self, protocol: Protocol, outside: Endpoint) -> Option<Mapping> {
@@ -189,28 +220,52 @@ impl Spec {
         }
         let paired = others.first().map(|other| other.outside.ip);
         let addresses = paired.map_or(self.config.external.clone(), |ip| vec![ip]);
+        let back = |ip: IpAddr| self.may_have_back(protocol, inside, ip);
         let Some(outside) = offered else {
-            let full =
-                |ip: &IpAddr| !self.has_free(protocol, *ip) && self.recyclable(protocol, *ip).is_none();
+            let full = |ip: &IpAddr| {
+                self.free(protocol, *ip).is_empty()
+                    && back(*ip).is_empty()
+                    && self.recyclable(protocol, *ip).is_none()
+            };
             assert!(protocol != Protocol::Icmp && addresses.iter().any(full), "a port was free");
             return Err(Refusal::PortsExhausted);
         };
         assert!(addresses.contains(&outside.ip), "{outside} is not paired with {paired:?}");
-        if protocol != Protocol::Icmp && !self.has_free(protocol, outside.ip) {
+        let (free, back) = (self.free(protocol, outside.ip), back(outside.ip));
+        if protocol != Protocol::Icmp && free.is_empty() && back.is_empty() {
             let recycled = self.recyclable(protocol, outside.ip).expect("no port was free");
             self.sessions.remove(recycled);
         }
         assert!(self.owner(protocol, outside).is_none(), "two owners of {outside}");
         let leased = self.leased.contains(&(protocol, outside)) && self.usable(outside);
         assert!(protocol == Protocol::Icmp || leased);
+        if back.is_empty() {
+            assert!(!self.rests(protocol, outside), "{outside} was another's a moment ago");
+            let parity = |port: u16| port % 2 == inside.port % 2;
+            assert!(parity(outside.port) || !free.into_iter().any(parity), "{outside} for {inside}");
+        } else {
+            assert!(back.contains(&outside), "{outside}, and not one of {back:?}");
+            self.held.retain(|held| (held.0, held.1) != (protocol, outside));
+        }
         Ok(Mapping { protocol, inside, outside, part, published: false })
     }
 
-    fn has_free(&self, protocol: Protocol, external: IpAddr) -> bool {
-        self.leased.iter().any(|(leased, port)| {
-            let fits = *leased == protocol && port.ip == external && self.usable(*port);
-            fits && self.owner(protocol, *port).is_none()
-        })
+    /// The free ports of an external address.
+    fn free(&self, protocol: Protocol, external: IpAddr) -> Vec<u16> {
+        let fits = |(leased, port): &&(Protocol, Endpoint)| {
+            let there = *leased == protocol && port.ip == external && self.usable(*port);
+            there && self.owner(protocol, *port).is_none() && !self.rests(protocol, *port)
+        };
+        self.leased.iter().filter(fits).map(|(_, port)| port.port).collect()
+    }
+
+    /// Ports that this inside endpoint has given up a moment ago.
+    fn may_have_back(&self, protocol: Protocol, inside: Endpoint, external: IpAddr) -> Vec<Endpoint> {
+        let had = |held: &&(Protocol, Endpoint, Endpoint, Time)| {
+            let usable = protocol == Protocol::Icmp || self.usable(held.1);
+            (held.0, held.2) == (protocol, inside) && held.1.ip == external && usable
+        };
+        self.held.iter().filter(had).map(|held| held.1).collect()
     }
 
     /// The dynamic mappings of an inside host.
@@ -240,7 +295,8 @@ impl Spec {
         let alone = |m: &Mapping| self.sessions.iter().filter(|s| s.mapping == *m).count() == 1;
         let done = self.sessions.iter().enumerate().filter(|(_, s)| {
             let there = s.mapping.protocol == protocol && s.mapping.outside.ip == external;
-            there && s.closing() && !s.mapping.published && alone(&s.mapping)
+            let rests = self.untidy.contains(&(protocol, s.mapping.outside));
+            there && s.closing() && !s.mapping.published && !rests && alone(&s.mapping)
         });
         done.min_by_key(|(_, s)| s.closed).map(|(at, _)| at)
     }
@@ -332,8 +388,8 @@ impl Spec {
             self.config.external.contains(&outside.ip) && port && s.local == ours && reached
         };
         let before = self.sessions.len();
-        let kept: Vec<Session> = self.sessions.iter().filter(|s| stays(s)).cloned().collect();
-        self.sessions = kept;
+        let gone: Vec<_> = self.sessions.iter().filter(|s| !stays(s)).cloned().collect();
+        self.end(now, |session| gone.contains(session));
         self.forwards.retain(|forward| self.config.external.contains(&forward.outside.ip));
         Reconfigured { kept: self.sessions.len(), ended: before - self.sessions.len() }
     }
@@ -389,6 +445,7 @@ impl Spec {
             return false;
         }
         self.leased.remove(&(protocol, outside));
+        self.held.retain(|held| (held.0, held.1) != (protocol, outside));
         self.forwards.push(Mapping { protocol, inside, outside, part: None, published: true });
         true
     }
