@@ -312,7 +312,7 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
         ("--timeout udp", "--timeout: `udp` has no =; write --timeout NAME=VALUE"),
         (
             "--timeout tcp-estabished=2h",
-            "--timeout: no timeout `tcp-estabished`; did you mean `tcp-established`? (known: udp, udp-dns, tcp-opening, tcp-established, tcp-closing, icmp, other, lease, port-hold)",
+            "--timeout: no timeout `tcp-estabished`; did you mean `tcp-established`? (known: udp, udp-unreplied, udp-dns, tcp-opening, tcp-syn-received, tcp-established, tcp-half-closed, tcp-closing, tcp-reset, icmp, other, lease, port-hold)",
         ),
         (
             "--timeout udp=300",
@@ -484,7 +484,15 @@ fn a_profile_is_a_whole_policy_and_options_depart_from_it() {
     let linux = given("--inside 10.88.0.1/24 --profile linux --timeout udp=3m").unwrap();
     assert!(!linux.policy.hairpin && linux.policy.choice == PortChoice::Overload);
     assert_eq!(linux.policy.timeouts.udp, Duration::from_secs(180));
+    assert_eq!(
+        linux.policy.timeouts.udp_unreplied,
+        Duration::from_secs(30),
+        "the kernel tells the two apart"
+    );
     assert_eq!(linux.policy.timeouts.tcp_established, Duration::from_secs(432_000));
+    assert_eq!(linux.policy.timeouts.tcp_reset, Duration::from_secs(10));
+    let plain = given("--inside 10.88.0.1/24 --timeout udp=3m").unwrap();
+    assert_eq!(plain.policy.timeouts.udp_unreplied, Duration::from_secs(180), "one says both");
     assert_eq!(linux.warnings, Vec::<String>::new(), "a profile is chosen with its timers");
 }
 
@@ -619,6 +627,7 @@ fn the_difference_of_two_settings_is_told_by_key() {
             "rule 10.88.0.64/26: mapping: address-and-port-dependent -> endpoint-independent",
             "rule 10.88.0.64/26: profile: symmetric -> full-cone",
             "timeouts.udp: 5m -> 10m",
+            "timeouts.udp-unreplied: 5m -> 10m",
         ]
     );
 }

@@ -127,14 +127,31 @@ fn defaults_that_have_no_word_are_as_the_page_says() {
 
 /// Name and value; a field that is added does not compile until it is here, and on the page.
 fn timeouts() -> Vec<(&'static str, Duration)> {
-    let Timeouts { udp, udp_dns, tcp_opening, tcp_established, tcp_closing, icmp, other, lease, port_hold } =
-        Timeouts::default();
+    let Timeouts {
+        udp,
+        udp_unreplied,
+        udp_dns,
+        tcp_opening,
+        tcp_syn_received,
+        tcp_established,
+        tcp_half_closed,
+        tcp_closing,
+        tcp_reset,
+        icmp,
+        other,
+        lease,
+        port_hold,
+    } = Timeouts::default();
     vec![
         ("udp", udp),
+        ("udp-unreplied", udp_unreplied),
         ("udp-dns", udp_dns),
         ("tcp-opening", tcp_opening),
+        ("tcp-syn-received", tcp_syn_received),
         ("tcp-established", tcp_established),
+        ("tcp-half-closed", tcp_half_closed),
         ("tcp-closing", tcp_closing),
+        ("tcp-reset", tcp_reset),
         ("icmp", icmp),
         ("other", other),
         ("lease", lease),

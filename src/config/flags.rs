@@ -117,7 +117,8 @@ pub struct RunFlags {
     #[arg(long, value_name = "prohibited|host-unreachable|silence", help_heading = "Translation")]
     pub refusal: Option<String>,
     /// How long idle flows live, e.g. udp=5m, tcp-established=2h4m; can be repeated. Names: udp,
-    /// udp-dns, tcp-opening, tcp-established, tcp-closing, icmp, other, lease, port-hold
+    /// udp-unreplied, udp-dns, tcp-opening, tcp-syn-received, tcp-established, tcp-half-closed,
+    /// tcp-closing, tcp-reset, icmp, other, lease, port-hold
     #[arg(long, value_name = "NAME=DURATION", help_heading = "Translation")]
     pub timeout: Vec<String>,
     /// How many things may live, e.g. sessions=1000000; can be repeated. Names: sessions,

@@ -72,10 +72,14 @@ fn linux_timeouts() -> Timeouts {
     let seconds = Duration::from_secs;
     Timeouts {
         udp: seconds(120),
+        udp_unreplied: seconds(30),
         udp_dns: seconds(30),
         tcp_opening: seconds(120),
+        tcp_syn_received: seconds(60),
         tcp_established: seconds(5 * 24 * 3600),
+        tcp_half_closed: seconds(120),
         tcp_closing: seconds(120),
+        tcp_reset: seconds(10),
         icmp: seconds(30),
         other: seconds(600),
         ..Timeouts::default()

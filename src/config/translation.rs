@@ -128,12 +128,16 @@ fn subscribers(raw: &Raw, nets: &[IpNet]) -> Checked<Prefix> {
 type TimeoutKey = (&'static str, u64, &'static str, fn(&mut Timeouts) -> &mut Duration);
 
 /// Every timeout.
-pub const TIMEOUTS: [TimeoutKey; 9] = [
+pub const TIMEOUTS: [TimeoutKey; 13] = [
     ("udp", 120, "RFC 4787 REQ-5", |t| &mut t.udp),
+    ("udp-unreplied", 120, "RFC 4787 REQ-5", |t| &mut t.udp_unreplied),
     ("udp-dns", 0, "", |t| &mut t.udp_dns),
     ("tcp-opening", 240, "RFC 5382 REQ-5", |t| &mut t.tcp_opening),
+    ("tcp-syn-received", 240, "RFC 5382 REQ-5", |t| &mut t.tcp_syn_received),
     ("tcp-established", 7440, "RFC 5382 REQ-5", |t| &mut t.tcp_established),
+    ("tcp-half-closed", 7440, "RFC 5382 REQ-5", |t| &mut t.tcp_half_closed),
     ("tcp-closing", 240, "RFC 5382 REQ-5", |t| &mut t.tcp_closing),
+    ("tcp-reset", 240, "RFC 7857 §2.2", |t| &mut t.tcp_reset),
     ("icmp", 60, "RFC 5508 REQ-2", |t| &mut t.icmp),
     ("other", 0, "", |t| &mut t.other),
     ("lease", 0, "", |t| &mut t.lease),
@@ -141,6 +145,7 @@ pub const TIMEOUTS: [TimeoutKey; 9] = [
 ];
 
 fn timeouts(raw: &Raw, timeouts: &mut Timeouts) -> Checked<()> {
+    let (udp, alike) = (timeouts.udp, timeouts.udp == timeouts.udp_unreplied);
     for (name, written) in raw.table("timeouts") {
         let Some((_, _, _, field)) = TIMEOUTS.iter().find(|(known, ..)| *known == name) else {
             let known = TIMEOUTS.map(|(known, ..)| known);
@@ -151,6 +156,11 @@ fn timeouts(raw: &Raw, timeouts: &mut Timeouts) -> Checked<()> {
             ));
         };
         *field(timeouts) = duration(written)?;
+    }
+    // Where nobody tells the two apart, one says both.
+    let said = raw.table("timeouts").any(|(name, _)| name == "udp-unreplied");
+    if alike && !said && timeouts.udp != udp {
+        timeouts.udp_unreplied = timeouts.udp;
     }
     Ok(())
 }
