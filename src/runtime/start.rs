@@ -3,11 +3,12 @@
 use super::clock::Clock;
 use super::host::Host;
 use super::links::Links;
+use super::reload::describe;
 use super::stock::Stock;
 use crate::config::{GuardChoice, Settings, TapChoice, TapOffload, UplinkChoice};
 use crate::control::About;
 use crate::flow::LinkInfo;
-use crate::gateway::{Gateway, GatewayConfig, Subnet};
+use crate::gateway::{Gateway, GatewayConfig};
 use crate::io::filter::Wanted;
 use crate::io::guard::{self, Guard};
 use crate::io::netlink::Netlink;
@@ -16,11 +17,12 @@ use crate::io::setup::{self, InsideConfig, Outside};
 use crate::io::uplink::raw::RawUplink;
 use crate::io::uplink::{self, Chosen};
 use crate::io::{Link, tap::Tap};
+use crate::nat::NatConfig;
+use crate::nat::blocks::Blocks;
 use crate::nat::config::DEFAULT_PORTS;
-use crate::nat::{NatConfig, Policy};
 use crate::wire::MacAddr;
 use anyhow::{Context, bail};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::thread;
@@ -47,17 +49,17 @@ pub struct Started {
 /// # Errors
 /// The thing, the cause and the cure.
 pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
+    refuse_ipv6(settings)?;
     let netlink = Netlink::open().context("netlink socket")?;
     let outside = setup::outside(&netlink, settings.outside.as_deref())?;
     let external = external_addresses(settings, &outside)?;
     let host_addresses = other_addresses(&netlink, settings, &external)?;
     check_overlap(settings, &external, &host_addresses)?;
     let foreign = foreign_addresses(&netlink, &outside, &external)?;
-    let ports = settings.ports.clone().map_or_else(|| DEFAULT_PORTS.to_vec(), |range| vec![range]);
 
     let inside = inside_config(settings);
     let (tap, made) = setup::inside(&inside)?;
-    let wanted = Wanted { addresses: external.clone(), ports: wanted_ports(settings, &ports) };
+    let wanted = Wanted { addresses: external.clone(), ports: wanted_ports(settings) };
     let kind = match settings.uplink {
         UplinkChoice::Auto => None,
         UplinkChoice::Packet => Some(uplink::Kind::Packet),
@@ -76,20 +78,70 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
 
     let [seed, stock_seed, mac_seed] = seeds()?;
     let mac = MacAddr(settings.mac.unwrap_or_else(|| made_up_mac(&mac_seed)));
-    let nat = nat_config(settings, &external, &host_addresses, &ports, guard.kind());
-    let stock = nat.leased.then(|| Stock::new(&nat.external, &ports, stock_seed));
-    let about = about(settings, &tap, &outside, &uplink, &guard, &nat, mac, clock);
+    let nat = nat_config(settings, &external, &host_addresses, guard.kind() != guard::Kind::Off);
+    Blocks::of(&nat).context("profile cgnat")?;
+    let stock = nat.leased.then(|| Stock::new(&nat.external, &nat.ports, stock_seed));
     let lost = foreign.iter().map(|foreign| IpAddr::V4(foreign.address)).collect();
     answer_for(&foreign, &outside);
-    let subnets = settings
-        .inside
-        .iter()
-        .map(|net| Subnet { gateway: net.addr().into(), prefix: net.prefix_len() })
-        .collect();
-    let config = GatewayConfig::new(subnets, mac, tap.info(), uplink.link.info(), nat);
+    let config = GatewayConfig::new(Vec::new(), mac, tap.info(), uplink.link.info(), nat);
+    let config = settings.gateway(config);
+    let about = about(settings, &tap, &outside, &uplink, &guard, &config, clock);
     let links = Links::new(vec![Box::new(tap), uplink.link, Box::new(to_host)]);
     let host = Host { outside: outside.interface.name, inside, made, lost };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, about })
+}
+
+/// The gateway's settings for changed `settings`, where everything that needs a restart is as
+/// before: that is in `config`. `external` are the addresses to go on with, `None` to find them anew.
+///
+/// # Errors
+/// The thing, the cause and the cure; what the host says of addresses is asked again.
+pub fn again(
+    settings: &Settings,
+    config: &GatewayConfig,
+    outside: &str,
+    external: Option<&[IpAddr]>,
+) -> anyhow::Result<GatewayConfig> {
+    refuse_ipv6(settings)?;
+    let netlink = Netlink::open().context("netlink socket")?;
+    let external = match external {
+        Some(external) => four(external),
+        None => {
+            let outside = setup::outside(&netlink, Some(outside))?;
+            let external = external_addresses(settings, &outside)?;
+            let foreign = foreign_addresses(&netlink, &outside, &external)?;
+            if let (Some(foreign), true) = (foreign.first(), config.nat.leased) {
+                bail!(guard::GuardError::NotLocal(foreign.address));
+            }
+            let before = foreign_addresses(&netlink, &outside, &four(&config.nat.external))?;
+            let mut odd = before.iter().chain(&foreign).filter(|one| one.on_link);
+            let both = |one: &Foreign| {
+                [&before, &foreign].iter().all(|all| all.iter().any(|it| it.address == one.address))
+            };
+            if let Some(one) = odd.find(|one| !both(one)) {
+                bail!(
+                    "external {}: ARP is answered for it from the start on; start the gateway again",
+                    one.address
+                );
+            }
+            external
+        }
+    };
+    let host_addresses = other_addresses(&netlink, settings, &external)?;
+    check_overlap(settings, &external, &host_addresses)?;
+    let nat = nat_config(settings, &external, &host_addresses, config.nat.leased);
+    Blocks::of(&nat).context("profile cgnat")?;
+    Ok(settings.gateway(GatewayConfig { nat, ..config.clone() }))
+}
+
+/// Links, guard and netlink carry IPv4 alone.
+fn refuse_ipv6(settings: &Settings) -> anyhow::Result<()> {
+    let inside = settings.inside.iter().find(|net| net.addr().is_ipv6()).map(|net| format!("inside {net}"));
+    let external = settings.external.iter().find(|address| address.is_ipv6());
+    match inside.or_else(|| external.map(|address| format!("external {address}"))) {
+        Some(what) => bail!("{what}: IPv6 is not carried; give IPv4 addresses alone"),
+        None => Ok(()),
+    }
 }
 
 fn inside_config(settings: &Settings) -> InsideConfig {
@@ -105,11 +157,16 @@ fn external_addresses(settings: &Settings, outside: &Outside) -> anyhow::Result<
     if settings.external.is_empty() {
         return Ok(outside.addresses.clone());
     }
-    let given = settings.external.iter().map(|address| match address {
-        IpAddr::V4(address) => Ok(*address),
-        IpAddr::V6(address) => bail!("external {address}: IPv6 is not translated; name an IPv4 address"),
-    });
-    given.collect()
+    Ok(four(&settings.external))
+}
+
+/// The IPv4 ones.
+fn four(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
+    let four = |address: &IpAddr| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    };
+    addresses.iter().filter_map(four).collect()
 }
 
 /// The host's addresses that are not translated to: packets to them go to the host.
@@ -126,7 +183,7 @@ fn other_addresses(
             _ => None,
         })
         // What is inside is reached over the bridge, not through the gateway.
-        .filter(|address| !settings.inside.iter().any(|net| net.contains(address)))
+        .filter(|address| !settings.inside.iter().any(|net| net.contains(&IpAddr::V4(*address))))
         .collect();
     others.sort_unstable();
     others.dedup();
@@ -188,7 +245,9 @@ fn foreign_addresses(
 /// nobody else's.
 fn check_overlap(settings: &Settings, external: &[Ipv4Addr], others: &[Ipv4Addr]) -> anyhow::Result<()> {
     for net in &settings.inside {
-        if let Some(address) = external.iter().chain(others).find(|address| net.contains(*address)) {
+        if let Some(address) =
+            external.iter().chain(others).find(|address| net.contains(&IpAddr::V4(**address)))
+        {
             bail!(
                 "inside {net}: overlaps with {address}, an address of this host outside; \
                  choose another subnet with --inside"
@@ -198,35 +257,17 @@ fn check_overlap(settings: &Settings, external: &[Ipv4Addr], others: &[Ipv4Addr]
     Ok(())
 }
 
-/// The ranges, and the published ports that lie outside them.
-fn wanted_ports(settings: &Settings, ports: &[RangeInclusive<u16>]) -> Vec<RangeInclusive<u16>> {
+/// The ports, and the published ones that lie outside them.
+fn wanted_ports(settings: &Settings) -> Vec<RangeInclusive<u16>> {
     let published = settings.publish.iter().map(|spec| spec.ports.clone());
-    ports.iter().cloned().chain(published).collect()
+    settings.ports.clone().unwrap_or_else(|| DEFAULT_PORTS.to_vec()).into_iter().chain(published).collect()
 }
 
-fn nat_config(
-    settings: &Settings,
-    external: &[Ipv4Addr],
-    others: &[Ipv4Addr],
-    ports: &[RangeInclusive<u16>],
-    guard: guard::Kind,
-) -> NatConfig {
+fn nat_config(settings: &Settings, external: &[Ipv4Addr], others: &[Ipv4Addr], leased: bool) -> NatConfig {
     NatConfig {
-        external: external.iter().copied().map(IpAddr::V4).collect(),
         host_addresses: others.iter().copied().map(IpAddr::V4).collect(),
-        ports: ports.to_vec(),
-        leased: guard != guard::Kind::Off,
-        policy: Policy {
-            mapping: settings.nat.mapping,
-            filtering: settings.nat.filtering,
-            hairpin: settings.nat.hairpin,
-            timeouts: settings.nat.timeouts,
-            ..Policy::default()
-        },
-        rules: Vec::new(),
-        exempt: Vec::new(),
-        host_access: settings.nat.host_access,
-        limits: settings.nat.limits,
+        leased,
+        ..settings.nat(external.iter().copied().map(IpAddr::V4).collect())
     }
 }
 
@@ -249,42 +290,35 @@ fn made_up_mac(random: &[u8; 32]) -> [u8; 6] {
     [random[0] & 0xfc | 2, random[1], random[2], random[3], random[4], random[5]]
 }
 
-#[expect(clippy::too_many_arguments, reason = "one of each thing that was chosen")]
 fn about(
     settings: &Settings,
     tap: &Tap,
     outside: &Outside,
     uplink: &Chosen,
     guard: &Guard,
-    nat: &NatConfig,
-    mac: MacAddr,
+    config: &GatewayConfig,
     clock: Clock,
 ) -> About {
-    About {
+    let mut about = About {
         name: settings.name.clone(),
         pid: std::process::id(),
         started: humantime::format_rfc3339_seconds(clock.base()).to_string(),
         tap: tap.name().to_owned(),
         tap_offload: offloads(tap.info()),
         bridge: settings.bridge.clone(),
-        inside: settings.inside.iter().copied().map(IpNet::V4).collect(),
-        mac: mac.to_string(),
+        mac: config.mac.to_string(),
         mtu: settings.mtu,
         outside: outside.interface.name.clone(),
-        external: nat.external.clone(),
-        ports: nat
-            .ports
-            .iter()
-            .map(|range| format!("{}-{}", range.start(), range.end()))
-            .collect::<Vec<_>>()
-            .join(","),
         uplink: uplink.kind.word().to_owned(),
         guard: guard.kind().word().to_owned(),
         reasons: vec![
             format!("uplink {}: {}", uplink.kind.word(), uplink.why),
             format!("guard {}: {}", guard.kind().word(), guard.why()),
         ],
-    }
+        ..About::default()
+    };
+    describe(settings, config, &mut about);
+    about
 }
 
 fn offloads(info: LinkInfo) -> String {
