@@ -9,7 +9,7 @@ use crate::io::netlink::Netlink;
 use crate::io::setup::{self, InsideConfig, Made};
 use crate::nat::NatConfig;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// The host around the worker.
 #[derive(Debug)]
@@ -66,11 +66,7 @@ impl Host {
 
     /// What the uplink's filter lets in: the range, and published ports outside it.
     pub fn wanted(&self, nat: &NatConfig, published: impl Iterator<Item = u16>) -> Wanted {
-        let v4 = |ip: &IpAddr| match ip {
-            IpAddr::V4(ip) => Some(*ip),
-            IpAddr::V6(_) => None,
-        };
-        let addresses: Vec<Ipv4Addr> = nat.external.iter().filter_map(v4).collect();
+        let addresses = nat.external.clone();
         let single: BTreeSet<u16> = published.filter(|port| !nat.has_port(*port)).collect();
         let ports = nat.ports.iter().cloned().chain(single.into_iter().map(|port| port..=port));
         Wanted { addresses, ports: ports.collect() }

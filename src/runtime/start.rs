@@ -10,7 +10,7 @@ use crate::flow::LinkInfo;
 use crate::gateway::{Gateway, GatewayConfig, Subnet};
 use crate::io::filter::Wanted;
 use crate::io::guard::{self, Guard};
-use crate::io::netlink::Netlink;
+use crate::io::netlink::{Family, Netlink};
 use crate::io::setup::{self, InsideConfig, Outside};
 use crate::io::uplink::raw::RawUplink;
 use crate::io::uplink::{self, Chosen};
@@ -48,7 +48,7 @@ pub struct Started {
 /// The thing, the cause and the cure.
 pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let netlink = Netlink::open().context("netlink socket")?;
-    let outside = setup::outside(&netlink, settings.outside.as_deref())?;
+    let outside = setup::outside(&netlink, settings.outside.as_deref(), &[Family::Four])?;
     let external = external_addresses(settings, &outside)?;
     let host_addresses = other_addresses(&netlink, settings, &external)?;
     check_overlap(settings, &external, &host_addresses)?;
@@ -57,7 +57,11 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
 
     let inside = inside_config(settings);
     let (tap, made) = setup::inside(&inside)?;
-    let wanted = Wanted { addresses: external.clone(), ports: wanted_ports(settings, &ports) };
+    let wanted = Wanted {
+        addresses: external.iter().copied().map(IpAddr::V4).collect(),
+        ports: wanted_ports(settings, &ports),
+    };
+    let wanted_addresses = wanted.addresses.clone();
     let kind = match settings.uplink {
         UplinkChoice::Auto => None,
         UplinkChoice::Packet => Some(uplink::Kind::Packet),
@@ -72,7 +76,7 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
         GuardChoice::Off => Some(guard::Kind::Off),
     };
     let packet = uplink.kind == uplink::Kind::Packet;
-    let guard = Guard::new(ask, packet, outside.interface.index, &external)?;
+    let guard = Guard::new(ask, packet, outside.interface.index, &wanted_addresses)?;
 
     let [seed, stock_seed, mac_seed] = seeds()?;
     let mac = MacAddr(settings.mac.unwrap_or_else(|| made_up_mac(&mac_seed)));
@@ -95,12 +99,16 @@ fn inside_config(settings: &Settings) -> InsideConfig {
         TapChoice::Fd(number) => (String::new(), Some(*number)),
     };
     let offload = settings.tap_offload == TapOffload::Auto;
-    InsideConfig { tap, tap_fd, offload, bridge: settings.bridge.clone(), mtu: settings.mtu }
+    InsideConfig { tap, tap_fd, offload, bridge: settings.bridge.clone(), mtu: settings.mtu, six: false }
 }
 
 fn external_addresses(settings: &Settings, outside: &Outside) -> anyhow::Result<Vec<Ipv4Addr>> {
     if settings.external.is_empty() {
-        return Ok(outside.addresses.clone());
+        let four = |address| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        };
+        return Ok(outside.externals(Family::Four)?.into_iter().filter_map(four).collect());
     }
     let given = settings.external.iter().map(|address| match address {
         IpAddr::V4(address) => Ok(*address),

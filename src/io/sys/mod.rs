@@ -11,5 +11,6 @@ pub mod fd;
 pub mod inet;
 pub mod netns;
 pub mod packet;
+pub mod raw6;
 pub mod tun;
 pub mod wiretap;
