@@ -64,6 +64,7 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
     ("source-route", || inside(&craft::with_ip_options(&query(), &[0x83, 7, 4, 1, 2, 3, 4, 0]).unwrap())),
     ("fragment-orphan", fragment_orphan),
     ("fragment-limit", fragment_limit),
+    ("fragment-overlap", fragment_overlap),
     ("no-neighbor", no_neighbor),
     ("neighbor-limit", neighbor_limit),
 ];
@@ -259,6 +260,16 @@ fn fragment_limit() -> Rig {
     for piece in &later_fragments()[..65] {
         rig.from(MAC_A, piece);
     }
+    rig
+}
+
+fn fragment_overlap() -> Rig {
+    let mut rig = Rig::new();
+    let datagram = |length| fragmentable(craft::udp(at(A, 1000), at(S1, 53), &vec![0; length]), 9);
+    let pieces = fragment::fragments(&datagram(3000), 1500).unwrap();
+    let others = fragment::fragments(&datagram(3000), 1000).unwrap();
+    rig.from(MAC_A, &pieces[0]);
+    rig.from(MAC_A, &others[1]);
     rig
 }
 

@@ -124,6 +124,66 @@ fn a_first_fragment_that_comes_twice_belongs_to_one_datagram() {
 }
 
 #[test]
+fn overlapping_fragments_end_their_datagram() {
+    let mut rig = Rig::new();
+    let datagram = fragmentable(craft::udp(at(A, 1000), at(S1, 5000), &[1; 3000]), 7);
+    let (honest, other) =
+        (fragment::fragments(&datagram, 1500).unwrap(), fragment::fragments(&datagram, 1000).unwrap());
+    assert_eq!(rig.from(MAC_A, &honest[0]), Fate::Pass(OUTSIDE));
+    assert_eq!(rig.from(MAC_A, &other[1]), Fate::Dropped(DropReason::FragmentOverlap));
+    for piece in &honest[1..] {
+        assert_eq!(rig.from(MAC_A, piece), Fate::Dropped(DropReason::FragmentOverlap));
+    }
+    assert_eq!(rig.from(MAC_A, &three(A, 8)[0]), Fate::Pass(OUTSIDE), "others are not concerned");
+}
+
+#[test]
+fn overlapping_fragments_that_came_before_the_first_do_not_pass_either() {
+    let mut rig = Rig::new();
+    let datagram = fragmentable(craft::udp(at(A, 1000), at(S1, 5000), &[1; 3000]), 7);
+    let (honest, other) =
+        (fragment::fragments(&datagram, 1500).unwrap(), fragment::fragments(&datagram, 1000).unwrap());
+    for piece in [&honest[1], &other[2]] {
+        assert_eq!(rig.from(MAC_A, piece), Fate::Held);
+    }
+    rig.from(MAC_A, &honest[0]);
+    rig.from(MAC_A, &honest[2]);
+    assert_eq!(rig.sent_outside().len(), 2, "the first, and the one that came before the contradiction");
+}
+
+#[test]
+fn a_datagram_has_one_end() {
+    let mut rig = Rig::new();
+    let large = fragmentable(craft::udp(at(A, 1000), at(S1, 5000), &[1; 6000]), 7);
+    let large = fragment::fragments(&large, 1500).unwrap();
+    let pieces = three(A, 7);
+    assert_eq!(rig.from(MAC_A, &pieces[0]), Fate::Pass(OUTSIDE));
+    assert_eq!(rig.from(MAC_A, &pieces[2]), Fate::Pass(OUTSIDE));
+    assert_eq!(rig.from(MAC_A, &large[3]), Fate::Dropped(DropReason::FragmentOverlap));
+}
+
+#[test]
+fn copies_of_fragments_are_not_contradictions() {
+    let mut rig = Rig::new();
+    let pieces = three(A, 7);
+    for number in [0, 1, 1, 0, 2, 2] {
+        assert_eq!(rig.from(MAC_A, &pieces[number]), Fate::Pass(OUTSIDE), "{number}");
+    }
+}
+
+#[test]
+fn identifications_cannot_be_guessed_from_earlier_ones() {
+    let mut rig = Rig::new();
+    for number in 0..500 {
+        rig.from(MAC_A, &three(A, number)[0]);
+        rig.wait(1);
+    }
+    let seen = identifications(&mut rig);
+    let steps = seen.windows(2).filter(|pair| pair[1].wrapping_sub(pair[0]) <= 16).count();
+    assert!(seen.len() == 500 && steps < 10, "{steps}");
+}
+
+#[test]
 fn datagrams_that_the_gateway_cuts_do_not_mix() {
     let mut config = config();
     config.outside.mtu = 1280;

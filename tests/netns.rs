@@ -45,6 +45,10 @@ const EVERY_UPLINK_AND_GUARD: [Named; 5] = [
     ("hostile_frames_disturb_nobody_else", lab_edges::hostile_frames_disturb_nobody_else),
 ];
 
+/// Tests of what only one form has, or that no form changes.
+const ONCE: [(&str, fn()); 1] =
+    [("pool_addresses_are_answered_for_outside", lab_host::pool_addresses_are_answered_for_outside)];
+
 /// Tests to which only the uplink matters.
 const EVERY_UPLINK: [Named; 9] = [
     ("containers_reach_each_other", lab_traffic::containers_reach_each_other),
@@ -65,6 +69,9 @@ fn tests() -> Vec<Test> {
         let impossible = if form.guard == "tcx" { tcx.clone() } else { None };
         all.push(Test { name, run, impossible });
     };
+    for (name, test) in ONCE {
+        add(name.to_owned(), PLAIN, Box::new(test));
+    }
     for form in forms() {
         let every_tap = form.tap == PLAIN.tap;
         let only_uplink = every_tap && form.guard == PLAIN.guard;

@@ -48,22 +48,23 @@ pub enum Load {
     UdpUp,
     /// Datagrams that are answered.
     UdpEcho,
-    /// Short connections.
-    Short,
+    /// Short connections, so many at a time.
+    Short(usize),
     /// One byte to and fro.
     Ping,
 }
 
 impl Load {
     /// All, in the order they run.
-    pub const ALL: [Load; 8] = [
+    pub const ALL: [Load; 9] = [
         Load::Bulk(1, Direction::Up),
         Load::Bulk(1, Direction::Down),
         Load::Bulk(8, Direction::Up),
         Load::Bulk(8, Direction::Down),
         Load::UdpUp,
         Load::UdpEcho,
-        Load::Short,
+        Load::Short(1),
+        Load::Short(8),
         Load::Ping,
     ];
 
@@ -76,7 +77,8 @@ impl Load {
             Load::Bulk(_, Direction::Down) => "tcp-8-down",
             Load::UdpUp => "udp-up",
             Load::UdpEcho => "udp-echo",
-            Load::Short => "http",
+            Load::Short(1) => "http-1",
+            Load::Short(_) => "http-8",
             Load::Ping => "trip",
         }
     }
@@ -98,7 +100,7 @@ impl Load {
             }
             Load::UdpUp => udp::up(place, length),
             Load::UdpEcho => udp::echo(place, length),
-            Load::Short => short::run(place, length),
+            Load::Short(clients) => short::run(place, clients, length),
             Load::Ping => ping::run(place, length),
         }
     }

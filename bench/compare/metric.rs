@@ -17,8 +17,10 @@ pub enum Metric {
     UdpLost,
     /// UDP datagrams answered, a fixed number under way.
     UdpEcho,
-    /// Short HTTP exchanges, a connection each.
-    Short,
+    /// Short HTTP exchanges, a connection each, one after the other.
+    ShortOne,
+    /// Short HTTP exchanges, a connection each, eight at a time.
+    ShortEight,
     /// SYNs of theirs that had to be sent again.
     ShortSyns,
     /// Those that failed.
@@ -44,7 +46,7 @@ pub enum Better {
 
 impl Metric {
     /// All, in the order of the table.
-    pub const ALL: [Metric; 14] = [
+    pub const ALL: [Metric; 15] = [
         Metric::TcpOneUp,
         Metric::TcpOneDown,
         Metric::TcpEightUp,
@@ -52,7 +54,8 @@ impl Metric {
         Metric::UdpUp,
         Metric::UdpLost,
         Metric::UdpEcho,
-        Metric::Short,
+        Metric::ShortOne,
+        Metric::ShortEight,
         Metric::ShortSyns,
         Metric::ShortFailed,
         Metric::TripMedian,
@@ -71,7 +74,8 @@ impl Metric {
             Metric::UdpUp => ("udp-up", "UDP, 64 bytes, delivered", "1000/s"),
             Metric::UdpLost => ("udp-up-lost", "UDP, 64 bytes, lost on the way", "%"),
             Metric::UdpEcho => ("udp-echo", "UDP, 64 bytes, answered", "1000/s"),
-            Metric::Short => ("http", "HTTP, a connection each", "1/s"),
+            Metric::ShortOne => ("http-1", "HTTP, a connection each, one at a time", "1/s"),
+            Metric::ShortEight => ("http-8", "HTTP, a connection each, 8 at a time", "1/s"),
             Metric::ShortSyns => ("http-syn-again", "HTTP, SYNs sent again", "per round"),
             Metric::ShortFailed => ("http-failed", "HTTP, failed", "per round"),
             Metric::TripMedian => ("trip-p50", "TCP round trip, p50", "µs"),
@@ -105,7 +109,8 @@ impl Metric {
             | Metric::TcpEightDown
             | Metric::UdpUp
             | Metric::UdpEcho
-            | Metric::Short => Better::Higher,
+            | Metric::ShortOne
+            | Metric::ShortEight => Better::Higher,
             _ => Better::Lower,
         }
     }

@@ -8,14 +8,15 @@ use std::fmt::Write;
 use std::io;
 
 /// What the project promises: a metric of tapnat, whom it is held against, and the worst ratio.
-const GOALS: [(Metric, &str, f64); 8] = [
+const GOALS: [(Metric, &str, f64); 9] = [
     (Metric::TcpOneUp, "kernel", 0.6),
     (Metric::TcpOneDown, "kernel", 0.6),
     (Metric::TcpOneUp, "slirp4netns", 5.0),
     (Metric::TcpOneDown, "slirp4netns", 5.0),
     (Metric::TcpOneUp, "pasta", 5.0),
     (Metric::TcpOneDown, "pasta", 5.0),
-    (Metric::Short, "kernel", 0.9),
+    (Metric::ShortOne, "kernel", 0.9),
+    (Metric::ShortEight, "kernel", 0.9),
     (Metric::TripMedian, "kernel", 1.3),
 ];
 

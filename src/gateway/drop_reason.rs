@@ -48,6 +48,9 @@ pub enum DropReason {
     /// Too many fragmented datagrams at a time, or too many fragments wait for their first
     /// (RFC 4787 REQ-14a: memory for them is bounded).
     FragmentLimit,
+    /// The fragments of a datagram overlap, or end in two places; none of them passes any more (RFC
+    /// 1858, RFC 3128, RFC 5722).
+    FragmentOverlap,
     /// No answer to ARP from the inside host in time; answered with Host Unreachable (RFC 1812
     /// §4.3.3.1).
     NoNeighbor,
@@ -68,7 +71,7 @@ impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = ParseError::WORDS.len() + Refusal::ALL.len() + Self::OWN.len();
 
-    const OWN: [DropReason; 18] = [
+    const OWN: [DropReason; 19] = [
         DropReason::ShortFrame,
         DropReason::OtherMac,
         DropReason::UnknownEtherType,
@@ -84,6 +87,7 @@ impl DropReason {
         DropReason::SourceRoute,
         DropReason::FragmentOrphan,
         DropReason::FragmentLimit,
+        DropReason::FragmentOverlap,
         DropReason::NoNeighbor,
         DropReason::NeighborLimit,
         DropReason::SendFailed,
@@ -110,9 +114,10 @@ impl DropReason {
             DropReason::SourceRoute => own + 12,
             DropReason::FragmentOrphan => own + 13,
             DropReason::FragmentLimit => own + 14,
-            DropReason::NoNeighbor => own + 15,
-            DropReason::NeighborLimit => own + 16,
-            DropReason::SendFailed => own + 17,
+            DropReason::FragmentOverlap => own + 15,
+            DropReason::NoNeighbor => own + 16,
+            DropReason::NeighborLimit => own + 17,
+            DropReason::SendFailed => own + 18,
         }
     }
 
@@ -136,6 +141,7 @@ impl DropReason {
             DropReason::SourceRoute => "source-route",
             DropReason::FragmentOrphan => "fragment-orphan",
             DropReason::FragmentLimit => "fragment-limit",
+            DropReason::FragmentOverlap => "fragment-overlap",
             DropReason::NoNeighbor => "no-neighbor",
             DropReason::NeighborLimit => "neighbor-limit",
             DropReason::SendFailed => "send-failed",

@@ -24,18 +24,38 @@ pub enum Reason {
     Prohibited,
 }
 
+/// What an inside host is told when ports or a limit keep it from opening a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RefusalAnswer {
+    /// 3/13, which ends the attempt at once (RFC 5508 REQ-8).
+    #[default]
+    Prohibited,
+    /// 3/1, a soft error: a TCP tries again (RFC 6888 REQ-11).
+    HostUnreachable,
+    /// Nothing.
+    Silence,
+}
+
+impl RefusalAnswer {
+    fn reason(self) -> Option<Reason> {
+        match self {
+            RefusalAnswer::Prohibited => Some(Reason::Prohibited),
+            RefusalAnswer::HostUnreachable => Some(Reason::HostUnreachable),
+            RefusalAnswer::Silence => None,
+        }
+    }
+}
+
 impl Reason {
     /// What a refusal of the translator is answered with, to a sender inside; `None` is silence.
-    pub(super) fn of_refusal(refusal: Refusal) -> Option<Reason> {
+    pub(super) fn of_refusal(refusal: Refusal, limits: RefusalAnswer) -> Option<Reason> {
         match refusal {
             Refusal::PortsExhausted
             | Refusal::SessionLimit
             | Refusal::HostSessionLimit
             | Refusal::HostMappingLimit
-            | Refusal::MappingSessionLimit
-            | Refusal::HairpinOff
-            | Refusal::HostAccessOff
-            | Refusal::ProtocolTaken => Some(Reason::Prohibited),
+            | Refusal::MappingSessionLimit => limits.reason(),
+            Refusal::HairpinOff | Refusal::HostAccessOff | Refusal::ProtocolTaken => Some(Reason::Prohibited),
             Refusal::NoMapping
             | Refusal::Filtered
             | Refusal::NoSession
@@ -89,7 +109,7 @@ impl Gateway {
             _ => Some(packet.summary.destination()),
         };
         let (Some(IpAddr::V4(source)), IpAddr::V4(receiver)) = (source, to) else { return };
-        if !self.may_speak(from, now) {
+        if !self.may_speak(from, to, now) {
             return;
         }
         let error = craft::icmp_error(reason.icmp(), source, receiver, buffer.bytes());
@@ -102,10 +122,10 @@ impl Gateway {
         }
     }
 
-    /// Whether the rate allows an answer to this side; counts it if not (RFC 1812 §4.3.2.8).
-    fn may_speak(&mut self, to: LinkId, now: Time) -> bool {
-        let bucket = if to == INSIDE { &mut self.errors_inside } else { &mut self.errors_outside };
-        let may = bucket.take(now);
+    /// Whether the rate allows an answer to `receiver` on this side; counts it if not.
+    fn may_speak(&mut self, side: LinkId, receiver: IpAddr, now: Time) -> bool {
+        let speech = if side == INSIDE { &mut self.speech_inside } else { &mut self.speech_outside };
+        let may = speech.may(receiver, now);
         if !may {
             self.counters.answered(Answer::RateLimited);
         }
@@ -123,7 +143,7 @@ impl Gateway {
     /// §3.10.7.1).
     pub(super) fn reset(&mut self, packet: &Packet, buffer: &Buffer, now: Time, out: &mut Outbox) {
         let Some(reset) = craft::tcp_reset(buffer.bytes()) else { return };
-        if !self.may_speak(INSIDE, now) {
+        if !self.may_speak(INSIDE, packet.summary.source(), now) {
             return;
         }
         self.counters.answered(Answer::Reset);
@@ -157,7 +177,7 @@ impl Gateway {
         let decision = self.nat.outbound(&packet.summary, now, seen);
         let Decision::Translate { edit, exit } = decision else { return };
         let side = if matches!(exit, Exit::Inside | Exit::Hairpin) { INSIDE } else { OUTSIDE };
-        if !self.may_speak(side, now) {
+        if !self.may_speak(side, remote.into(), now) {
             return;
         }
         self.counters.answered(Reason::HostUnreachable.answer());

@@ -14,6 +14,8 @@
 //! same one towards one remote (RFC 6864 §5.3.1); a first fragment that comes twice gets the same
 //! one twice.
 
+use super::coverage::{Added, Coverage};
+use super::identification::Identifications;
 use super::{DropReason, Fate, Gateway, HOST, INSIDE, Outbox};
 use crate::flow::{Edit, Endpoint, LinkId, Protocol, Summary, Time};
 use crate::nat::{Decision, Exit, Observer};
@@ -92,28 +94,39 @@ enum Datagram {
 struct Decided {
     decision: Decision,
     since: Time,
-    /// Bytes of payload that have come. Duplicates are counted too, so it may look whole too early.
-    seen: u32,
+    /// Bytes of payload that have come.
+    seen: Coverage,
     /// Bytes of payload in all, as the last fragment says.
     whole: Option<u32>,
+    /// Its fragments contradict each other: none of them passes any more.
+    contradicts: bool,
 }
 
 impl Decided {
     /// Whether it is there for late duplicates only: refused, or passed whole.
     fn settled(&self) -> bool {
-        let refused = matches!(self.decision, Decision::Refuse(_));
-        refused || self.whole.is_some_and(|whole| self.seen >= whole)
+        let refused = matches!(self.decision, Decision::Refuse(_)) || self.contradicts;
+        refused || self.whole.is_some_and(|whole| self.seen.bytes() >= whole)
     }
 
     fn load(&self) -> Load {
         Load { open: usize::from(!self.settled()), ..Load::default() }
     }
 
+    /// Books a fragment. What comes after the whole datagram is a copy, or the start of another
+    /// one that has the same identification.
     fn count(&mut self, fragment: Fragment, length: u32) {
-        self.seen = self.seen.saturating_add(length);
-        if !fragment.more {
-            self.whole = Some(u32::from(fragment.offset) + length);
+        if self.settled() {
+            return;
         }
+        let (start, end) = (u32::from(fragment.offset), u32::from(fragment.offset) + length);
+        let added = self.seen.add(start, end);
+        let two_ends = self.whole.is_some_and(|whole| end > whole || (!fragment.more && end != whole));
+        if !fragment.more {
+            self.whole = Some(end);
+        }
+        let beyond = self.whole.is_some_and(|whole| self.seen.end() > whole);
+        self.contradicts = added == Added::Overlap || two_ends || beyond;
     }
 }
 
@@ -197,9 +210,12 @@ impl Table {
             Some(Datagram::Decided(decided)) => {
                 let was = decided.load();
                 decided.count(fragment, length);
-                let (is, decision) = (decided.load(), decided.decision);
+                let (is, decision, contradicts) = (decided.load(), decided.decision, decided.contradicts);
                 if is != was {
                     self.book(key.source, was, is);
+                }
+                if contradicts {
+                    return Turn::Refuse(DropReason::FragmentOverlap);
                 }
                 Turn::Follow(decision)
             }
@@ -228,8 +244,18 @@ impl Table {
         }
     }
 
-    /// The first fragment's decision is known: keep it, and return those that waited.
-    fn first(&mut self, key: Key, decided: Decided) -> Result<Vec<Buffer>, DropReason> {
+    /// The first fragment, of `length` bytes of payload, is decided: keep that, and return those
+    /// that waited.
+    fn first(&mut self, key: Key, decided: Decided, length: u32) -> Result<Vec<Buffer>, DropReason> {
+        if let Some(Datagram::Decided(before)) = self.datagrams.get_mut(&key)
+            && !before.settled()
+        {
+            let was = before.load();
+            before.count(Fragment { offset: 0, more: true }, length);
+            let (is, contradicts) = (before.load(), before.contradicts);
+            self.book(key.source, was, is);
+            return if contradicts { Err(DropReason::FragmentOverlap) } else { Ok(Vec::new()) };
+        }
         let datagram = Datagram::Decided(decided);
         if !self.datagrams.contains_key(&key) && !self.make_room(key.source, datagram.load()) {
             return Err(DropReason::FragmentLimit);
@@ -262,7 +288,7 @@ pub struct Fragments {
     inside: Table,
     outside: Table,
     host: Table,
-    identification: u16,
+    identifications: Identifications,
 }
 
 /// What a fragment's bookkeeping says.
@@ -273,13 +299,13 @@ enum Turn {
 }
 
 impl Fragments {
-    /// None under way; identifications start somewhere that the seed says.
+    /// None under way; identifications follow from the seed.
     pub fn new(seed: &[u8; 32]) -> Self {
         Fragments {
             inside: Table { hosts: Some(HashMap::new()), ..Table::default() },
             outside: Table::default(),
             host: Table::default(),
-            identification: u16::from_le_bytes([seed[7], seed[19]]),
+            identifications: Identifications::new(seed),
         }
     }
 
@@ -303,8 +329,7 @@ impl Fragments {
 
     /// An identification for a datagram that leaves in fragments.
     pub(super) fn next_identification(&mut self) -> u16 {
-        self.identification = self.identification.wrapping_add(1);
-        self.identification
+        self.identifications.draw()
     }
 
     /// The identification with which this datagram leaves: what its first fragment has been given
@@ -354,8 +379,15 @@ impl Gateway {
             _ => self.nat.inbound(&packet.summary, now, seen),
         };
         let decision = self.with_identification(decision, from, &key);
-        let decided = Decided { decision: portless(decision), since: now, seen: length, whole: None };
-        let waited = self.fragments.table(from).first(key, decided).map_err(Fate::Dropped)?;
+        let mut decided = Decided {
+            decision: portless(decision),
+            since: now,
+            seen: Coverage::default(),
+            whole: None,
+            contradicts: false,
+        };
+        decided.count(fragment, length);
+        let waited = self.fragments.table(from).first(key, decided, length).map_err(Fate::Dropped)?;
         for held in waited {
             self.release(from, held, now, out, seen);
         }

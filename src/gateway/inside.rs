@@ -186,7 +186,7 @@ impl Gateway {
         let (mut edit, exit) = match decision {
             Decision::Translate { edit, exit } => (edit, exit),
             Decision::Refuse(refusal) => {
-                if let Some(reason) = Reason::of_refusal(refusal) {
+                if let Some(reason) = Reason::of_refusal(refusal, self.config.refusal) {
                     self.complain(INSIDE, reason, packet, frame, now, out);
                 }
                 return Fate::Dropped(DropReason::Refused(refusal));

@@ -11,28 +11,34 @@
 pub mod bucket;
 pub mod command;
 pub mod counters;
+mod coverage;
 pub mod drop_reason;
 pub mod errors;
 pub mod fragments;
 pub mod hop;
+pub mod identification;
 pub mod inside;
 pub mod neighbors;
 pub mod outside;
 pub mod services;
+pub mod speech;
+pub mod unsolicited;
 
 pub use command::{Command, Reply};
 pub use counters::{Answer, CountersView, Way};
 pub use drop_reason::DropReason;
+pub use errors::RefusalAnswer;
 
 use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
 use crate::nat::{Counts, Nat, NatConfig, Observer};
 use crate::wire::Buffer;
 use crate::wire::ethernet::{self, Frame, MacAddr};
-use bucket::TokenBucket;
 use counters::Counters;
 use fragments::Fragments;
 use neighbors::{Held, Neighbors};
+use speech::Speech;
 use std::net::{IpAddr, Ipv4Addr};
+use unsolicited::Unsolicited;
 
 /// The TAP: Ethernet frames of the containers.
 pub const INSIDE: LinkId = LinkId(0);
@@ -82,6 +88,8 @@ pub struct GatewayConfig {
     pub nat: NatConfig,
     /// Inside hosts at most.
     pub hosts: usize,
+    /// What an inside host is told when a limit keeps it from opening a session.
+    pub refusal: RefusalAnswer,
     /// ICMP errors of our own, to each side: how many at once.
     pub error_burst: u32,
     /// ICMP errors of our own, to each side: how many a second.
@@ -104,6 +112,7 @@ impl GatewayConfig {
             outside,
             nat,
             hosts: 4096,
+            refusal: RefusalAnswer::default(),
             error_burst: 50,
             errors_per_second: 1000,
         }
@@ -146,8 +155,9 @@ pub struct Gateway {
     neighbors: Neighbors,
     fragments: Fragments,
     /// Errors of our own, by the side of their receiver: noise outside does not silence them inside.
-    errors_inside: TokenBucket,
-    errors_outside: TokenBucket,
+    speech_inside: Speech,
+    speech_outside: Speech,
+    unsolicited: Unsolicited,
     counters: Counters,
 }
 
@@ -158,8 +168,9 @@ impl Gateway {
             nat: Nat::new(config.nat.clone(), seed),
             neighbors: Neighbors::new(config.mac, config.hosts),
             fragments: Fragments::new(&seed),
-            errors_inside: TokenBucket::new(config.error_burst, config.errors_per_second),
-            errors_outside: TokenBucket::new(config.error_burst, config.errors_per_second),
+            speech_inside: Speech::new(config.error_burst, config.errors_per_second, &seed, 2),
+            speech_outside: Speech::new(config.error_burst, config.errors_per_second, &seed, 3),
+            unsolicited: Unsolicited::default(),
             counters: Counters::default(),
             config,
         }
@@ -244,6 +255,7 @@ impl Gateway {
         let subnets = &self.config.subnets;
         let asker = |ip| subnets.iter().find(|subnet| subnet.covers(ip)).map(|subnet| subnet.gateway);
         let (questions, lost) = self.neighbors.tick(now, asker);
+        self.answer_unsolicited(now, out);
         for question in questions {
             self.counters.answered(Answer::ArpQuestion);
             out.push(INSIDE, question);
@@ -256,8 +268,12 @@ impl Gateway {
 
     /// When [`Gateway::tick`] has something to do next.
     pub fn next_deadline(&self) -> Option<Time> {
-        let deadlines =
-            [self.nat.next_deadline(), self.neighbors.next_deadline(), self.fragments.next_deadline()];
+        let deadlines = [
+            self.nat.next_deadline(),
+            self.neighbors.next_deadline(),
+            self.fragments.next_deadline(),
+            self.unsolicited.next_deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 

@@ -61,7 +61,12 @@ impl Gateway {
         };
         let (mut edit, exit) = match decision {
             Decision::Translate { edit, exit } => (edit, exit),
-            Decision::Refuse(refusal) => return Fate::Dropped(DropReason::Refused(refusal)),
+            Decision::Refuse(refusal) => {
+                if from == OUTSIDE {
+                    self.note_unsolicited(refusal, packet, buffer, now);
+                }
+                return Fate::Dropped(DropReason::Refused(refusal));
+            }
         };
         edit.spend_hop = from != HOST;
         edit.clamp_mss = self.mss_limit(packet);

@@ -7,6 +7,7 @@ pub mod guard;
 pub mod memory;
 pub mod netlink;
 pub mod nexthop;
+pub mod proxy;
 pub mod setup;
 pub mod sys;
 pub mod tap;

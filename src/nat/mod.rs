@@ -403,6 +403,12 @@ impl Nat {
         self.ports.wanted().map(|(protocol, external, count)| (protocol, self.addresses.ip(external), count))
     }
 
+    /// Whether this outside port is ours to answer for, mapped or not.
+    pub fn holds(&self, protocol: Protocol, outside: Endpoint) -> bool {
+        let external = self.addresses.external(&self.hash, outside.ip);
+        external.is_some_and(|external| self.ports.holds(protocol, external, outside.port))
+    }
+
     /// Takes one leased port that has been unused for long out of the pool, to be given back to
     /// the host.
     pub fn give_back(&mut self, now: Time) -> Option<(Protocol, Endpoint)> {

@@ -178,6 +178,13 @@ impl Ports {
         }
     }
 
+    /// Whether the port is ours to answer for: leased, or of our ranges where none needs a lease.
+    pub(super) fn holds(&self, protocol: Protocol, external: u16, port: u16) -> bool {
+        let Some(pool) = number(protocol, external) else { return false };
+        let free = !self.needs_lease(protocol) && self.ranges.iter().any(|range| range.contains(&port));
+        free || self.pools[pool].owner(port) != NOBODY
+    }
+
     /// Takes a free port, any, out of the pool. The caller sets its owner.
     pub(super) fn take(
         &mut self,

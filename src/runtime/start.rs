@@ -11,6 +11,7 @@ use crate::gateway::{Gateway, GatewayConfig, Subnet};
 use crate::io::filter::Wanted;
 use crate::io::guard::{self, Guard};
 use crate::io::netlink::{Family, Netlink};
+use crate::io::proxy::ArpProxy;
 use crate::io::setup::{self, InsideConfig, Outside};
 use crate::io::uplink::raw::RawUplink;
 use crate::io::uplink::{self, Chosen};
@@ -21,6 +22,7 @@ use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
+use std::thread;
 
 /// The host's usual ephemeral range and above: where no service expects its port to be free.
 const PORTS: RangeInclusive<u16> = 32768..=65535;
@@ -84,7 +86,7 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let stock = nat.leased.then(|| Stock::new(&nat.external, &ports, stock_seed));
     let about = about(settings, &tap, &outside, &uplink, &guard, &nat, mac, clock);
     let lost = foreign.iter().map(|foreign| IpAddr::V4(foreign.address)).collect();
-    foreign.iter().for_each(|foreign| foreign.warn(&outside));
+    answer_for(&foreign, &outside);
     let subnets =
         settings.inside.iter().map(|net| Subnet { gateway: net.addr(), prefix: net.prefix_len() }).collect();
     let config = GatewayConfig::new(subnets, mac, tap.info(), uplink.link.info(), nat);
@@ -145,16 +147,28 @@ struct Foreign {
     on_link: bool,
 }
 
-impl Foreign {
-    /// Packets to it find their way here only if somebody sends them.
-    fn warn(&self, outside: &Outside) {
-        let (address, name) = (self.address, &outside.interface.name);
-        if self.on_link {
-            tracing::warn!(
-                "external {address}: nobody answers ARP for it on {name}, so no answer will come back: \
-                 give it to {name} (and leave --guard at auto), or have the router send it to this host"
-            );
-        }
+/// Answers ARP for the foreign addresses of the outside network, from a thread of its own: nothing
+/// else waits for it.
+fn answer_for(foreign: &[Foreign], outside: &Outside) {
+    let here: Vec<_> =
+        foreign.iter().filter(|foreign| foreign.on_link).map(|foreign| foreign.address).collect();
+    if here.is_empty() {
+        return;
+    }
+    let (name, list) =
+        (outside.interface.name.clone(), here.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>());
+    let served = ArpProxy::open(outside.interface.index, outside.interface.mac, &here).and_then(|proxy| {
+        let lost = move |error| tracing::warn!("ARP on {name} is not answered any more: {error}");
+        thread::Builder::new().name("arp".to_owned()).spawn(move || proxy.serve().unwrap_or_else(lost))
+    });
+    match served {
+        Ok(_) => tracing::info!("answering ARP for {} on {}", list.join(", "), outside.interface.name),
+        Err(error) => tracing::warn!(
+            "external {}: nobody answers ARP for it on {} ({error}), so no answer will come back: give it to \
+             the interface (and leave --guard at auto), or have the router send it to this host",
+            list.join(", "),
+            outside.interface.name
+        ),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::lab_setup::*;
 use std::io::ErrorKind;
-use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
@@ -187,8 +187,24 @@ pub fn what_was_chosen_is_said_on_one_line(form: Form) {
     let foreign = ["--external", "203.0.113.77", "--guard", "off", "--uplink", "auto"];
     let world = World::new(Options::default());
     let said = world.gateway(form, &foreign).0.said();
-    assert!(said.contains("external 203.0.113.77: nobody answers ARP for it on eth0"), "{said}");
     assert!(said.contains("; uplink packet: super-frames pass whole; guard off: asked for"), "{said}");
+}
+
+pub fn pool_addresses_are_answered_for_outside() {
+    let pool = [Ipv4Addr::new(203, 0, 113, 77), Ipv4Addr::new(203, 0, 113, 78)];
+    let [first, second] = pool.map(|address| address.to_string());
+    let world = World::new(Options::default());
+    let setup = Setup {
+        gateway: world.gateway(PLAIN, &["--external", &first, "--external", &second, "--guard", "off"]),
+        world,
+    };
+    let said = setup.gateway.0.said();
+    assert!(said.contains("answering ARP for 203.0.113.77, 203.0.113.78 on eth0"), "{said}");
+    for container in ["red", "blue"] {
+        assert_ping(setup.on(container), SERVERS[0]);
+        let seen: Vec<_> = (0..5).map(|_| *seen_as(setup.on(container), at(SERVERS[0], 80)).ip()).collect();
+        assert!(pool.contains(&seen[0]) && seen.iter().all(|ip| *ip == seen[0]), "paired pooling: {seen:?}");
+    }
 }
 
 pub fn outside_interface_down_and_up_again(form: Form) {

@@ -1,4 +1,4 @@
-//! Short HTTP exchanges, each on a connection of its own, eight at a time.
+//! Short HTTP exchanges, each on a connection of its own: one after the other, or some at a time.
 
 use super::{CONNECT, Place, TICK, joined, timed_out, warm_up};
 use crate::metric::Metric;
@@ -11,8 +11,6 @@ use std::{fs, thread};
 use tapnat::io::sys::netns::Netns;
 use tapnat::lab::programs::now;
 
-/// Clients at work at once. Each has a server port of its own, with a thread that accepts there.
-const CLIENTS: usize = 8;
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: server.example\r\nConnection: close\r\n\r\n";
 const BODY: usize = 128;
 
@@ -24,8 +22,9 @@ struct Shared {
     over: AtomicBool,
 }
 
-/// Exchanges a second, SYNs that were sent again, and exchanges that failed.
-pub fn run(place: &Place<'_>, length: Duration) -> io::Result<Vec<(Metric, f64)>> {
+/// Exchanges a second, SYNs that were sent again, and exchanges that failed, with so many clients
+/// at work at once. Each has a server port of its own, with a thread that accepts there.
+pub fn run(place: &Place<'_>, clients: usize, length: Duration) -> io::Result<Vec<(Metric, f64)>> {
     let shared = Shared::default();
     let bind = |_| {
         let listener = TcpListener::bind((place.address, 0))?;
@@ -34,7 +33,7 @@ pub fn run(place: &Place<'_>, length: Duration) -> io::Result<Vec<(Metric, f64)>
         Ok((listener, address))
     };
     let bound: io::Result<Vec<(TcpListener, SocketAddr)>> =
-        place.server.run(|| (0..CLIENTS).map(bind).collect())?;
+        place.server.run(|| (0..clients).map(bind).collect())?;
     let (listeners, addresses): (Vec<_>, Vec<_>) = bound?.into_iter().unzip();
     let response =
         format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\nConnection: close\r\n\r\n{}", "x".repeat(BODY));
@@ -59,7 +58,7 @@ pub fn run(place: &Place<'_>, length: Duration) -> io::Result<Vec<(Metric, f64)>
     })?;
     let syns = sent_again(place)? - syns;
     Ok(vec![
-        (Metric::Short, rate),
+        (if clients == 1 { Metric::ShortOne } else { Metric::ShortEight }, rate),
         (Metric::ShortSyns, syns as f64),
         (Metric::ShortFailed, shared.failed.load(Relaxed) as f64),
     ])
