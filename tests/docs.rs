@@ -172,14 +172,14 @@ fn each_name_of_a_timeout_or_limit_is_an_option() {
     for (name, default) in timeouts() {
         let same = format!("{name}={}s", default.as_secs());
         let other = format!("{name}={}s", default.as_secs() + 1);
-        assert_eq!(settings(&["--timeout", &same]).unwrap().nat.timeouts, Timeouts::default(), "{name}");
-        assert_ne!(settings(&["--timeout", &other]).unwrap().nat.timeouts, Timeouts::default(), "{name}");
+        assert_eq!(settings(&["--timeout", &same]).unwrap().policy.timeouts, Timeouts::default(), "{name}");
+        assert_ne!(settings(&["--timeout", &other]).unwrap().policy.timeouts, Timeouts::default(), "{name}");
     }
     for (name, default) in limits() {
         let same = format!("{name}={default}");
         let other = format!("{name}={}", default + 1);
-        assert_eq!(settings(&["--limit", &same]).unwrap().nat.limits, Limits::default(), "{name}");
-        assert_ne!(settings(&["--limit", &other]).unwrap().nat.limits, Limits::default(), "{name}");
+        assert_eq!(settings(&["--limit", &same]).unwrap().limits, Limits::default(), "{name}");
+        assert_ne!(settings(&["--limit", &other]).unwrap().limits, Limits::default(), "{name}");
     }
 }
 

@@ -379,12 +379,9 @@ fn source(decision: Decision) -> Endpoint {
 /// Every port of the range is given out, each to one inside endpoint; then there are none.
 #[test]
 fn never_two_owners_of_a_port() {
-    let mut nat = Nat::new(NatConfig { ports: vec![1024..=65535], ..config() }, [9; 32]);
-    nat.set_limits(tapnat::nat::Limits {
-        sessions_per_host: usize::MAX,
-        mappings_per_host: usize::MAX,
-        ..Default::default()
-    });
+    let mut config = NatConfig { ports: vec![1024..=65535], ..config() };
+    (config.limits.sessions_per_host, config.limits.mappings_per_host) = (usize::MAX, usize::MAX);
+    let mut nat = Nat::new(config, [9; 32]);
     let packet = |n: u16| from(&udp("0.0.0.0 > 198.51.100.1:1"), Endpoint::new(end("10.0.0.2").ip, n));
     let given: BTreeSet<u16> = (1024..=65535).map(|n| source(out(&mut nat, &packet(n))).port).collect();
     assert_eq!((given.len(), given.first(), given.last()), (64_512, Some(&1024), Some(&65535)));

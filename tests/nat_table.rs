@@ -287,9 +287,9 @@ fn what_refreshes() {
 fn changed_timeouts_hold_at_once() {
     let mut nat = nat(|_| {});
     let x = nat.leaves(&udp("10.0.0.2:1000 > 198.51.100.7:5000"));
-    let mut timeouts = nat.nat.config().policy.timeouts;
-    timeouts.udp = Duration::from_secs(10);
-    nat.nat.set_timeouts(timeouts);
+    let mut config = nat.nat.config().clone();
+    config.policy.timeouts.udp = Duration::from_secs(10);
+    nat.nat.reconfigure(config, nat.now, &mut nat.steps);
     nat.after(10.0).refuses_in(&to(&udp("198.51.100.7:5000 > 0.0.0.0"), x), Refusal::NoMapping);
 }
 
@@ -817,7 +817,9 @@ fn a_published_port_leaves_the_pool() {
     nat.refuses_out(&udp("10.0.0.2:2 > 198.51.100.7:1"), Refusal::PortsExhausted);
     assert!(nat.nat.unpublish(Protocol::Udp, published[0], nat.now, &mut ()));
     assert_eq!(nat.leaves(&udp("10.0.0.2:2 > 198.51.100.7:1")), published[0]);
-    nat.nat.set_limits(tapnat::nat::Limits { publish: 1, ..Default::default() });
+    let mut config = nat.nat.config().clone();
+    config.limits.publish = 1;
+    nat.nat.reconfigure(config, nat.now, &mut nat.steps);
     let limit = nat.nat.publish(Protocol::Udp, end("203.0.113.1:99"), end("10.0.0.3:53"));
     assert_eq!(limit, Err(PublishError::Limit));
 }

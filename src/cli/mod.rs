@@ -10,8 +10,10 @@ pub mod doctor;
 pub mod events;
 pub mod flows;
 pub mod flush;
+pub mod lookup;
 pub mod packet;
 pub mod publish;
+pub mod reload;
 pub mod run;
 pub mod stats;
 pub mod text;
@@ -56,6 +58,10 @@ pub enum Verb {
     Flush(flush::FlushArgs),
     /// Port forwards of a running gateway
     Publish(publish::PublishArgs),
+    /// Who has an outside port, or which outside ports an inside host has
+    Lookup(lookup::LookupArgs),
+    /// Have a running gateway read its settings again
+    Reload(reload::ReloadArgs),
     /// What this host allows, what is missing, and the command that mends it
     Doctor(doctor::DoctorArgs),
 }
@@ -91,6 +97,8 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Stats(args) => stats::run(&args),
         Verb::Flush(args) => flush::run(&args),
         Verb::Publish(args) => publish::run(&args),
+        Verb::Lookup(args) => lookup::run(&args),
+        Verb::Reload(args) => reload::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
     }
 }

@@ -1,5 +1,6 @@
 //! Live changes and questions, carried out between packets.
 
+use super::GatewayConfig;
 use super::counters::CountersView;
 use crate::flow::{Endpoint, Protocol};
 use crate::nat::{Counts, PublishError, SessionView};
@@ -36,6 +37,8 @@ pub enum Command {
     Forget(Vec<u64>),
     /// Read the counters.
     Counters,
+    /// Take a new configuration: see [`super::Gateway::reconfigure`].
+    Reconfigure(Box<GatewayConfig>),
 }
 
 /// The answer to a [`Command`].
@@ -55,6 +58,13 @@ pub enum Reply {
     Sessions(Vec<SessionView>, Option<u32>),
     /// How many sessions were forgotten.
     Forgotten(usize),
+    /// The new configuration is in force.
+    Reconfigured {
+        /// Sessions that live on.
+        kept: usize,
+        /// Sessions that it does not allow, which have been ended.
+        ended: usize,
+    },
     /// The counters.
     Counters(Box<CountersView>, Counts),
 }

@@ -15,15 +15,21 @@ pub enum Way {
     ToHost,
     /// From the host itself to the inside.
     FromHost,
+    /// From the inside to the uplink with its own source; counted as `Out` too.
+    ExemptOut,
+    /// From the uplink to an inside host's own address; counted as `In` too.
+    ExemptIn,
 }
 
 impl Way {
-    const ALL: [(Way, &'static str, &'static str); 5] = [
+    const ALL: [(Way, &'static str, &'static str); 7] = [
         (Way::Out, "out-packets", "out-bytes"),
         (Way::In, "in-packets", "in-bytes"),
         (Way::Hairpin, "hairpin-packets", "hairpin-bytes"),
         (Way::ToHost, "to-host-packets", "to-host-bytes"),
         (Way::FromHost, "from-host-packets", "from-host-bytes"),
+        (Way::ExemptOut, "exempt-out-packets", "exempt-out-bytes"),
+        (Way::ExemptIn, "exempt-in-packets", "exempt-in-bytes"),
     ];
 }
 

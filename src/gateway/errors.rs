@@ -106,7 +106,7 @@ impl Gateway {
         // An error leaves with the address of the interface it leaves by (RFC 1812 §4.3.2.4).
         let source = match (from, to) {
             (INSIDE, IpAddr::V4(to)) => self.address_for(to).map(IpAddr::V4),
-            _ => Some(packet.summary.destination()),
+            _ => self.outside_address(packet.summary.destination()),
         };
         let (Some(IpAddr::V4(source)), IpAddr::V4(receiver)) = (source, to) else { return };
         if !self.may_speak(from, to, now) {
@@ -120,6 +120,16 @@ impl Gateway {
         } else {
             out.push(from, error);
         }
+    }
+
+    /// Our own address to speak with about a packet from outside: where it was sent, unless that is
+    /// an inside host.
+    fn outside_address(&self, destination: IpAddr) -> Option<IpAddr> {
+        let external = &self.config.nat.external;
+        if external.contains(&destination) {
+            return Some(destination);
+        }
+        external.iter().find(|ip| ip.is_ipv4() == destination.is_ipv4()).copied()
     }
 
     /// Whether the rate allows an answer to `receiver` on this side; counts it if not.

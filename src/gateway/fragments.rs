@@ -322,6 +322,18 @@ impl Fragments {
         [&mut self.inside, &mut self.outside, &mut self.host].map(|table| table.expire(now)).iter().sum()
     }
 
+    /// Forgets all datagrams, whose decisions need not hold any more; returns how many held fragments
+    /// were lost.
+    pub fn forget(&mut self) -> usize {
+        let tables = [&mut self.inside, &mut self.outside, &mut self.host];
+        let lost = tables.iter().map(|table| table.load.held).sum();
+        for table in tables {
+            let hosts = table.hosts.is_some().then(HashMap::new);
+            *table = Table { hosts, ..Table::default() };
+        }
+        lost
+    }
+
     /// When [`Fragments::expire`] has something to do next.
     pub fn next_deadline(&self) -> Option<Time> {
         [self.inside.due, self.outside.due, self.host.due].into_iter().flatten().min()
@@ -397,7 +409,8 @@ impl Gateway {
     fn with_identification(&mut self, decision: Decision, from: LinkId, key: &Key) -> Decision {
         match decision {
             Decision::Translate { mut edit, exit } => {
-                if exit == Exit::Outside || exit == Exit::Hairpin {
+                // What keeps its source keeps its sender's identification.
+                if (exit == Exit::Outside || exit == Exit::Hairpin) && edit.source.is_some() {
                     edit.identification = Some(self.fragments.identification(from, key));
                 }
                 Decision::Translate { edit, exit }

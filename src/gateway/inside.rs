@@ -1,7 +1,7 @@
 //! A frame from the TAP: for us, for a neighbour, or for the world.
 
 use super::errors::Reason;
-use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, hop, services};
+use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, hop, services};
 use crate::flow::{Edit, LinkInfo, Protocol, Time};
 use crate::nat::{Decision, Exit, Observer};
 use crate::wire::ethernet::{self, Frame, MacAddr};
@@ -198,7 +198,10 @@ impl Gateway {
             self.complain(INSIDE, Reason::TimeExceeded, packet, frame, now, out);
             return Fate::Dropped(DropReason::TtlExpired);
         }
-        if too_big && packet.fragment.is_none() {
+        let exempt = exit == Exit::Outside && edit.source.is_none();
+        if exempt {
+            self.counters.passed(Way::ExemptOut, frame.len());
+        } else if too_big && packet.fragment.is_none() {
             edit.identification = Some(self.fragments.next_identification());
         }
         edit.clamp_mss = self.mss_limit(packet);

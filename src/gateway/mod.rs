@@ -20,6 +20,7 @@ pub mod identification;
 pub mod inside;
 pub mod neighbors;
 pub mod outside;
+pub mod reconfigure;
 pub mod services;
 pub mod speech;
 pub mod unsolicited;
@@ -30,7 +31,7 @@ pub use drop_reason::DropReason;
 pub use errors::RefusalAnswer;
 
 use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
-use crate::nat::{Counts, Nat, NatConfig, Observer};
+use crate::nat::{Counts, Nat, NatConfig, Observer, Reconfigured};
 use crate::wire::Buffer;
 use crate::wire::ethernet::{self, Frame, MacAddr};
 use counters::Counters;
@@ -241,6 +242,10 @@ impl Gateway {
             }
             Command::Forget(ids) => {
                 Reply::Forgotten(ids.into_iter().filter(|id| self.nat.forget(*id, now, seen)).count())
+            }
+            Command::Reconfigure(config) => {
+                let Reconfigured { kept, ended } = self.reconfigure(*config, now, seen);
+                Reply::Reconfigured { kept, ended }
             }
             Command::Counters => Reply::Counters(Box::new(self.counters.view()), self.nat.counts()),
         }

@@ -92,6 +92,11 @@ impl Neighbors {
         Neighbors { mac, hosts: HashMap::new(), limit, held: 0, unheard: 0, swept: None, due: None }
     }
 
+    /// Changes how many hosts there may be. What exceeds a lower limit stays until it is idle.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// Takes an ARP packet (behind its Ethernet header). `ours` says for an address whether it is
     /// the gateway's own; `local` whether it may be a host's.
     ///

@@ -1,7 +1,7 @@
 //! A packet from the uplink or from the host itself, to a host inside.
 
 use super::errors::Reason;
-use super::{DropReason, Fate, Gateway, HOST, OUTSIDE, Outbox, hop};
+use super::{DropReason, Fate, Gateway, HOST, OUTSIDE, Outbox, Way, hop};
 use crate::flow::{LinkId, Summary, Time};
 use crate::nat::{Decision, Exit, Observer};
 use crate::wire::{Buffer, Packet};
@@ -20,7 +20,9 @@ impl Gateway {
             Ok(packet) => packet,
             Err(error) => return Fate::Dropped(DropReason::Malformed(error)),
         };
-        if !self.config.nat.external.contains(&packet.summary.destination()) {
+        let destination = packet.summary.destination();
+        let exempt = || from == OUTSIDE && self.may_exempt(&packet, destination);
+        if !self.config.nat.external.contains(&destination) && !exempt() {
             return Fate::Dropped(DropReason::NotOurAddress);
         }
         let IpAddr::V4(source) = packet.summary.source() else {
@@ -36,6 +38,13 @@ impl Gateway {
             return Fate::Dropped(DropReason::IcmpType);
         }
         self.forward_in(from, &packet, buffer, now, out, seen)
+    }
+
+    /// Whether a packet is to an inside host's own address, and may be so (RFC 6888 REQ-6).
+    fn may_exempt(&self, packet: &Packet, destination: IpAddr) -> bool {
+        let IpAddr::V4(ip) = destination else { return false };
+        self.config.subnets.iter().any(|subnet| subnet.has_host(ip) && subnet.gateway != ip)
+            && self.nat.may_exempt(&packet.summary, packet.is_later_fragment())
     }
 
     /// The way of a packet to an inside host: hop, translator, edit, exit.
@@ -74,6 +83,10 @@ impl Gateway {
         match (exit, edit.destination) {
             (Exit::Inside | Exit::Hairpin, Some(destination)) => {
                 self.deliver_inside(destination.ip, buffer, Some(from), now, out)
+            }
+            (Exit::Inside, None) => {
+                self.counters.passed(Way::ExemptIn, buffer.len());
+                self.deliver_inside(packet.summary.destination(), buffer, Some(from), now, out)
             }
             _ => Fate::Dropped(DropReason::NotOurAddress),
         }

@@ -1,4 +1,7 @@
 //! Which addresses are ours, and which of them an inside host is given.
+//!
+//! Mappings and pools know an external address by its number. Numbers stay when addresses come
+//! and go: that of an address that has gone is given to another once nothing is left of it.
 
 use super::hash::Hash;
 use super::slab::NONE;
@@ -14,35 +17,83 @@ pub(super) enum Home {
     Host,
 }
 
+/// An external address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct External {
+    ip: IpAddr,
+    in_use: bool,
+}
+
 /// The addresses of the gateway and its host.
 #[derive(Debug)]
 pub(super) struct Addresses {
     table: HashTable<(IpAddr, Home)>,
-    external: Vec<IpAddr>,
+    /// By number; also those that have gone.
+    external: Vec<External>,
     v4: Vec<u16>,
     v6: Vec<u16>,
 }
 
 impl Addresses {
     pub(super) fn new(hash: &Hash, external: &[IpAddr], host: &[IpAddr]) -> Self {
-        let mut ours = Addresses {
-            table: HashTable::new(),
-            external: external.to_vec(),
-            v4: Vec::new(),
-            v6: Vec::new(),
-        };
-        for (number, ip) in (0u16..).zip(external) {
-            if ours.home(hash, *ip).is_none() {
-                ours.insert(hash, *ip, Home::External(number));
-                if ip.is_ipv4() { ours.v4.push(number) } else { ours.v6.push(number) }
+        let mut ours =
+            Addresses { table: HashTable::new(), external: Vec::new(), v4: Vec::new(), v6: Vec::new() };
+        ours.change(hash, external, host, |_| true);
+        ours
+    }
+
+    /// Takes these addresses in the place of those that there were. `unused` says of the number of an
+    /// address that has gone whether nothing is left of it.
+    pub(super) fn change(
+        &mut self,
+        hash: &Hash,
+        external: &[IpAddr],
+        host: &[IpAddr],
+        unused: impl Fn(u16) -> bool,
+    ) {
+        let gone = (0u16..).zip(&self.external).filter(|(_, old)| !old.in_use);
+        let mut vacant: Vec<u16> = gone.map(|(number, _)| number).filter(|number| unused(*number)).collect();
+        vacant.retain(|number| !external.contains(&self.ip(*number)));
+        vacant.reverse();
+        self.table.clear();
+        self.v4.clear();
+        self.v6.clear();
+        self.external.iter_mut().for_each(|old| old.in_use = false);
+        for ip in external {
+            if self.home(hash, *ip).is_none()
+                && let Some(number) = self.number_for(*ip, &mut vacant)
+            {
+                self.insert(hash, *ip, Home::External(number));
+                if ip.is_ipv4() { self.v4.push(number) } else { self.v6.push(number) }
             }
         }
         for ip in host {
-            if ours.home(hash, *ip).is_none() {
-                ours.insert(hash, *ip, Home::Host);
+            if self.home(hash, *ip).is_none() {
+                self.insert(hash, *ip, Home::Host);
             }
         }
-        ours
+    }
+
+    /// A number for an external address: the one it has, or a vacant one, or a new one.
+    fn number_for(&mut self, ip: IpAddr, vacant: &mut Vec<u16>) -> Option<u16> {
+        let known = self.external.iter().position(|old| old.ip == ip).and_then(|at| u16::try_from(at).ok());
+        let next = u16::try_from(self.external.len()).ok();
+        let number = known.or_else(|| vacant.pop()).or(next)?;
+        if usize::from(number) == self.external.len() {
+            self.external.push(External { ip, in_use: true });
+        }
+        self.external[usize::from(number)] = External { ip, in_use: true };
+        Some(number)
+    }
+
+    /// Which external addresses are in use, by number.
+    pub(super) fn in_use(&self) -> Vec<bool> {
+        self.external.iter().map(|external| external.in_use).collect()
+    }
+
+    /// Whether the external address with this number is in use.
+    pub(super) fn uses(&self, number: u16) -> bool {
+        self.external[usize::from(number)].in_use
     }
 
     fn insert(&mut self, hash: &Hash, ip: IpAddr, home: Home) {
@@ -64,10 +115,10 @@ impl Addresses {
         }
     }
 
-    /// The external address with this number.
+    /// The external address with this number, in use or gone.
     #[inline]
     pub(super) fn ip(&self, number: u16) -> IpAddr {
-        self.external[usize::from(number)]
+        self.external[usize::from(number)].ip
     }
 
     /// The external address of an inside host: always the same one, for every protocol (paired

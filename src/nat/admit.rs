@@ -20,7 +20,9 @@ impl Nat {
             return Err(Refusal::SourceIsOurs);
         }
         let unknown = if protocol == Protocol::Icmp { Refusal::UnsolicitedQuery } else { Refusal::NoMapping };
-        let mapping = self.owner_now(data, now).ok_or(unknown)?;
+        let Some(mapping) = self.owner_now(data, now) else {
+            return if wire { self.arrive_exempt(data, unknown).map(|_| ()) } else { Err(unknown) };
+        };
         if protocol == Protocol::Tcp && !data.tcp.plausible() {
             return Err(Refusal::BadFlags);
         }

@@ -97,18 +97,24 @@ pub enum PortChoice {
     },
 }
 
-/// Packets that are not translated (RFC 6888 REQ-6), and their answers.
+/// Packets that are not translated (RFC 6888 REQ-6), and their answers. Nothing is kept about them,
+/// so any packet from such a remote to an inside host's own address counts as an answer, and
+/// needs a filter elsewhere if it should not.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Exemption {
     /// The destinations.
     pub remote: Prefix,
     /// Only this protocol.
     pub protocol: Option<Protocol>,
-    /// Only these destination ports.
+    /// Only these ports of the remote; packets of protocols without ports are then not exempt.
     pub ports: Option<RangeInclusive<u16>>,
 }
 
 impl NatConfig {
+    /// How many different policies there may be, that of hosts without a rule included. A rule whose
+    /// policy is beyond that is treated as if its policy were that one.
+    pub const POLICIES: usize = 256;
+
     /// Whether `port` is one of ours to use.
     pub fn has_port(&self, port: u16) -> bool {
         self.ports.iter().any(|range| range.contains(&port))

@@ -5,7 +5,7 @@ use crate::flow::Edit;
 /// What is to be done with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
-    /// Change it so and send it there.
+    /// Change it so and send it there. The edit of an exempt packet is empty.
     Translate {
         /// The change.
         edit: Edit,

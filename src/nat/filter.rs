@@ -5,7 +5,7 @@
 //! session with that address at any port. The sessions of one mapping with one address form a
 //! list, and an index keyed (mapping, address) holds the head of each list. A head that is
 //! overdue is closed on the spot, so a question costs O(1) apart from expiry that is due anyway.
-//! The list and the index are kept under address-dependent filtering only.
+//! The list and the index are kept for all mappings if any inside host is filtered so.
 
 use super::hash::Hash;
 use super::index::Index;
@@ -26,9 +26,23 @@ fn key(hash: &Hash, sessions: &Sessions, id: u32) -> u64 {
 }
 
 impl Peers {
-    pub(super) fn new(filtering: Behaviour, room: usize) -> Self {
-        let kept = filtering == Behaviour::AddressDependent;
+    pub(super) fn new(kept: bool, room: usize) -> Self {
         Peers { heads: kept.then(|| Index::with_room(room)) }
+    }
+
+    /// From now on lists are kept or not.
+    pub(super) fn keep(&mut self, kept: bool, hash: &Hash, sessions: &mut Sessions) {
+        if kept == self.heads.is_some() {
+            return;
+        }
+        *self = Peers::new(kept, sessions.len());
+        if kept {
+            for id in 0..sessions.end() {
+                if sessions[id].taken() {
+                    self.insert(hash, sessions, id);
+                }
+            }
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -91,7 +105,7 @@ impl Nat {
 
     /// What the filter says if it need not look at the mapping's peers.
     fn without_peers(&self, mapping: u32) -> Option<bool> {
-        match self.config.policy.filtering {
+        match self.policies.get(self.mappings[mapping].policy).filtering {
             _ if self.mappings[mapping].published => Some(true),
             Behaviour::EndpointIndependent => Some(true),
             Behaviour::AddressAndPortDependent => Some(false),

@@ -9,6 +9,11 @@ use std::net::{IpAddr, Ipv4Addr};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Host {
     pub ip: IpAddr,
+    /// The number of its policy.
+    pub policy: u8,
+    /// The external address of its mappings, once it has had one: it stays with it as long as it has
+    /// anything, also if addresses come and go (paired pooling, RFC 4787 REQ-2).
+    pub external: Option<u16>,
     pub sessions: u32,
     /// Dynamic mappings: outside ports it has taken.
     pub mappings: u32,
@@ -18,7 +23,14 @@ pub(super) struct Host {
 
 impl Default for Host {
     fn default() -> Self {
-        Host { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), sessions: 0, mappings: 0, forwards: 0 }
+        Host {
+            ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            policy: 0,
+            external: None,
+            sessions: 0,
+            mappings: 0,
+            forwards: 0,
+        }
     }
 }
 
@@ -53,21 +65,28 @@ impl Hosts {
         self.by_ip.find(hash.address(NONE, ip), |id| self.rows[id].ip == ip)
     }
 
-    /// The account of `ip`, new if need be.
-    pub(super) fn open(&mut self, hash: &Hash, ip: IpAddr) -> u32 {
+    /// The account of `ip`, new if need be, and then with this policy.
+    pub(super) fn open(&mut self, hash: &Hash, ip: IpAddr, policy: u8) -> u32 {
         if let Some(id) = self.find(hash, ip) {
             return id;
         }
         let id = self.rows.take();
-        self.rows[id] = Host { ip, ..Host::default() };
+        self.rows[id] = Host { ip, policy, ..Host::default() };
         let rows = &self.rows;
         self.by_ip.insert(hash.address(NONE, ip), id, |id| hash.address(NONE, rows[id].ip));
         id
     }
 
+    /// Changes every account.
+    pub(super) fn each(&mut self, change: impl Fn(&mut Host)) {
+        for id in 0..self.rows.end() {
+            change(&mut self.rows[id]);
+        }
+    }
+
     /// Removes the account if it is empty.
     pub(super) fn settle(&mut self, hash: &Hash, id: u32) {
-        let Host { ip, sessions, mappings, forwards } = self.rows[id];
+        let Host { ip, sessions, mappings, forwards, .. } = self.rows[id];
         if sessions == 0 && mappings == 0 && forwards == 0 {
             let rows = &self.rows;
             self.by_ip.remove(hash.address(NONE, ip), id, |id| hash.address(NONE, rows[id].ip));

@@ -34,7 +34,18 @@ impl Nat {
         if wire && self.addresses.home(&self.hash, error.from).is_some() {
             return Err(Refusal::SourceIsOurs);
         }
-        let inside = self.quoted_inside(error.about, now, seen).ok_or(Refusal::ErrorWithoutSession)?;
+        let Some(inside) = self.quoted_inside(error.about, now, seen) else {
+            let Flow { source: inside, destination: remote, .. } = error.about;
+            if !wire || !self.error_exempt(error, inside, remote) {
+                return Err(Refusal::ErrorWithoutSession);
+            }
+            let its_sender = error.to == inside.ip;
+            return if its_sender {
+                Ok((Edit::default(), Exit::Inside))
+            } else {
+                Err(Refusal::ErrorMisaddressed)
+            };
+        };
         // What we sent to one of our own addresses never was on the wire.
         if wire && self.addresses.home(&self.hash, error.about.destination.ip).is_some() {
             return Err(Refusal::ErrorWithoutSession);
@@ -59,7 +70,17 @@ impl Nat {
         seen: &mut impl Observer,
     ) -> Verdict {
         let Flow { protocol, source: remote, destination: inside } = error.about;
-        let id = self.find(protocol, inside, remote, now, seen).ok_or(Refusal::ErrorWithoutSession)?;
+        let Some(id) = self.find(protocol, inside, remote, now, seen) else {
+            if !self.error_exempt(error, inside, remote) {
+                return Err(Refusal::ErrorWithoutSession);
+            }
+            let its_sender = error.to == remote.ip;
+            return if its_sender {
+                Ok((Edit::default(), Exit::Outside))
+            } else {
+                Err(Refusal::ErrorMisaddressed)
+            };
+        };
         if error.to != remote.ip {
             return Err(Refusal::ErrorMisaddressed);
         }

@@ -10,6 +10,7 @@ use super::slab::NONE;
 use super::tcp::{self, Next, State};
 use super::{Closed, Nat, Observer, Refusal, SessionView, Step};
 use crate::flow::{Data, Endpoint, Flow, Protocol, Time};
+use std::net::IpAddr;
 
 /// How many closed connections are remembered as first to be recycled. Older ones expire as usual.
 const CLOSING: usize = 65_536;
@@ -22,7 +23,14 @@ impl Nat {
     /// Whether the session's time has come, swept or not.
     #[inline]
     pub(super) fn overdue(&self, id: u32, now: Time) -> bool {
-        now.as_nanos() >= self.sessions[id].deadline(&self.lives)
+        now.as_nanos() >= self.deadline(id)
+    }
+
+    /// The moment from which a session counts as dead, in nanoseconds.
+    #[inline]
+    pub(super) fn deadline(&self, id: u32) -> u64 {
+        let session = &self.sessions[id];
+        session.deadline(self.policies.lives(self.mappings[session.mapping].policy))
     }
 
     /// What [`Nat::expire`] does.
@@ -38,8 +46,8 @@ impl Nat {
     }
 
     /// Links the session in the wheel anew, by its true deadline.
-    fn rearm(&mut self, id: u32, now: Time) {
-        let deadline = self.sessions[id].deadline(&self.lives);
+    pub(super) fn rearm(&mut self, id: u32, now: Time) {
+        let deadline = self.deadline(id);
         self.wheel.unlink(&mut self.sessions, id);
         self.wheel.link(&mut self.sessions, id, deadline, now.as_nanos());
     }
@@ -59,14 +67,16 @@ impl Nat {
         }
         self.host_may_open(inside)?;
         self.make_room(now, seen)?;
-        let known = self.mappings.find(&self.hash, protocol, inside, remote);
+        let policy = self.policy_of(inside.ip);
+        let behaviour = self.policies.get(policy).mapping;
+        let known = self.mappings.find(&self.hash, protocol, inside, remote, behaviour);
         let mapping = match known.or_else(|| self.forwards.first(protocol, inside)) {
             Some(mapping) => {
                 self.mapping_may_open(mapping)?;
                 self.portless_free(mapping, remote, now, seen)?;
                 mapping
             }
-            None => self.open_mapping(protocol, inside, remote, now, seen)?,
+            None => self.open_mapping(data.flow, policy, now, seen)?,
         };
         Ok(self.open(mapping, remote, Way::Out, local, now, seen))
     }
@@ -133,28 +143,43 @@ impl Nat {
         if taken { Err(Refusal::ProtocolTaken) } else { Ok(()) }
     }
 
-    /// Makes a mapping for packets from `inside` to `remote`. The caller opens its first session.
+    /// The number of the policy for this inside host.
+    pub(super) fn policy_of(&self, inside: IpAddr) -> u8 {
+        if self.policies.alike() {
+            return 0;
+        }
+        match self.hosts.find(&self.hash, inside) {
+            Some(host) => self.hosts[host].policy,
+            None => self.policies.number(inside),
+        }
+    }
+
+    /// Makes a mapping for packets of this flow. The caller opens its first session.
     fn open_mapping(
         &mut self,
-        protocol: Protocol,
-        inside: Endpoint,
-        remote: Endpoint,
+        flow: Flow,
+        policy: u8,
         now: Time,
         seen: &mut impl Observer,
     ) -> Result<u32, Refusal> {
-        if let Some(host) = self.hosts.find(&self.hash, inside.ip)
+        let Flow { protocol, source: inside, destination: remote } = flow;
+        let host = self.hosts.find(&self.hash, inside.ip);
+        if let Some(host) = host
             && self.hosts[host].mappings as usize >= self.config.limits.mappings_per_host
         {
             return Err(Refusal::HostMappingLimit);
         }
-        let external = self.addresses.pick(&self.hash, inside.ip).ok_or(Refusal::PortsExhausted)?;
+        let paired = host.and_then(|host| self.hosts[host].external);
+        let external = paired.or_else(|| self.addresses.pick(&self.hash, inside.ip));
+        let external = external.ok_or(Refusal::PortsExhausted)?;
         self.portless_free_at(protocol, external, remote, now, seen)?;
         let outside_port = match protocol {
             Protocol::Other(_) => 0,
             _ => self.take_port(protocol, external, now, seen).ok_or(Refusal::PortsExhausted)?,
         };
-        let host = self.hosts.open(&self.hash, inside.ip);
+        let host = self.hosts.open(&self.hash, inside.ip, policy);
         self.hosts[host].mappings += 1;
+        self.hosts[host].external = Some(external);
         let row = Mapping {
             sessions: 0,
             host,
@@ -162,10 +187,12 @@ impl Nat {
             outside_port,
             external,
             protocol,
+            policy,
             published: false,
             recent: NONE,
         };
-        let mapping = self.mappings.insert(&self.hash, row, remote);
+        let behaviour = self.policies.get(policy).mapping;
+        let mapping = self.mappings.insert(&self.hash, row, remote, behaviour);
         self.ports.set_owner(protocol, external, outside_port, mapping);
         Ok(mapping)
     }
@@ -257,7 +284,7 @@ impl Nat {
         if matches!(protocol, Protocol::Other(_)) {
             self.insert_portless(protocol, external, id);
         }
-        let deadline = self.sessions[id].deadline(&self.lives);
+        let deadline = self.deadline(id);
         self.wheel.link(&mut self.sessions, id, deadline, now.as_nanos());
         if seen.wants() {
             seen.step(Step::Opened(self.view(id, now)), now);
@@ -346,7 +373,7 @@ impl Nat {
     /// A RST: the session lives for the closing time from here, but never longer than it would
     /// have lived without the RST (RFC 7857 §2.2 and §7.1 together).
     fn reset(&mut self, id: u32, now: Time) {
-        let lives = self.lives;
+        let lives = *self.policies.lives(self.mappings[self.sessions[id].mapping].policy);
         let session = &mut self.sessions[id];
         let closing = lives.of(Kind::Tcp, State::Reset);
         let without = session.deadline(&lives);
@@ -384,7 +411,7 @@ impl Nat {
             answered: session.packets_in > 0,
             published: mapping.published,
             opened: self.sessions.opened(id),
-            expires_in: Time::from_nanos(session.deadline(&self.lives)).since(now),
+            expires_in: Time::from_nanos(self.deadline(id)).since(now),
             packets_out: u64::from(session.packets_out),
             packets_in: u64::from(session.packets_in),
             bytes_out: session.bytes_out,

@@ -1,4 +1,8 @@
 //! A mapping: inside ↔ outside. It has no timer; it lives while a session does.
+//!
+//! Hosts may have different mapping behaviours, and one host another than it had when a mapping was
+//! made. What part of the remote a mapping depends on is therefore kept with it: mappings of all
+//! kinds stand in one index, and a packet finds those that its host's behaviour would make.
 
 use super::Behaviour;
 use super::hash::Hash;
@@ -24,6 +28,8 @@ pub(super) struct Mapping {
     /// Which of the external addresses.
     pub external: u16,
     pub protocol: Protocol,
+    /// The number of its inside host's policy.
+    pub policy: u8,
     /// It is a port forward: it outlives its sessions and filters nothing.
     pub published: bool,
 }
@@ -38,6 +44,7 @@ impl Default for Mapping {
             outside_port: 0,
             external: 0,
             protocol: Protocol::Udp,
+            policy: 0,
             published: false,
         }
     }
@@ -70,15 +77,14 @@ impl Row for Part {
 #[derive(Debug)]
 pub(super) struct Mappings {
     rows: Slab<Mapping>,
-    /// Parts of the remotes by mapping row; empty if mappings are endpoint-independent.
+    /// Parts of the remotes by mapping row; ends behind the last one that depends on the remote.
     parts: Slab<Part>,
     by_inside: Index,
-    behaviour: Behaviour,
 }
 
 impl Mappings {
-    pub(super) fn new(behaviour: Behaviour, room: usize) -> Self {
-        Mappings { rows: Slab::new(), parts: Slab::new(), by_inside: Index::with_room(room), behaviour }
+    pub(super) fn new(room: usize) -> Self {
+        Mappings { rows: Slab::new(), parts: Slab::new(), by_inside: Index::with_room(room) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -94,40 +100,37 @@ impl Mappings {
         self.rows.bytes() + self.parts.bytes() + self.by_inside.bytes()
     }
 
-    /// The part of `remote` that a mapping of `protocol` depends on (RFC 4787 §4.1).
-    fn part(&self, protocol: Protocol, remote: Endpoint) -> Option<Endpoint> {
-        match (self.behaviour, protocol) {
-            // Without ports there is nothing to tell two mappings of one host apart.
-            (_, Protocol::Other(_)) | (Behaviour::EndpointIndependent, _) => None,
-            (Behaviour::AddressDependent, _) => Some(Endpoint::new(remote.ip, 0)),
-            (Behaviour::AddressAndPortDependent, _) => Some(remote),
-        }
-    }
-
     /// The part of the remote in row `id`'s key.
     fn part_of(&self, id: u32) -> Option<Endpoint> {
         if id < self.parts.end() { self.parts[id].0 } else { None }
     }
 
-    /// The dynamic mapping for packets from `inside` to `remote`.
+    /// The dynamic mapping for packets from `inside`, whose mappings behave so, to `remote`.
     pub(super) fn find(
         &self,
         hash: &Hash,
         protocol: Protocol,
         inside: Endpoint,
         remote: Endpoint,
+        behaviour: Behaviour,
     ) -> Option<u32> {
-        let part = self.part(protocol, remote);
+        let part = part(behaviour, protocol, remote);
         self.by_inside.find(hash.pair(protocol, inside, part.unwrap_or(ANY)), |id| {
             let row = &self.rows[id];
             row.inside == inside && row.protocol == protocol && self.part_of(id) == part
         })
     }
 
-    /// Adds a dynamic mapping, made for a packet to `remote`.
-    pub(super) fn insert(&mut self, hash: &Hash, mapping: Mapping, remote: Endpoint) -> u32 {
+    /// Adds a dynamic mapping that behaves so, made for a packet to `remote`.
+    pub(super) fn insert(
+        &mut self,
+        hash: &Hash,
+        mapping: Mapping,
+        remote: Endpoint,
+        behaviour: Behaviour,
+    ) -> u32 {
         let id = self.add(mapping);
-        let part = self.part(mapping.protocol, remote);
+        let part = part(behaviour, mapping.protocol, remote);
         if part.is_some() || id < self.parts.end() {
             while self.parts.end() <= id {
                 self.parts.take();
@@ -154,6 +157,16 @@ impl Mappings {
             self.by_inside.remove(key_of(hash, rows, parts, id), id, |id| key_of(hash, rows, parts, id));
         }
         self.rows.give_back(id);
+    }
+}
+
+/// The part of `remote` that a mapping of `protocol` depends on (RFC 4787 §4.1).
+fn part(behaviour: Behaviour, protocol: Protocol, remote: Endpoint) -> Option<Endpoint> {
+    match (behaviour, protocol) {
+        // Without ports there is nothing to tell two mappings of one host apart.
+        (_, Protocol::Other(_)) | (Behaviour::EndpointIndependent, _) => None,
+        (Behaviour::AddressDependent, _) => Some(Endpoint::new(remote.ip, 0)),
+        (Behaviour::AddressAndPortDependent, _) => Some(remote),
     }
 }
 

@@ -22,8 +22,9 @@
 //!
 //! Where to read on: `session` and `mapping` are the two rows, in `slab`s under an
 //! `index`; `life` opens and ends them; `ports` and `addresses` say what the outside is;
+//! `policies` how each host is treated, `exempt` which packets are not translated at all;
 //! `filter` who may come in, and `admit` asks without consequences; `tcp` what flags do; `wheel`
-//! when things end; `icmp` what errors mean.
+//! when things end; `icmp` what errors mean; `reconfigure` what a new configuration leaves alive.
 //!
 //! # Choices that RFCs leave open
 //!
@@ -41,6 +42,7 @@ pub mod view;
 
 mod addresses;
 mod admit;
+mod exempt;
 mod filter;
 mod forward;
 mod hash;
@@ -49,8 +51,10 @@ mod icmp;
 mod index;
 mod life;
 mod mapping;
+mod policies;
 mod portless;
 mod ports;
+mod reconfigure;
 mod rng;
 mod session;
 mod slab;
@@ -59,6 +63,7 @@ mod wheel;
 
 pub use config::{Behaviour, Exemption, Limits, NatConfig, Policy, PortChoice, Rule, Timeouts};
 pub use decision::{Decision, Exit, Refusal};
+pub use reconfigure::Reconfigured;
 pub use step::{Closed, Observer, Step};
 pub use view::{MappingView, SessionView, TcpState};
 
@@ -70,9 +75,10 @@ use hash::Hash;
 use hosts::Hosts;
 use index::Index;
 use mapping::{Mapping, Mappings};
+use policies::Policies;
 use ports::Ports;
 use rng::Rng;
-use session::{Lives, Sessions, Way};
+use session::{Sessions, Way};
 use slab::NONE;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -90,7 +96,7 @@ type Verdict = Result<(Edit, Exit), Refusal>;
 #[derive(Debug)]
 pub struct Nat {
     config: NatConfig,
-    lives: Lives,
+    policies: Policies,
     hash: Hash,
     rng: Rng,
     addresses: Addresses,
@@ -118,20 +124,22 @@ impl Nat {
         let mut rng = Rng::new(seed);
         let hash = Hash::new(rng.next(), rng.next());
         let room = config.limits.sessions.min(ROOM);
+        let policies = Policies::new(&config);
+        let addresses = Addresses::new(&hash, &config.external, &config.host_addresses);
         Nat {
-            lives: Lives::new(&config.policy.timeouts),
-            addresses: Addresses::new(&hash, &config.external, &config.host_addresses),
             sessions: Sessions::new(),
             by_flow: Index::with_room(room),
             portless: portless::index(),
-            mappings: Mappings::new(config.policy.mapping, room),
-            peers: Peers::new(config.policy.filtering, room),
-            ports: Ports::new(config.external.len(), config.ports.clone(), config.leased),
+            mappings: Mappings::new(room),
+            peers: Peers::new(policies.ask_for_peers(), room),
+            ports: Ports::new(addresses.in_use().len(), config.ports.clone(), config.leased),
             hosts: Hosts::new(),
             forwards: Forwards::default(),
             wheel: Wheel::new(),
             closing: VecDeque::new(),
             clock: Time::ZERO,
+            policies,
+            addresses,
             config,
             hash,
             rng,
@@ -143,19 +151,6 @@ impl Nat {
         &self.config
     }
 
-    /// Changes the timeouts. They hold for all sessions at once; a session that is overdue under
-    /// a shorter timeout takes no more packets, but may be listed in [`Nat::counts`] until its old
-    /// deadline or for 512 s.
-    pub fn set_timeouts(&mut self, timeouts: Timeouts) {
-        self.config.policy.timeouts = timeouts;
-        self.lives = Lives::new(&timeouts);
-    }
-
-    /// Changes the limits. What exceeds a lower limit stays until it ends.
-    pub fn set_limits(&mut self, limits: Limits) {
-        self.config.limits = limits;
-    }
-
     /// Decides on a packet from the inside that is not for the gateway itself.
     pub fn outbound(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
         let verdict = match packet {
@@ -165,7 +160,8 @@ impl Nat {
         self.decided(packet, verdict, now, seen)
     }
 
-    /// Decides on a packet that came by the wire to one of the outside addresses.
+    /// Decides on a packet that came by the wire to one of the outside addresses, or to an inside
+    /// host's own address if [`Nat::may_exempt`] says that it is to be asked about.
     pub fn inbound(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
         self.come_in(packet, true, now, seen)
     }
@@ -179,9 +175,11 @@ impl Nat {
     #[inline]
     fn come_in(&mut self, packet: &Summary, wire: bool, now: Time, seen: &mut impl Observer) -> Decision {
         let verdict = match packet {
-            Summary::Data(data) => self
-                .arrive(data, wire, now, seen)
-                .map(|inside| (Edit { destination: Some(inside), ..Edit::default() }, Exit::Inside)),
+            Summary::Data(data) => match self.arrive(data, wire, now, seen) {
+                Ok(inside) => Ok((Edit { destination: Some(inside), ..Edit::default() }, Exit::Inside)),
+                Err(refusal) if wire => self.arrive_exempt(data, refusal),
+                Err(refusal) => Err(refusal),
+            },
             Summary::Error(error) => self.error_inbound(error, wire, now, seen),
         };
         self.decided(packet, verdict, now, seen)
@@ -215,7 +213,10 @@ impl Nat {
             return Err(Refusal::BadFlags);
         }
         if protocol == Protocol::Icmp && !data.asks {
-            return Err(Refusal::UnsolicitedQuery);
+            return match self.leave_exempt(data.flow) {
+                true => Ok((Edit::default(), Exit::Outside)),
+                false => Err(Refusal::UnsolicitedQuery),
+            };
         }
         let id = match self.find(protocol, inside, remote, now, seen) {
             Some(id) if !self.sessions[id].local => id,
@@ -223,6 +224,7 @@ impl Nat {
             None if self.addresses.home(&self.hash, remote.ip).is_some() => {
                 return self.leave_to_us(data, now, seen);
             }
+            None if self.leave_exempt(data.flow) => return Ok((Edit::default(), Exit::Outside)),
             None => self.open_outbound(data, false, now, seen)?,
         };
         self.pass(id, Way::Out, data, now, seen);
@@ -235,13 +237,7 @@ impl Nat {
     #[inline(never)]
     fn leave_to_us(&mut self, data: &Data, now: Time, seen: &mut impl Observer) -> Verdict {
         let Flow { protocol, source: inside, destination: remote } = data.flow;
-        let hairpin = self.hairpin_target(protocol, remote).is_some();
-        if hairpin && !self.config.policy.hairpin {
-            return Err(Refusal::HairpinOff);
-        }
-        if !hairpin && !self.config.host_access {
-            return Err(Refusal::HostAccessOff);
-        }
+        let hairpin = self.may_reach_us(self.policy_of(inside.ip), protocol, remote)?;
         let id = match self.find(protocol, inside, remote, now, seen) {
             Some(id) => id,
             None => self.open_outbound(data, true, now, seen)?,
@@ -255,6 +251,19 @@ impl Nat {
         let arriving = Data { flow: Flow { protocol, source: outside, destination: remote }, ..*data };
         edit.destination = Some(self.arrive(&arriving, false, now, seen)?);
         Ok((edit, Exit::Hairpin))
+    }
+
+    /// Whether an inside host with this policy may send to this address of ours: to another inside
+    /// host (true), or to the host itself (false).
+    fn may_reach_us(&self, policy: u8, protocol: Protocol, remote: Endpoint) -> Result<bool, Refusal> {
+        let hairpin = self.hairpin_target(protocol, remote).is_some();
+        if hairpin && !self.policies.get(policy).hairpin {
+            return Err(Refusal::HairpinOff);
+        }
+        if !hairpin && !self.config.host_access {
+            return Err(Refusal::HostAccessOff);
+        }
+        Ok(hairpin)
     }
 
     /// A packet to an outside endpoint; tells whose it is.
@@ -444,7 +453,8 @@ impl Nat {
         if !ported || !self.ports.claim(protocol, external, outside.port) {
             return Err(PublishError::Taken);
         }
-        let host = self.hosts.open(&self.hash, inside.ip);
+        let policy = self.policy_of(inside.ip);
+        let host = self.hosts.open(&self.hash, inside.ip, policy);
         self.hosts[host].forwards += 1;
         let mapping = self.mappings.add(Mapping {
             sessions: 0,
@@ -454,6 +464,7 @@ impl Nat {
             outside_port: outside.port,
             external,
             protocol,
+            policy,
             published: true,
         });
         self.ports.set_owner(protocol, external, outside.port, mapping);
@@ -473,7 +484,6 @@ impl Nat {
         let external = self.addresses.external(&self.hash, outside.ip);
         let owner = external.and_then(|external| self.ports.owner(protocol, external, outside.port));
         let Some(mapping) = owner.filter(|owner| self.mappings[*owner].published) else { return false };
-        let Mapping { inside, host, external, .. } = self.mappings[mapping];
         for id in 0..self.sessions.end() {
             if self.mappings[mapping].sessions == 0 {
                 break;
@@ -482,12 +492,18 @@ impl Nat {
                 self.close(id, Closed::Unpublished, now, seen);
             }
         }
-        self.ports.unclaim(protocol, external, outside.port);
+        self.remove_forward(mapping);
+        true
+    }
+
+    /// Removes a port forward that has no sessions.
+    fn remove_forward(&mut self, mapping: u32) {
+        let Mapping { protocol, inside, outside_port, host, external, .. } = self.mappings[mapping];
+        self.ports.unclaim(protocol, external, outside_port);
         self.forwards.remove(protocol, inside, mapping);
         self.mappings.remove(&self.hash, mapping);
         self.hosts[host].forwards -= 1;
         self.hosts.settle(&self.hash, host);
-        true
     }
 
     /// The port forwards: protocol, outside, inside; sorted.

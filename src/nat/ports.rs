@@ -125,6 +125,10 @@ impl Pool {
 #[derive(Debug)]
 pub(super) struct Ports {
     pools: Vec<Pool>,
+    /// By external address: whether it is one to take ports of.
+    in_use: Vec<bool>,
+    /// Leased ports that a new configuration has no use for: protocol, external address, port.
+    surplus: Vec<(Protocol, u16, u16)>,
     ranges: Vec<RangeInclusive<u16>>,
     leased: bool,
 }
@@ -149,7 +153,68 @@ fn tick(now: Time) -> u32 {
 impl Ports {
     /// `ranges` do not overlap; port 0 in them is passed over.
     pub(super) fn new(externals: usize, ranges: Vec<RangeInclusive<u16>>, leased: bool) -> Self {
-        Ports { pools: (0..externals * POOLED).map(|_| Pool::new()).collect(), ranges, leased }
+        Ports {
+            pools: (0..externals * POOLED).map(|_| Pool::new()).collect(),
+            in_use: vec![true; externals],
+            surplus: Vec::new(),
+            ranges,
+            leased,
+        }
+    }
+
+    /// Takes other external addresses, by number whether they are in use, and other ranges. No
+    /// mapping may have a port that they exclude, but for port forwards on addresses in use. Free
+    /// leased ports that they exclude are given back.
+    pub(super) fn reconfigure(&mut self, in_use: Vec<bool>, ranges: Vec<RangeInclusive<u16>>, now: Time) {
+        self.pools.resize_with(in_use.len() * POOLED, Pool::new);
+        (self.in_use, self.ranges) = (in_use, ranges);
+        if !self.leased {
+            for pool in &mut self.pools {
+                pool.filled = false;
+                pool.free = Vec::new();
+            }
+            return;
+        }
+        let surplus = std::mem::take(&mut self.surplus);
+        for (protocol, external, port) in surplus {
+            if self.has(external, port) {
+                self.lease(protocol, external, port, now);
+            } else {
+                self.surplus.push((protocol, external, port));
+            }
+        }
+        for external in 0..self.in_use.len() as u16 {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                self.sift(protocol, external);
+            }
+        }
+    }
+
+    /// Whether a port is one of the configured ones.
+    fn has(&self, external: u16, port: u16) -> bool {
+        self.in_use[usize::from(external)] && self.ranges.iter().any(|range| range.contains(&port))
+    }
+
+    /// Moves free leased ports that are not ours to use to the surplus.
+    fn sift(&mut self, protocol: Protocol, external: u16) {
+        let Some(number) = number(protocol, external) else { return };
+        let mut place = 0;
+        while let Some(&port) = self.pools[number].free.get(place) {
+            if self.has(external, port) {
+                place += 1;
+                continue;
+            }
+            let pool = &mut self.pools[number];
+            pool.remove_free(place);
+            pool.set_owner(port, NOBODY);
+            pool.leases -= 1;
+            self.surplus.push((protocol, external, port));
+        }
+    }
+
+    /// Whether no leased port of this external address waits to be given back.
+    pub(super) fn drained(&self, external: u16) -> bool {
+        self.surplus.iter().all(|(_, other, _)| *other != external)
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -270,8 +335,9 @@ impl Ports {
     /// How many ports each leased pool would like to be given: protocol, external address, count.
     pub(super) fn wanted(&self) -> impl Iterator<Item = (Protocol, u16, usize)> + '_ {
         let most = if self.leased { self.width() } else { 0 };
-        let externals = 0..(self.pools.len() / POOLED) as u16;
+        let externals = 0..self.in_use.len() as u16;
         externals
+            .filter(|external| self.in_use[usize::from(*external)])
             .flat_map(|external| [(Protocol::Tcp, external), (Protocol::Udp, external)])
             .filter_map(move |(protocol, external)| {
                 let pool = &self.pools[number(protocol, external)?];
@@ -281,13 +347,16 @@ impl Ports {
             .filter(|(_, _, want)| *want > 0)
     }
 
-    /// Takes out one leased port that has been free for `idle` ticks, from a pool that has more
-    /// than it wants.
+    /// Takes out one leased port: one that is not ours to use any more, or one that has been free
+    /// for `idle` ticks, from a pool that has more than it wants.
     pub(super) fn give_back(&mut self, now: Time, idle: u32) -> Option<(Protocol, u16, u16)> {
         if !self.leased {
             return None;
         }
-        for external in 0..(self.pools.len() / POOLED) as u16 {
+        if let Some(port) = self.surplus.pop() {
+            return Some(port);
+        }
+        for external in 0..self.in_use.len() as u16 {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let pool = &mut self.pools[number(protocol, external)?];
                 pool.settle(now);
@@ -310,7 +379,8 @@ impl Ports {
 
     /// Free TCP and UDP ports.
     pub(super) fn free(&self) -> usize {
-        let pools = self.pools.chunks(POOLED).flat_map(|pools| &pools[..2]);
+        let in_use = self.pools.chunks(POOLED).zip(&self.in_use).filter(|(_, in_use)| **in_use);
+        let pools = in_use.flat_map(|(pools, _)| &pools[..2]);
         pools.fold(0, |sum, pool| {
             let untouched = !self.leased && !pool.filled;
             sum + if untouched { self.width() } else { pool.free.len() }

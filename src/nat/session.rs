@@ -226,7 +226,7 @@ impl Row for Links {
 }
 
 /// The timeouts in nanoseconds, ready for the packet path.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lives {
     udp: u64,
     dns: u64,

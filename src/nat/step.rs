@@ -29,6 +29,8 @@ pub enum Closed {
     Recycled,
     /// A new connection took its place.
     Reopened,
+    /// A new configuration does not allow it.
+    Reconfigured,
 }
 
 /// Somebody who looks at the translator's steps.

@@ -176,6 +176,9 @@ pub enum Note {
     LinkUp(String),
     /// Few outside ports are left: the address, and how many.
     PortsLow(std::net::IpAddr, usize),
+    /// New settings are in force: how many keys have changed, how many sessions live on, how many had
+    /// to end.
+    Reloaded(usize, usize, usize),
     /// The gateway is about to end; why.
     Stopping(String),
 }
@@ -187,6 +190,7 @@ impl Note {
             Note::LinkDown(..) => "link-down",
             Note::LinkUp(..) => "link-up",
             Note::PortsLow(..) => "ports-low",
+            Note::Reloaded(..) => "reloaded",
             Note::Stopping(..) => "stopping",
         }
     }
@@ -197,6 +201,9 @@ impl Note {
             Note::LinkDown(link, why) => format!("{link} is down: {why}"),
             Note::LinkUp(link) => format!("{link} is up again"),
             Note::PortsLow(address, left) => format!("{left} ports are left on {address}"),
+            Note::Reloaded(changes, kept, ended) => {
+                format!("reloaded: {changes} changes, {kept} flows kept, {ended} ended")
+            }
             Note::Stopping(why) => format!("stopping: {why}"),
         }
     }
@@ -236,5 +243,6 @@ pub fn closed_word(why: Closed) -> &'static str {
         Closed::Unpublished => "unpublished",
         Closed::Recycled => "recycled",
         Closed::Reopened => "reopened",
+        Closed::Reconfigured => "reconfigured",
     }
 }

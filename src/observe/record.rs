@@ -160,7 +160,7 @@ pub enum WhatRecord {
     Closed {
         /// As it was.
         session: SessionRecord,
-        /// `expired`, `flushed`, `unpublished`, `recycled` or `reopened`.
+        /// `expired`, `flushed`, `unpublished`, `recycled`, `reopened` or `reconfigured`.
         reason: String,
     },
     /// The translator refused a packet.

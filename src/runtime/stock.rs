@@ -44,20 +44,37 @@ pub struct Stock {
 }
 
 impl Stock {
-    /// A stock for these addresses and this range.
-    pub fn new(addresses: &[IpAddr], range: &RangeInclusive<u16>, seed: [u8; 32]) -> Self {
-        let mut random = ChaCha8Rng::from_seed(seed);
-        let mut shelves = Vec::new();
+    /// A stock for these addresses and ports.
+    pub fn new(addresses: &[IpAddr], ports: &[RangeInclusive<u16>], seed: [u8; 32]) -> Self {
+        let random = ChaCha8Rng::from_seed(seed);
+        let mut stock = Stock { shelves: Vec::new(), random, paused_until: Time::ZERO, taken: 0, failed: 0 };
+        stock.fill_shelves(addresses, ports, |_, _| false);
+        stock
+    }
+
+    /// Follows changed addresses and ports. What the guard holds is not asked for again.
+    pub fn follow(&mut self, addresses: &[IpAddr], ports: &[RangeInclusive<u16>], guard: &Guard) {
+        self.fill_shelves(addresses, ports, |protocol, endpoint| guard.holds(protocol, endpoint));
+    }
+
+    fn fill_shelves(
+        &mut self,
+        addresses: &[IpAddr],
+        ports: &[RangeInclusive<u16>],
+        held: impl Fn(Protocol, Endpoint) -> bool,
+    ) {
+        self.shelves.clear();
         for address in addresses {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let mut candidates: Vec<u16> = range.clone().collect();
+                let free = |port: &u16| !held(protocol, Endpoint { ip: *address, port: *port });
+                let mut candidates: Vec<u16> = ports.iter().cloned().flatten().filter(free).collect();
                 for last in (1..candidates.len()).rev() {
-                    candidates.swap(last, pick(&mut random, last + 1));
+                    candidates.swap(last, pick(&mut self.random, last + 1));
                 }
-                shelves.push(Shelf { protocol, address: *address, candidates, resting: VecDeque::new() });
+                let shelf = Shelf { protocol, address: *address, candidates, resting: VecDeque::new() };
+                self.shelves.push(shelf);
             }
         }
-        Stock { shelves, random, paused_until: Time::ZERO, taken: 0, failed: 0 }
     }
 
     /// Leases up to `most` of what the gateway would like. Returns the error that stopped it, if
@@ -113,7 +130,7 @@ impl Stock {
         for _ in 0..A_TURN {
             let Some((protocol, outside)) = gateway.give_back(now) else { return };
             guard.release(protocol, outside);
-            self.put_back(protocol, outside.ip, outside.port);
+            self.given_back(gateway, protocol, outside);
         }
     }
 

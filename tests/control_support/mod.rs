@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
-use tapnat::control::{About, Engine, Gone};
+use tapnat::config::Change;
+use tapnat::control::protocol::Problem;
+use tapnat::control::{About, AboutRule, Engine, Gone, Reloaded};
 use tapnat::flow::{Endpoint, Protocol, Time};
 use tapnat::gateway::{Command, CountersView, Reply};
 use tapnat::nat::{Counts, PublishError, SessionView, TcpState};
@@ -82,8 +85,22 @@ impl Engine for Fake {
                 let all = forwards.iter().map(|((protocol, outside), inside)| (*protocol, *outside, *inside));
                 Reply::Published(all.collect())
             }
-            Command::Sessions { .. } => Reply::NotFound,
+            Command::Sessions { .. } | Command::Reconfigure(_) => Reply::NotFound,
         })
+    }
+
+    fn reload(&self, file: Option<&Path>, dry_run: bool) -> Result<Reloaded, Problem> {
+        let Some(file) = file else {
+            return Err(Problem::new("no-file", "started without --config", "give one"));
+        };
+        let change = Change {
+            key: "timeouts.udp".into(),
+            old: "5m".into(),
+            new: file.display().to_string(),
+            restart: false,
+        };
+        let (kept, ended) = if dry_run { (0, 0) } else { (12, 1) };
+        Ok(Reloaded { changes: vec![change], kept, ended })
     }
 
     fn wake(&self) {
@@ -108,6 +125,9 @@ impl Engine for Fake {
             pid: 7,
             inside: vec!["10.88.0.1/24".parse().unwrap()],
             external: vec![Ipv4Addr::new(203, 0, 113, 1).into(), Ipv4Addr::new(203, 0, 113, 2).into()],
+            profile: "rfc4787".into(),
+            rules: vec![AboutRule { inside: "10.88.0.64/26".into(), profile: "symmetric".into() }],
+            config: [("timeouts.udp".into(), "5m".into())].into(),
             ..About::default()
         }
     }

@@ -1,0 +1,47 @@
+//! A new configuration for a gateway that is at work.
+
+use super::{DropReason, Gateway, GatewayConfig};
+use crate::flow::Time;
+use crate::nat::{Observer, Reconfigured};
+use std::net::IpAddr;
+
+impl Gateway {
+    /// Takes a new configuration. Sessions that it does not allow are ended: see
+    /// [`crate::nat::Nat::reconfigure`]; also those of hosts outside the inside subnets, and port
+    /// forwards to them. Who holds the leases of port forwards compares
+    /// [`super::Command::Published`] before and after.
+    ///
+    /// The MAC, [`crate::nat::NatConfig::leased`] and what the links can take beside their MTU stay
+    /// as they were; the caller refuses what asks for another.
+    ///
+    /// Of datagrams under way in fragments the rest is lost if the translation changes: their
+    /// first fragments were decided by the configuration before.
+    pub fn reconfigure(
+        &mut self,
+        config: GatewayConfig,
+        now: Time,
+        seen: &mut impl Observer,
+    ) -> Reconfigured {
+        let translates_as_before = config.nat == self.config.nat && config.subnets == self.config.subnets;
+        self.neighbors.set_limit(config.hosts);
+        let (mac, leased) = (self.config.mac, self.config.nat.leased);
+        let mut links = (self.config.inside, self.config.outside);
+        (links.0.mtu, links.1.mtu) = (config.inside.mtu, config.outside.mtu);
+        self.config = GatewayConfig { mac, inside: links.0, outside: links.1, ..config };
+        self.config.nat.leased = leased;
+        if translates_as_before {
+            return Reconfigured { kept: self.nat.counts().sessions, ended: 0 };
+        }
+        for _ in 0..self.fragments.forget() {
+            self.counters.dropped(DropReason::FragmentOrphan);
+        }
+        let subnets = &self.config.subnets;
+        let inside = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => subnets.iter().any(|subnet| subnet.has_host(ip) && subnet.gateway != ip),
+            IpAddr::V6(_) => true,
+        };
+        let gone = self.nat.retain(inside, now, seen).ended;
+        let Reconfigured { kept, ended } = self.nat.reconfigure(self.config.nat.clone(), now, seen);
+        Reconfigured { kept, ended: gone + ended }
+    }
+}

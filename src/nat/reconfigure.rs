@@ -1,0 +1,127 @@
+//! A new configuration for a translator that is at work.
+//!
+//! Sessions and mappings stay wherever the new configuration allows what they do:
+//!
+//! * their external address is still there, and their port in the ranges, or published;
+//! * the remote has not become an address of ours, or ceased to be one, or become exempt;
+//! * their host may still reach the host or other inside hosts, where that is what they do.
+//!
+//! A host whose mapping behaviour changes keeps the mappings that it has, for the sessions that they
+//! have; packets that open a session find or make a mapping of the new kind. A changed filter holds
+//! for packets that open a session, changed timeouts for all sessions at once. Where a limit gets
+//! lower, what exceeds it stays until it ends.
+//!
+//! Everything is judged by what was there before the first session is ended, so that the order of
+//! ending makes no difference.
+
+use super::mapping::Mapping;
+use super::policies::Policies;
+use super::session::Session;
+use super::slab::NONE;
+use super::{Closed, Nat, NatConfig, Observer};
+use crate::flow::{Protocol, Time};
+use std::net::IpAddr;
+
+/// What a new configuration has left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Reconfigured {
+    /// Sessions that live on.
+    pub kept: usize,
+    /// Sessions that the new configuration does not allow.
+    pub ended: usize,
+}
+
+impl Nat {
+    /// Takes a new configuration; [`NatConfig::leased`] stays as it was. Sessions that it does not
+    /// allow are ended and told as [`Closed::Reconfigured`]. Port forwards go with their external
+    /// address; others stay, whatever the ranges. Leased ports that are not to be used any more come
+    /// out of [`Nat::give_back`].
+    ///
+    /// Looks at every session and mapping once.
+    pub fn reconfigure(&mut self, config: NatConfig, now: Time, seen: &mut impl Observer) -> Reconfigured {
+        self.clock = self.clock.max(now);
+        let config = NatConfig { leased: self.config.leased, ..config };
+        let policies = Policies::new(&config);
+        let rearm = !policies.live_alike(&self.policies);
+        self.policies = policies;
+        self.config = config;
+        let ports = &self.ports;
+        let (external, host) = (&self.config.external, &self.config.host_addresses);
+        self.addresses.change(&self.hash, external, host, |number| ports.drained(number));
+        self.assign_policies();
+        let ended = self.end(Nat::allows, now, seen);
+        self.end_forwards(|nat, mapping| !nat.addresses.uses(mapping.external));
+        self.ports.reconfigure(self.addresses.in_use(), self.config.ports.clone(), now);
+        self.peers.keep(self.policies.ask_for_peers(), &self.hash, &mut self.sessions);
+        for id in 0..if rearm { self.sessions.end() } else { 0 } {
+            if self.sessions[id].taken() {
+                self.rearm(id, now);
+            }
+        }
+        Reconfigured { kept: self.sessions.len(), ended }
+    }
+
+    /// Ends the sessions and port forwards of inside hosts that are not among those which `keep`
+    /// names; tells how many sessions. They are told as [`Closed::Reconfigured`].
+    pub fn retain(
+        &mut self,
+        keep: impl Fn(IpAddr) -> bool,
+        now: Time,
+        seen: &mut impl Observer,
+    ) -> Reconfigured {
+        self.clock = self.clock.max(now);
+        let stays = |nat: &Nat, id| keep(nat.mappings[nat.sessions[id].mapping].inside.ip);
+        let ended = self.end(stays, now, seen);
+        self.end_forwards(|_, mapping| !keep(mapping.inside.ip));
+        Reconfigured { kept: self.sessions.len(), ended }
+    }
+
+    /// Numbers the new policies to hosts and mappings.
+    fn assign_policies(&mut self) {
+        let (policies, addresses) = (&self.policies, &self.addresses);
+        self.hosts.each(|host| {
+            host.policy = policies.number(host.ip);
+            host.external = host.external.filter(|external| addresses.uses(*external));
+        });
+        for id in 0..self.mappings.end() {
+            let host = self.mappings[id].host;
+            if host != NONE {
+                self.mappings[id].policy = self.hosts[host].policy;
+            }
+        }
+    }
+
+    /// Whether the configuration allows this session.
+    fn allows(&self, id: u32) -> bool {
+        let Session { mapping, remote, local, .. } = self.sessions[id];
+        let Mapping { protocol, external, outside_port, policy, published, .. } = self.mappings[mapping];
+        let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);
+        let port = published || !ported || self.config.has_port(outside_port);
+        let reached = match self.addresses.home(&self.hash, remote.ip) {
+            Some(_) => local && self.may_reach_us(policy, protocol, remote).is_ok(),
+            None => !local && (published || !self.exempts(protocol, remote)),
+        };
+        self.addresses.uses(external) && port && reached
+    }
+
+    /// Ends the sessions that may not stay; tells how many. What is overdue goes without being counted.
+    fn end(&mut self, stays: impl Fn(&Nat, u32) -> bool, now: Time, seen: &mut impl Observer) -> usize {
+        let taken = (0..self.sessions.end()).filter(|id| self.sessions[*id].taken());
+        let overdue = |id| self.overdue(id, now);
+        let gone: Vec<(u32, bool)> =
+            taken.map(|id| (id, overdue(id))).filter(|(id, overdue)| *overdue || !stays(self, *id)).collect();
+        for (id, overdue) in &gone {
+            let why = if *overdue { Closed::Expired } else { Closed::Reconfigured };
+            self.close(*id, why, now, seen);
+        }
+        gone.iter().filter(|(_, overdue)| !overdue).count()
+    }
+
+    /// Removes port forwards, whose sessions have been ended.
+    fn end_forwards(&mut self, goes: impl Fn(&Nat, &Mapping) -> bool) {
+        let gone: Vec<u32> = self.forwards.iter().filter(|id| goes(self, &self.mappings[*id])).collect();
+        for mapping in gone {
+            self.remove_forward(mapping);
+        }
+    }
+}
