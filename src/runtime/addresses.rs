@@ -26,7 +26,9 @@ pub fn external(settings: &Settings, outside: &Outside) -> anyhow::Result<Vec<Ip
     for address in &settings.external {
         let family = Family::of(*address);
         if !families.contains(&family) {
-            bail!("external {address}: no inside network is {family}; name one with --inside, or leave it out");
+            bail!(
+                "external {address}: no inside network is {family}; name one with --inside, or leave it out"
+            );
         }
         if matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local()) {
             bail!("external {address}: means something on one link only; name a global address");

@@ -146,11 +146,7 @@ fn wanted_ports(settings: &Settings) -> Vec<RangeInclusive<u16>> {
 }
 
 fn nat_config(settings: &Settings, external: &[IpAddr], others: &[IpAddr], leased: bool) -> NatConfig {
-    NatConfig {
-        host_addresses: others.to_vec(),
-        leased,
-        ..settings.nat(external.to_vec())
-    }
+    NatConfig { host_addresses: others.to_vec(), leased, ..settings.nat(external.to_vec()) }
 }
 
 /// Randomness from the kernel: for the translator, the port stock and the MAC.

@@ -66,9 +66,9 @@ fn add(a: u16, b: u16) -> u16 {
 
 /// The definition of the sum (RFC 1071), word by word.
 fn sum(bytes: &[u8]) -> u16 {
-    bytes.chunks(2).fold(0, |total, pair| {
-        add(total, u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))
-    })
+    bytes
+        .chunks(2)
+        .fold(0, |total, pair| add(total, u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
 }
 
 /// Sum of the pseudo header of a packet without extension headers (RFC 8200 §8.1).
@@ -234,9 +234,7 @@ fn raw_headers() {
     assert_eq!(came.bytes(), packet);
 
     let data: Vec<u8> = (0..5000u32).map(|n| n as u8).collect();
-    remote
-        .run(|| UdpSocket::bind((REMOTE, 9)).unwrap().send_to(&data, (HOST, PORT)).unwrap())
-        .unwrap();
+    remote.run(|| UdpSocket::bind((REMOTE, 9)).unwrap().send_to(&data, (HOST, PORT)).unwrap()).unwrap();
     let mut put_together = Vec::new();
     loop {
         let piece = receive(&mut link, is_six).expect("a fragment");
@@ -410,7 +408,11 @@ fn outside_is_found() {
     netlink.add_address(eth0, site.into(), 64).unwrap();
     assert_eq!(found().externals(Family::Six).unwrap(), [IpAddr::from(site)]);
     netlink.add_address(eth0, HOST.into(), 64).unwrap();
-    assert_eq!(found().externals(Family::Six).unwrap(), [IpAddr::from(HOST)], "global before local to a site");
+    assert_eq!(
+        found().externals(Family::Six).unwrap(),
+        [IpAddr::from(HOST)],
+        "global before local to a site"
+    );
     netlink.add_default_route(REMOTE.into()).unwrap();
     let by_route = setup::outside(&netlink, None, &[Family::Four, Family::Six]).unwrap();
     assert_eq!(by_route.interface.name, "eth0");
@@ -421,7 +423,8 @@ fn bridge_is_quiet() {
     if crate::without_tun() {
         return;
     }
-    let accept = |bridge: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{bridge}/accept_ra"));
+    let accept =
+        |bridge: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{bridge}/accept_ra"));
     let netlink = Netlink::open().unwrap();
     netlink.add_bridge("old0").unwrap();
     assert_eq!(accept("old0").unwrap().trim(), "1");
@@ -442,8 +445,13 @@ fn bridge_is_quiet() {
         if bridge == "new0" {
             // A bridge that snoops says that it does, behind hop-by-hop options; no neighbours or
             // routers are asked for.
-            let said = receive(&mut tap, |frame| frame.bytes()[12..14] == [0x86, 0xdd] && frame.bytes()[20] == 58);
-            assert!(said.is_none(), "the kernel asks on a new bridge: {:02x?}", said.map(|frame| frame.bytes().to_vec()));
+            let said =
+                receive(&mut tap, |frame| frame.bytes()[12..14] == [0x86, 0xdd] && frame.bytes()[20] == 58);
+            assert!(
+                said.is_none(),
+                "the kernel asks on a new bridge: {:02x?}",
+                said.map(|frame| frame.bytes().to_vec())
+            );
         }
         made.undo().unwrap();
         drop((tap, made));
