@@ -13,11 +13,15 @@ use spec::Spec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
-use tapnat::flow::{Data, Endpoint, Flow, Protocol, Segment, Summary, TcpFlags, Time};
-use tapnat::nat::{Behaviour, Decision, Exit, Nat, NatConfig, Policy, Refusal, Step};
+use tapnat::flow::{Data, Endpoint, Flow, Prefix, Protocol, Segment, Summary, TcpFlags, Time};
+use tapnat::nat::{
+    Behaviour, Closed, Decision, Exemption, Exit, Nat, NatConfig, Policy, Refusal, Rule, Step, Timeouts,
+};
 use tuples::{end, error, from, to, udp};
 
 const X: &str = "203.0.113.1";
+/// All external addresses that a configuration may have; the first one has, at first.
+const EXTERNALS: [&str; 3] = [X, "203.0.113.2", "203.0.113.3"];
 const FIRST: u16 = 40_000;
 const PORTS: u16 = 12;
 
@@ -38,6 +42,105 @@ enum Op {
     Unpublish(Protocol, u16),
     Flush(usize),
     GiveBack,
+    /// A packet from the wire to an inside host's own address: remote, its port, host, its port, flags.
+    Direct(Protocol, u8, u16, u8, u16, u8),
+    Reconfigure(Change),
+}
+
+/// Mapping, filtering, hairpin, and whether sessions live shorter.
+type Treatment = (Behaviour, Behaviour, bool, bool);
+
+/// A configuration, in choices among few.
+#[derive(Clone, Debug)]
+struct Change {
+    externals: Vec<usize>,
+    ranges: usize,
+    others: Treatment,
+    rules: Vec<(usize, Treatment)>,
+    exempt: usize,
+    /// The last remote is an address of the host.
+    host: bool,
+    access: bool,
+    limits: usize,
+}
+
+fn treatment() -> impl Strategy<Value = Treatment> {
+    (behaviour(), behaviour(), prop::bool::weighted(0.8), prop::bool::weighted(0.3))
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let externals = prop::sample::select(vec![
+        vec![0],
+        vec![0],
+        vec![0, 1],
+        vec![2, 0],
+        vec![0, 1, 2],
+        vec![1, 0],
+        vec![1],
+        vec![2, 1],
+    ]);
+    let rules = prop::collection::vec((0..4usize, treatment()), 0..3);
+    let flags = (prop::bool::weighted(0.2), prop::bool::weighted(0.8));
+    let limits = prop_oneof![3 => Just(0usize), 1 => 1..4usize];
+    (externals, 0..4usize, treatment(), rules, 0..4usize, flags, limits).prop_map(
+        |(externals, ranges, others, rules, exempt, (host, access), limits)| Change {
+            externals,
+            ranges,
+            others,
+            rules,
+            exempt,
+            host,
+            access,
+            limits,
+        },
+    )
+}
+
+fn policy((mapping, filtering, hairpin, short): Treatment) -> Policy {
+    let mut timeouts = Timeouts::default();
+    if short {
+        let seconds = Duration::from_secs;
+        (timeouts.udp, timeouts.udp_dns, timeouts.icmp) = (seconds(60), seconds(30), seconds(30));
+        (timeouts.tcp_opening, timeouts.tcp_closing) = (seconds(30), seconds(61));
+        timeouts.tcp_established = seconds(600);
+    }
+    Policy { mapping, filtering, hairpin, timeouts, ..Policy::default() }
+}
+
+impl Change {
+    fn config(&self) -> NatConfig {
+        let mut config = NatConfig::new(self.externals.iter().map(|n| end(EXTERNALS[*n]).ip).collect());
+        config.leased = true;
+        config.host_addresses = if self.host { vec![end("198.51.100.9").ip] } else { Vec::new() };
+        let ranges = [vec![0..=11], vec![0..=5], vec![3..=6, 9..=11], vec![6..=11]];
+        config.ports =
+            ranges[self.ranges].iter().map(|range| FIRST + range.start()..=FIRST + range.end()).collect();
+        config.policy = policy(self.others);
+        let insides = [("10.0.0.2", 32), ("10.0.0.3", 32), ("10.0.0.2", 31), ("10.0.0.0", 24)]
+            .map(|(ip, length)| Prefix::new(end(ip).ip, length));
+        config.rules = self
+            .rules
+            .iter()
+            .map(|(inside, of)| Rule { inside: insides[*inside], policy: policy(*of) })
+            .collect();
+        let remote = Prefix::new(end("198.51.100.8").ip, 31);
+        config.exempt = match self.exempt {
+            2 => vec![Exemption { remote, protocol: None, ports: None }],
+            3 => vec![
+                Exemption { remote, protocol: None, ports: Some(53..=53) },
+                Exemption { remote, protocol: Some(Protocol::Icmp), ports: None },
+            ],
+            _ => Vec::new(),
+        };
+        config.host_access = self.access;
+        match self.limits {
+            1 => config.limits.sessions_per_host = 4,
+            2 => config.limits.mappings_per_host = 3,
+            3 => config.limits.sessions_per_mapping = 2,
+            _ => {}
+        }
+        config
+    }
 }
 
 fn protocol() -> impl Strategy<Value = Protocol> {
@@ -60,13 +163,19 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(p, host, port, remote, to, flags)| Op::Out(p, host, port, remote, to, flags)),
         12 => (protocol(), 0..3u8, 0..4u16, 0..PORTS, opening())
             .prop_map(|(p, remote, port, to, flags)| Op::In(p, remote, port, to, flags)),
+        2 => (protocol(), 0..3u8, 0..4u16, PORTS..PORTS * 3, opening())
+            .prop_map(|(p, remote, port, to, flags)| Op::In(p, remote, port, to, flags)),
+        2 => (protocol(), 0..3u8, 0..4u16, 0..2u8, 0..2u16, 0..5u8)
+            .prop_map(|(p, remote, port, host, to, flags)| Op::Direct(p, remote, port, host, to, flags)),
+        3 => change().prop_map(Op::Reconfigure),
         40 => (0..12usize, any::<bool>(), prop_oneof![4 => Just(0u16), 1 => 1..3u16], 0..5u8)
             .prop_map(|(nth, out, other, flags)| Op::Of(nth, out, other, flags)),
         1 => (0..9u64).prop_map(Op::Wait),
         2 => seconds.prop_map(|seconds| Op::Wait(seconds * 8)),
         8 => (ported(), 0..PORTS).prop_map(|(p, port)| Op::Lease(p, port)),
-        1 => (ported(), 0..PORTS, 0..3u8, 0..3u16).prop_map(|(p, x, host, port)| Op::Publish(p, x, host, port)),
-        1 => (ported(), 0..PORTS).prop_map(|(p, x)| Op::Unpublish(p, x)),
+        6 => (ported(), PORTS..PORTS * 3).prop_map(|(p, port)| Op::Lease(p, port)),
+        1 => (ported(), 0..PORTS * 2, 0..3u8, 0..3u16).prop_map(|(p, x, host, port)| Op::Publish(p, x, host, port)),
+        1 => (ported(), 0..PORTS * 2).prop_map(|(p, x)| Op::Unpublish(p, x)),
         3 => (0..8usize).prop_map(Op::Flush),
         1 => Just(Op::GiveBack),
     ]
@@ -94,7 +203,7 @@ fn inside(host: u8, port: u16) -> Endpoint {
 }
 
 fn outside(port: u16) -> Endpoint {
-    Endpoint::new(end(X).ip, FIRST + port)
+    Endpoint::new(end(EXTERNALS[usize::from(port / PORTS)]).ip, FIRST + port % PORTS)
 }
 
 fn flags(protocol: Protocol, choice: u8) -> TcpFlags {
@@ -120,7 +229,8 @@ impl Pair {
     fn remote(&self, protocol: Protocol, remote: u8, port: u16) -> Endpoint {
         let query = protocol == Protocol::Icmp;
         if remote == 3 {
-            return if query { Endpoint::new(end(X).ip, 0) } else { outside(port) };
+            let port = if port < 2 { port } else { port + PORTS };
+            return if query { Endpoint::new(outside(port).ip, 0) } else { outside(port) };
         }
         let port = if query { 0 } else { 52 + port };
         Endpoint::new(IpAddr::from([198, 51, 100, 7 + remote]), port)
@@ -160,7 +270,9 @@ impl Pair {
                     self.spec.forwards.iter().any(|m| m.protocol == protocol && m.outside == outside(port));
                 if self.asked.is_multiple_of(2) && !forwarded {
                     self.nat.lease(protocol, outside(port));
-                    self.spec.leased.insert((protocol, FIRST + port));
+                    if self.spec.config.external.contains(&outside(port).ip) {
+                        self.spec.leased.insert((protocol, outside(port)));
+                    }
                 }
             }
             Op::Publish(protocol, x, host, port) => {
@@ -181,7 +293,26 @@ impl Pair {
                     });
                 }
             }
-            Op::GiveBack => assert_eq!(self.nat.give_back(self.now), None),
+            Op::GiveBack => {
+                let back = self.nat.give_back(self.now);
+                let spec = &mut self.spec;
+                match back {
+                    Some(port) => assert!(spec.leased.remove(&port) && !spec.usable(port.1), "{port:?}"),
+                    None => assert!(spec.leased.iter().all(|(_, port)| spec.usable(*port))),
+                }
+            }
+            Op::Direct(protocol, remote, remote_port, host, port, kind) => {
+                let source = self.remote(protocol, remote, remote_port);
+                self.direct(Flow { protocol, source, destination: inside(host, port) }, kind);
+            }
+            Op::Reconfigure(ref change) => {
+                let mut steps = Vec::new();
+                let got = self.nat.reconfigure(change.config(), self.now, &mut steps);
+                assert_eq!(got, self.spec.reconfigure(change.config(), self.now));
+                let told = steps.iter().filter(|step| matches!(step, Step::Closed(_, Closed::Reconfigured)));
+                assert_eq!(told.count(), got.ended);
+                assert_eq!(self.nat.published().len(), self.spec.forwards.len());
+            }
         }
         self.compare();
     }
@@ -203,14 +334,31 @@ impl Pair {
         assert_eq!(got, self.spec.outbound(&data, self.now, offered), "{data:?}");
     }
 
-    /// From the wire, or from the host where the source is ours, as only the host can send that.
-    fn arrive(&mut self, flow: Flow, kind: u8) {
+    /// To an inside host's own address.
+    fn direct(&mut self, flow: Flow, kind: u8) {
         let asks = flow.protocol != Protocol::Icmp || kind == 0;
         let data =
             Data { flow, tcp: flags(flow.protocol, kind), segment: Segment::default(), asks, length: 100 };
         let packet = Summary::Data(data);
-        let foretold = self.nat.would_admit(&data, flow.source.ip != end(X).ip, self.now);
-        let got = if flow.source.ip == end(X).ip {
+        let want = self.spec.direct(&data);
+        let passes = matches!(want, Decision::Translate { .. });
+        assert_eq!(self.nat.may_exempt(&packet, false), passes, "{data:?}");
+        assert_eq!(self.nat.would_admit(&data, true, self.now).is_ok(), passes, "{data:?}");
+        assert_eq!(self.nat.inbound(&packet, self.now, &mut ()), want, "{data:?}");
+    }
+
+    /// From the wire, or from the host where the source is ours, as only the host can send that.
+    fn arrive(&mut self, flow: Flow, kind: u8) {
+        if !self.spec.config.external.contains(&flow.destination.ip) {
+            return;
+        }
+        let local = self.spec.ours(flow.source.ip);
+        let asks = flow.protocol != Protocol::Icmp || kind == 0;
+        let data =
+            Data { flow, tcp: flags(flow.protocol, kind), segment: Segment::default(), asks, length: 100 };
+        let packet = Summary::Data(data);
+        let foretold = self.nat.would_admit(&data, !local, self.now);
+        let got = if local {
             let refused = Decision::Refuse(Refusal::SourceIsOurs);
             let silent = [refused, Decision::Refuse(Refusal::UnsolicitedQuery)];
             assert!(silent.contains(&self.nat.inbound(&packet, self.now, &mut ())));

@@ -322,16 +322,16 @@ impl Fragments {
         [&mut self.inside, &mut self.outside, &mut self.host].map(|table| table.expire(now)).iter().sum()
     }
 
-    /// Forgets all datagrams, whose decisions need not hold any more; returns how many held fragments
-    /// were lost.
-    pub fn forget(&mut self) -> usize {
-        let tables = [&mut self.inside, &mut self.outside, &mut self.host];
-        let lost = tables.iter().map(|table| table.load.held).sum();
-        for table in tables {
-            let hosts = table.hosts.is_some().then(HashMap::new);
-            *table = Table { hosts, ..Table::default() };
+    /// Forgets what has been decided: it need not hold any more. The rest of those datagrams waits
+    /// in vain.
+    pub fn forget_decisions(&mut self) {
+        for table in [&mut self.inside, &mut self.outside, &mut self.host] {
+            let decided = |_: &Key, datagram: &mut Datagram| matches!(datagram, Datagram::Decided(_));
+            let gone: Vec<_> = table.datagrams.extract_if(decided).collect();
+            for (key, datagram) in gone {
+                table.book(key.source, datagram.load(), Load::default());
+            }
         }
-        lost
     }
 
     /// When [`Fragments::expire`] has something to do next.

@@ -23,6 +23,11 @@ impl Gateway {
         seen: &mut impl Observer,
     ) -> Reconfigured {
         let translates_as_before = config.nat == self.config.nat && config.subnets == self.config.subnets;
+        let rates = (config.error_burst, config.errors_per_second);
+        if rates != (self.config.error_burst, self.config.errors_per_second) {
+            self.speech_inside.set_rate(rates.0, rates.1);
+            self.speech_outside.set_rate(rates.0, rates.1);
+        }
         self.neighbors.set_limit(config.hosts);
         let (mac, leased) = (self.config.mac, self.config.nat.leased);
         let mut links = (self.config.inside, self.config.outside);
@@ -32,9 +37,7 @@ impl Gateway {
         if translates_as_before {
             return Reconfigured { kept: self.nat.counts().sessions, ended: 0 };
         }
-        for _ in 0..self.fragments.forget() {
-            self.counters.dropped(DropReason::FragmentOrphan);
-        }
+        self.fragments.forget_decisions();
         let subnets = &self.config.subnets;
         let inside = |ip: IpAddr| match ip {
             IpAddr::V4(ip) => subnets.iter().any(|subnet| subnet.has_host(ip) && subnet.gateway != ip),

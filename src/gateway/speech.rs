@@ -44,6 +44,11 @@ impl Speech {
         }
     }
 
+    /// Changes the rate for all receivers together.
+    pub fn set_rate(&mut self, burst: u32, per_second: u32) {
+        self.all = TokenBucket::new(burst, per_second);
+    }
+
     /// Whether `receiver` may be told something at `now`; if so it counts as told.
     pub fn may(&mut self, receiver: IpAddr, now: Time) -> bool {
         let place = self.hash.hash_one(receiver) as usize % RECEIVERS;

@@ -79,7 +79,8 @@ impl Gateway {
             let Ok(packet) = Packet::read(&mut buffer, 0) else { continue };
             let Summary::Data(data) = &packet.summary else { continue };
             let refused = self.nat.would_admit(data, true, now);
-            if matches!(refused, Err(Refusal::NoMapping | Refusal::Filtered)) {
+            let ours = self.nat.holds(data.flow.protocol, data.flow.destination);
+            if ours && matches!(refused, Err(Refusal::NoMapping | Refusal::Filtered)) {
                 self.complain(OUTSIDE, Reason::PortUnreachable, &packet, &buffer, now, out);
             }
         }

@@ -301,6 +301,7 @@ impl Ports {
         if !matches!(pool.owner(port), NOBODY | FREE) {
             return false;
         }
+        self.surplus.retain(|surplus| *surplus != (protocol, external, port));
         if let Some(place) = pool.free.iter().position(|free| *free == port) {
             pool.leases = pool.leases.saturating_sub(usize::from(pool.owner(port) == FREE));
             pool.remove_free(place);
@@ -324,9 +325,15 @@ impl Ports {
         if !self.needs_lease(protocol) || port == 0 {
             return;
         }
+        let ours = self.has(external, port);
         let Some(pool) = number(protocol, external) else { return };
         let pool = &mut self.pools[pool];
-        if pool.owner(port) == NOBODY {
+        if pool.owner(port) == NOBODY && !ours {
+            // It was asked for under other ranges.
+            if !self.surplus.contains(&(protocol, external, port)) {
+                self.surplus.push((protocol, external, port));
+            }
+        } else if pool.owner(port) == NOBODY {
             pool.leases += 1;
             pool.push_leased(port, tick(now));
         }

@@ -11,7 +11,7 @@
 //! for packets that open a session, changed timeouts for all sessions at once. Where a limit gets
 //! lower, what exceeds it stays until it ends.
 //!
-//! Everything is judged by what was there before the first session is ended, so that the order of
+//! Everything is judged by what was alive before the first session is ended, so that the order of
 //! ending makes no difference.
 
 use super::mapping::Mapping;
@@ -37,7 +37,7 @@ impl Nat {
     /// address; others stay, whatever the ranges. Leased ports that are not to be used any more come
     /// out of [`Nat::give_back`].
     ///
-    /// Looks at every session and mapping once.
+    /// Looks at every session a few times and at every mapping once.
     pub fn reconfigure(&mut self, config: NatConfig, now: Time, seen: &mut impl Observer) -> Reconfigured {
         self.clock = self.clock.max(now);
         let config = NatConfig { leased: self.config.leased, ..config };
@@ -104,17 +104,22 @@ impl Nat {
         self.addresses.uses(external) && port && reached
     }
 
-    /// Ends the sessions that may not stay; tells how many. What is overdue goes without being counted.
+    /// Ends the sessions that may not stay; tells how many. What is overdue goes first and is not
+    /// counted.
     fn end(&mut self, stays: impl Fn(&Nat, u32) -> bool, now: Time, seen: &mut impl Observer) -> usize {
-        let taken = (0..self.sessions.end()).filter(|id| self.sessions[*id].taken());
-        let overdue = |id| self.overdue(id, now);
-        let gone: Vec<(u32, bool)> =
-            taken.map(|id| (id, overdue(id))).filter(|(id, overdue)| *overdue || !stays(self, *id)).collect();
-        for (id, overdue) in &gone {
-            let why = if *overdue { Closed::Expired } else { Closed::Reconfigured };
-            self.close(*id, why, now, seen);
+        for id in self.those(|nat, id| nat.overdue(id, now)) {
+            self.close(id, Closed::Expired, now, seen);
         }
-        gone.iter().filter(|(_, overdue)| !overdue).count()
+        let gone = self.those(|nat, id| !stays(nat, id));
+        for id in &gone {
+            self.close(*id, Closed::Reconfigured, now, seen);
+        }
+        gone.len()
+    }
+
+    /// The sessions of which this holds.
+    fn those(&self, holds: impl Fn(&Nat, u32) -> bool) -> Vec<u32> {
+        (0..self.sessions.end()).filter(|id| self.sessions[*id].taken() && holds(self, *id)).collect()
     }
 
     /// Removes port forwards, whose sessions have been ended.

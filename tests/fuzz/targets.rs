@@ -1,0 +1,127 @@
+//! What is fuzzed: bytes in, and what must hold whatever they are. The same functions run under
+//! `cargo test` over the committed corpus and over random bytes (`tests/fuzzed.rs`).
+#![allow(dead_code, missing_docs, reason = "each fuzz target uses one of them")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+use tapnat::config::{file, resolve};
+use tapnat::control::protocol::parse_request;
+use tapnat::flow::{LinkId, LinkInfo, Time};
+use tapnat::gateway::{Fate, Gateway, GatewayConfig, HOST, INSIDE, OUTSIDE, Outbox, Subnet};
+use tapnat::nat::{Behaviour, NatConfig};
+use tapnat::wire::{Buffer, Frame, MacAddr, Offload, Packet, PartialChecksum, Segment, SegmentKind, checksum, ethernet};
+
+const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const HOST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
+const EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+const SUBNET: Subnet = Subnet { gateway: Ipv4Addr::new(10, 0, 0, 1), prefix: 24 };
+
+/// A run of a gateway: a byte that chooses its settings, then steps of a byte that says what comes,
+/// two that say how much, and that much.
+///
+/// ```text
+/// step: bits 0-1 from the inside, outside, host; or time passes
+///       bit  2   as it is, without a link header of ours and without a right header checksum
+///       bit  3   with an unfinished checksum, bit 4 as a super-frame
+///       bits 5-7 milliseconds that pass before, as a power of eight
+/// ```
+pub fn frame(data: &[u8]) {
+    let Some((choice, mut rest)) = data.split_first() else { return };
+    let mut gateway = Gateway::new(settings(*choice), [9; 32]);
+    let mut now = Time::from_secs(1);
+    for _ in 0..256 {
+        let Some(([step, high, low], more)) = rest.split_first_chunk() else { break };
+        let length = usize::from(u16::from_be_bytes([*high, *low])).min(more.len());
+        let (bytes, after) = more.split_at(length);
+        rest = after;
+        now = now + Duration::from_millis(8u64.pow(u32::from(step >> 5)) - 1);
+        let mut out = Outbox::default();
+        let link = [INSIDE, OUTSIDE, HOST, LinkId(3)][usize::from(step & 3)];
+        if link == LinkId(3) {
+            gateway.tick(now, &mut out, &mut ());
+        } else {
+            let mut buffer = packet(*step, link, bytes);
+            if let Fate::Pass(to) = gateway.receive(link, &mut buffer, now, &mut out, &mut ()) {
+                out.packets.push((to, buffer));
+            }
+        }
+        for (to, packet) in &out.packets {
+            check(*to, packet);
+        }
+    }
+}
+
+fn settings(choice: u8) -> GatewayConfig {
+    const CLASSES: [Behaviour; 3] =
+        [Behaviour::EndpointIndependent, Behaviour::AddressDependent, Behaviour::AddressAndPortDependent];
+    let mut nat = NatConfig::new(vec![IpAddr::V4(EXTERNAL)]);
+    nat.policy.mapping = CLASSES[usize::from(choice & 3) % 3];
+    nat.policy.filtering = CLASSES[usize::from(choice >> 2 & 3) % 3];
+    nat.limits.sessions = 64;
+    let small = LinkInfo::plain(if choice & 16 == 0 { 1500 } else { 576 }, 0);
+    let outside = if choice & 32 == 0 { LinkInfo::offloading(1500, 0) } else { small };
+    GatewayConfig::new(vec![SUBNET], MAC, LinkInfo::offloading(1500, 14), outside, nat)
+}
+
+/// The packet as a link would hand it over.
+fn packet(step: u8, link: LinkId, bytes: &[u8]) -> Buffer {
+    let mut bytes = bytes.to_vec();
+    let raw = step & 4 != 0;
+    if !raw && bytes.len() >= 20 {
+        bytes[0] = 0x40 | (bytes[0] & 15).max(5);
+        let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_be_bytes();
+        bytes[2..4].copy_from_slice(&length);
+        let header = (usize::from(bytes[0] & 15) * 4).min(bytes.len());
+        bytes[10..12].fill(0);
+        let sum = checksum::internet(&bytes[..header]).to_be_bytes();
+        bytes[10..12].copy_from_slice(&sum);
+    }
+    let header = if link == INSIDE && !raw { ethernet::HEADER } else { 0 };
+    let mut buffer = Buffer::from_bytes(&bytes);
+    if header != 0 {
+        let frame = Frame { destination: MAC, source: HOST_MAC, ethertype: ethernet::IPV4 };
+        buffer.push_front(&frame.to_bytes());
+    }
+    let transport = u16::try_from(header + 20).unwrap_or(0);
+    let offset = if bytes.get(9) == Some(&6) { 16 } else { 6 };
+    if step & 8 != 0 {
+        buffer.offload.checksum = Some(PartialChecksum { start: transport, offset });
+    }
+    if step & 16 != 0 {
+        let kind = if bytes.get(9) == Some(&6) { SegmentKind::Tcp4 } else { SegmentKind::Udp };
+        buffer.offload.segment = Some(Segment { kind, size: 536, header: transport + 20, ecn: false });
+    }
+    buffer
+}
+
+/// What leaves is a right packet, and outside never from an inside address.
+fn check(to: LinkId, packet: &Buffer) {
+    let skip = if to == INSIDE { ethernet::HEADER } else { 0 };
+    let bytes = packet.bytes().get(skip..).expect("what goes inside has a link header");
+    if to == INSIDE && Frame::parse(packet.bytes()).is_ok_and(|frame| frame.ethertype == ethernet::ARP) {
+        return;
+    }
+    if packet.offload.segment.is_none() {
+        let read = Packet::parse(bytes, &Offload::default());
+        assert!(read.is_ok(), "what is sent can be read: {read:?}: {bytes:02x?}");
+    }
+    let source: [u8; 4] = bytes[12..16].try_into().expect("four bytes");
+    assert!(to == INSIDE || !SUBNET.covers(source.into()), "an inside address leaves: {bytes:02x?}");
+}
+
+/// A configuration file.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match file::parse("fuzz.toml", text).and_then(|raw| resolve(&raw, None)) {
+        Ok(settings) => assert!(!settings.inside.is_empty()),
+        Err(error) => assert_eq!(error.to_string().lines().count(), 1, "{error}"),
+    }
+}
+
+/// A line that a client of the control socket sends.
+pub fn control(data: &[u8]) {
+    let (_, request) = parse_request(data);
+    if let Err(problem) = request {
+        assert!(!problem.word.is_empty() && !problem.message.is_empty());
+    }
+}

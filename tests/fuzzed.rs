@@ -1,0 +1,77 @@
+//! The fuzz targets on stable: over the committed corpus, and over random bytes.
+#![allow(clippy::unwrap_used)]
+
+#[path = "fuzz/targets.rs"]
+mod targets;
+
+use proptest::prelude::*;
+use std::fs;
+use std::path::Path;
+
+/// Runs `target` over every file of its corpus.
+fn corpus(name: &str, target: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name);
+    let mut files = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        target(&fs::read(entry.unwrap().path()).unwrap());
+        files += 1;
+    }
+    assert!(files > 10, "the corpus of {name} has {files} files");
+}
+
+#[test]
+fn frames_of_the_corpus_do_no_harm() {
+    corpus("frame", targets::frame);
+}
+
+#[test]
+fn configurations_of_the_corpus_are_read_or_refused_in_one_line() {
+    corpus("config", targets::config);
+}
+
+#[test]
+fn requests_of_the_corpus_are_read_or_refused_in_words() {
+    corpus("control", targets::control);
+}
+
+/// Steps that begin with something like an IP header.
+fn steps() -> impl Strategy<Value = Vec<u8>> {
+    let header = prop::sample::select(vec![
+        [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 2, 198, 51, 100, 7],
+        [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 6, 0, 0, 10, 0, 0, 2, 198, 51, 100, 7],
+        [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 1, 0, 0, 10, 0, 0, 2, 198, 51, 100, 7],
+        [0x46, 0, 0, 0, 0, 1, 0x20, 0, 64, 17, 0, 0, 10, 0, 0, 2, 198, 51, 100, 7],
+        [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0, 198, 51, 100, 7, 203, 0, 113, 1],
+        [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 6, 0, 0, 198, 51, 100, 7, 203, 0, 113, 1],
+        [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 1, 0, 0, 198, 51, 100, 7, 203, 0, 113, 1],
+    ]);
+    let step = (any::<u8>(), header, prop::collection::vec(any::<u8>(), 0..90)).prop_map(|(step, header, tail)| {
+        let length = ((header.len() + tail.len()) as u16).to_be_bytes();
+        [&[step][..], &length, &header, &tail].concat()
+    });
+    (any::<u8>(), prop::collection::vec(step, 0..20)).prop_map(|(first, steps)| {
+        let mut data = vec![first];
+        data.extend(steps.concat());
+        data
+    })
+}
+
+proptest! {
+    #[test]
+    fn random_steps_do_no_harm(data in steps()) {
+        targets::frame(&data);
+    }
+
+    #[test]
+    fn random_bytes_do_no_harm(data in prop::collection::vec(any::<u8>(), 0..400)) {
+        targets::frame(&data);
+        targets::config(&data);
+        targets::control(&data);
+    }
+
+    #[test]
+    fn random_text_is_no_harm_to_configuration_and_control(data in "[ -~\n]{0,200}") {
+        targets::config(data.as_bytes());
+        targets::control(data.as_bytes());
+    }
+}
