@@ -1,6 +1,6 @@
 //! A new configuration for a gateway that is at work.
 
-use super::{DropReason, Gateway, GatewayConfig};
+use super::{Gateway, GatewayConfig};
 use crate::flow::Time;
 use crate::nat::{Observer, Reconfigured};
 use std::net::IpAddr;
