@@ -5,15 +5,16 @@
 #[path = "support/bytes.rs"]
 mod bytes;
 mod support;
+#[path = "support/v6.rs"]
+mod v6;
 
 use bytes::{fix_header, fix_icmp, fragmentable, unfragmentable, with_protocol, with_ttl};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use support::*;
 use tapnat::flow::{Endpoint, Protocol, TcpFlags};
 use tapnat::gateway::{Command, DropReason, GatewayConfig, INSIDE, Reply};
 use tapnat::wire::craft::{self, IcmpError};
-use tapnat::wire::ethernet::IPV6;
 use tapnat::wire::{Frame, MacAddr, Offload, PartialChecksum, fragment};
 
 /// The reason that only the runtime can meet: the kernel would not take a packet.
@@ -29,8 +30,8 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
     ("bad-length", || inside(&changed(|packet| packet[3] += 1))),
     ("bad-checksum", || inside(&changed(|packet| packet[11] ^= 1))),
     ("bad-offload", bad_offload),
-    ("ipv6", ipv6),
     ("bad-fragment", bad_fragment),
+    ("bad-extension", bad_extension),
     ("no-mapping", || outside(&craft::udp(at(S1, 53), at(X, 40000), b"scan"))),
     ("filtered", filtered),
     ("ports-exhausted", || with(|config| config.nat.ports = vec![40000..=40000], two_ports)),
@@ -51,6 +52,9 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
     ("other-mac", || frame(|header| header.destination = MAC_B)),
     ("unknown-ethertype", || frame(|header| header.ethertype = 0x88cc)),
     ("bad-arp", bad_arp),
+    ("bad-ndp", || neighbor(&v6::advertisement(MAC_A, v6::GATEWAY6, 0))),
+    ("router-advertisement", || neighbor(&router_advertisement())),
+    ("multicast-listener", || neighbor(&v6::listener_report())),
     ("ttl-expired", || inside(&with_ttl(query(), 1))),
     ("too-big", || inside(&unfragmentable(craft::udp(at(A, 1000), at(S1, 53), &[0; 1473])))),
     ("martian-source", || inside(&craft::udp(at(Ipv4Addr::LOCALHOST, 1000), at(S1, 53), b""))),
@@ -61,6 +65,8 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
     ("inside-destination", || inside(&craft::udp(at(A, 1000), at(B, 53), b""))),
     ("not-our-address", || outside(&craft::udp(at(S1, 53), at(S2, 53), b""))),
     ("icmp-type", || inside(&redirect())),
+    ("bad-mtu", bad_mtu),
+    ("unmapped-address", unmapped_address),
     ("source-route", || inside(&craft::with_ip_options(&query(), &[0x83, 7, 4, 1, 2, 3, 4, 0]).unwrap())),
     ("fragment-orphan", fragment_orphan),
     ("fragment-limit", fragment_limit),
@@ -156,8 +162,11 @@ fn bad_offload() -> Rig {
     rig
 }
 
-fn ipv6() -> Rig {
-    frame(|header| header.ethertype = IPV6)
+/// A jumbogram: payload length 0 and hop-by-hop options.
+fn bad_extension() -> Rig {
+    let mut packet = [0; 48];
+    packet[0] = 0x60;
+    outside(&packet)
 }
 
 fn bad_fragment() -> Rig {
@@ -232,6 +241,31 @@ fn short_frame() -> Rig {
 fn bad_arp() -> Rig {
     let mut rig = Rig::new();
     rig.frame(&arp(1, MAC_A, GATEWAY, MacAddr([0; 6]), GATEWAY));
+    rig
+}
+
+/// A rig with IPv6 that has received this frame.
+fn neighbor(frame: &[u8]) -> Rig {
+    let mut rig = v6::rig();
+    rig.frame(frame);
+    rig
+}
+
+fn router_advertisement() -> Vec<u8> {
+    let message = [&[134, 0, 0, 0, 64, 0, 7, 8][..], &[0; 8]].concat();
+    let packet = v6::icmp6(v6::LINK_LOCAL_A, v6::ALL_NODES, 255, &message);
+    v6::framed(MAC_A, v6::group_mac(v6::ALL_NODES), &packet)
+}
+
+fn bad_mtu() -> Rig {
+    let mut rig = v6::rig();
+    rig.outside(&v6::too_big(v6::X6, 1279, &craft::udp((v6::X6, 40000), (v6::S1_6, 53), b"query")));
+    rig
+}
+
+fn unmapped_address() -> Rig {
+    let mut rig = v6::rig_with(v6::translating());
+    rig.outside(&craft::udp((v6::S1_6, 53), (Ipv6Addr::new(0x2001, 0xdb8, 1, 0xffff, 0, 0, 0, 1), 53), b""));
     rig
 }
 

@@ -257,7 +257,7 @@ fn end() -> impl Strategy<Value = Option<Endpoint>> {
 
 fn edit() -> impl Strategy<Value = Edit> {
     let quoted = (end(), end()).prop_map(|(source, destination)| QuotedEdit { source, destination });
-    (end(), end(), proptest::option::of(quoted), any::<bool>(), any::<Option<u16>>(), any::<Option<u16>>())
+    (end(), end(), proptest::option::of(quoted), any::<bool>(), any::<Option<u16>>(), any::<Option<u32>>())
         .prop_map(|(source, destination, quoted, spend_hop, clamp_mss, identification)| Edit {
             source,
             destination,

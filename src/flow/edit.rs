@@ -11,12 +11,14 @@ pub struct Edit {
     pub destination: Option<Endpoint>,
     /// For ICMP errors: the change to the packet they quote.
     pub quoted: Option<QuotedEdit>,
-    /// Spend one hop: TTL less one. The caller has made sure that it is above one.
+    /// Spend one hop: TTL or hop limit less one. The caller has made sure that it is above one.
     pub spend_hop: bool,
     /// Lower the MSS option of a SYN to this, in bytes, if it is higher.
     pub clamp_mss: Option<u16>,
-    /// A new IPv4 identification (RFC 6864: the rewriting box is the source of non-atomic datagrams).
-    pub identification: Option<u16>,
+    /// A new identification (RFC 6864: the rewriting box is the source of non-atomic datagrams).
+    /// IPv4 has room for the low 16 bits; an IPv6 packet has an identification only if it is a
+    /// fragment, and is otherwise left as it is.
+    pub identification: Option<u32>,
 }
 
 /// Changes to the header that an ICMP error quotes.

@@ -58,6 +58,25 @@ impl Protocol {
             Protocol::Other(number) => number,
         }
     }
+
+    /// The protocol with this number in the last next-header field of an IPv6 packet: 58 is ICMP,
+    /// and IPv4's ICMP is a stranger there.
+    pub fn from_ipv6_number(number: u8) -> Self {
+        match number {
+            58 => Protocol::Icmp,
+            6 => Protocol::Tcp,
+            17 => Protocol::Udp,
+            other => Protocol::Other(other),
+        }
+    }
+
+    /// The IPv6 next-header number.
+    pub fn ipv6_number(self) -> u8 {
+        match self {
+            Protocol::Icmp => 58,
+            known => known.ipv4_number(),
+        }
+    }
 }
 
 impl fmt::Display for Protocol {

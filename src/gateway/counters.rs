@@ -40,14 +40,22 @@ pub enum Answer {
     Arp,
     /// An ARP question of our own.
     ArpQuestion,
+    /// A neighbour advertisement: the answer of IPv6 to the same question.
+    Ndp,
+    /// A neighbour solicitation of our own.
+    NdpQuestion,
+    /// A router advertisement.
+    RouterAdvertisement,
     /// An echo reply from the gateway's inside address.
     Echo,
     /// ICMP Time Exceeded.
     TimeExceeded,
-    /// ICMP Fragmentation Needed.
+    /// ICMP Fragmentation Needed, or Packet Too Big of IPv6.
     FragmentationNeeded,
     /// ICMP Destination Unreachable, any other code.
     Unreachable,
+    /// ICMP Parameter Problem.
+    ParameterProblem,
     /// A TCP reset from the gateway's inside address.
     Reset,
     /// An answer that was due and not given, because answers are rate limited.
@@ -55,13 +63,17 @@ pub enum Answer {
 }
 
 impl Answer {
-    const ALL: [(Answer, &'static str); 8] = [
+    const ALL: [(Answer, &'static str); 12] = [
         (Answer::Arp, "arp"),
         (Answer::ArpQuestion, "arp-question"),
+        (Answer::Ndp, "ndp"),
+        (Answer::NdpQuestion, "ndp-question"),
+        (Answer::RouterAdvertisement, "router-advertisement"),
         (Answer::Echo, "echo"),
         (Answer::TimeExceeded, "time-exceeded"),
         (Answer::FragmentationNeeded, "fragmentation-needed"),
         (Answer::Unreachable, "unreachable"),
+        (Answer::ParameterProblem, "parameter-problem"),
         (Answer::Reset, "reset"),
         (Answer::RateLimited, "rate-limited"),
     ];

@@ -18,16 +18,27 @@ pub enum DropReason {
     UnknownEtherType,
     /// An ARP packet that is not about our subnet, or that claims the gateway's own address.
     BadArp,
-    /// Time to live used up; answered with Time Exceeded (RFC 1812 §5.3.1).
+    /// A neighbour discovery message that is invalid (RFC 4861 §6.1, §7.1: hop limit below 255,
+    /// checksum, lengths, addresses), or that claims the gateway's own address.
+    BadNdp,
+    /// A router advertisement from the inside: the gateway is the router there (RFC 6104). A host
+    /// that sends them misleads the others; find it.
+    RouterAdvertisement,
+    /// A multicast listener report or query (RFC 3810): every host with IPv6 sends some. The
+    /// gateway routes no multicast.
+    MulticastListener,
+    /// Time to live or hop limit used up; answered with Time Exceeded (RFC 1812 §5.3.1).
     TtlExpired,
     /// Too big for the next link and not to be fragmented; answered with Fragmentation Needed
-    /// (RFC 4787 REQ-13).
+    /// (RFC 4787 REQ-13) or Packet Too Big: IPv6 is never fragmented on the way (RFC 8200 §5).
     TooBig,
     /// The source is no address a host may send from: 0/8, 127/8, multicast, broadcast (RFC 1812
-    /// §5.3.7); from outside also an address of the inside.
+    /// §5.3.7); in IPv6 ::/96, multicast, IPv4-mapped, and link-local ones beyond their link. From
+    /// outside also an address of the inside, and a private one of IPv6 (RFC 4193).
     MartianSource,
     /// The destination is no address to forward to: 0/8, 127/8, class E, multicast, broadcast, that
-    /// of another inside subnet included (RFC 1812 §5.3.7, RFC 2644).
+    /// of another inside subnet included (RFC 1812 §5.3.7, RFC 2644); in IPv6 ::/96, multicast,
+    /// IPv4-mapped and link-local ones.
     MartianDestination,
     /// A packet from the inside whose source is not in the inside subnet, or is the gateway's own
     /// (BCP 38).
@@ -41,7 +52,14 @@ pub enum DropReason {
     /// An ICMP type that is not translated: Source Quench, Redirect, router discovery and other
     /// types without a query or a quote (RFC 5508 REQ-10, REQ-11).
     IcmpType,
-    /// A source-routed packet (RFC 5508 §7.3: it would show inside addresses).
+    /// An ICMPv6 Packet Too Big with an MTU below 1280, which no link of IPv6 has (RFC 8201 §4).
+    BadMtu,
+    /// An IPv6 address that prefix translation cannot map: subnet ffff, or one that is not inside
+    /// (answered with No Route); an interface identifier of all zeros or ones (answered with
+    /// Parameter Problem; RFC 6296 §3.3, §3.7). Give the host another address.
+    UnmappedAddress,
+    /// A source-routed packet (RFC 5508 §7.3: it would show inside addresses), or an IPv6 routing
+    /// header of type 0 or with segments left (RFC 5095).
     SourceRoute,
     /// A later fragment whose first fragment never came, or came too late.
     FragmentOrphan,
@@ -51,10 +69,10 @@ pub enum DropReason {
     /// The fragments of a datagram overlap, or end in two places; none of them passes any more (RFC
     /// 1858, RFC 3128, RFC 5722).
     FragmentOverlap,
-    /// No answer to ARP from the inside host in time; answered with Host Unreachable (RFC 1812
+    /// No answer to ARP or neighbour discovery from the inside host in time; answered with Host Unreachable (RFC 1812
     /// §4.3.3.1).
     NoNeighbor,
-    /// Too many inside hosts, or too many packets wait for ARP answers (memory for both is bounded).
+    /// Too many inside hosts, or too many packets wait for the MAC of their host (memory for both is bounded).
     NeighborLimit,
     /// The kernel would not take the packet: queue full, interface down.
     SendFailed,
@@ -71,11 +89,14 @@ impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = ParseError::WORDS.len() + Refusal::ALL.len() + Self::OWN.len();
 
-    const OWN: [DropReason; 19] = [
+    const OWN: [DropReason; 24] = [
         DropReason::ShortFrame,
         DropReason::OtherMac,
         DropReason::UnknownEtherType,
         DropReason::BadArp,
+        DropReason::BadNdp,
+        DropReason::RouterAdvertisement,
+        DropReason::MulticastListener,
         DropReason::TtlExpired,
         DropReason::TooBig,
         DropReason::MartianSource,
@@ -84,6 +105,8 @@ impl DropReason {
         DropReason::InsideDestination,
         DropReason::NotOurAddress,
         DropReason::IcmpType,
+        DropReason::BadMtu,
+        DropReason::UnmappedAddress,
         DropReason::SourceRoute,
         DropReason::FragmentOrphan,
         DropReason::FragmentLimit,
@@ -103,21 +126,26 @@ impl DropReason {
             DropReason::OtherMac => own + 1,
             DropReason::UnknownEtherType => own + 2,
             DropReason::BadArp => own + 3,
-            DropReason::TtlExpired => own + 4,
-            DropReason::TooBig => own + 5,
-            DropReason::MartianSource => own + 6,
-            DropReason::MartianDestination => own + 7,
-            DropReason::SpoofedSource => own + 8,
-            DropReason::InsideDestination => own + 9,
-            DropReason::NotOurAddress => own + 10,
-            DropReason::IcmpType => own + 11,
-            DropReason::SourceRoute => own + 12,
-            DropReason::FragmentOrphan => own + 13,
-            DropReason::FragmentLimit => own + 14,
-            DropReason::FragmentOverlap => own + 15,
-            DropReason::NoNeighbor => own + 16,
-            DropReason::NeighborLimit => own + 17,
-            DropReason::SendFailed => own + 18,
+            DropReason::BadNdp => own + 4,
+            DropReason::RouterAdvertisement => own + 5,
+            DropReason::MulticastListener => own + 6,
+            DropReason::TtlExpired => own + 7,
+            DropReason::TooBig => own + 8,
+            DropReason::MartianSource => own + 9,
+            DropReason::MartianDestination => own + 10,
+            DropReason::SpoofedSource => own + 11,
+            DropReason::InsideDestination => own + 12,
+            DropReason::NotOurAddress => own + 13,
+            DropReason::IcmpType => own + 14,
+            DropReason::BadMtu => own + 15,
+            DropReason::UnmappedAddress => own + 16,
+            DropReason::SourceRoute => own + 17,
+            DropReason::FragmentOrphan => own + 18,
+            DropReason::FragmentLimit => own + 19,
+            DropReason::FragmentOverlap => own + 20,
+            DropReason::NoNeighbor => own + 21,
+            DropReason::NeighborLimit => own + 22,
+            DropReason::SendFailed => own + 23,
         }
     }
 
@@ -130,6 +158,9 @@ impl DropReason {
             DropReason::OtherMac => "other-mac",
             DropReason::UnknownEtherType => "unknown-ethertype",
             DropReason::BadArp => "bad-arp",
+            DropReason::BadNdp => "bad-ndp",
+            DropReason::RouterAdvertisement => "router-advertisement",
+            DropReason::MulticastListener => "multicast-listener",
             DropReason::TtlExpired => "ttl-expired",
             DropReason::TooBig => "too-big",
             DropReason::MartianSource => "martian-source",
@@ -138,6 +169,8 @@ impl DropReason {
             DropReason::InsideDestination => "inside-destination",
             DropReason::NotOurAddress => "not-our-address",
             DropReason::IcmpType => "icmp-type",
+            DropReason::BadMtu => "bad-mtu",
+            DropReason::UnmappedAddress => "unmapped-address",
             DropReason::SourceRoute => "source-route",
             DropReason::FragmentOrphan => "fragment-orphan",
             DropReason::FragmentLimit => "fragment-limit",

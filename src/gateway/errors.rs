@@ -1,27 +1,31 @@
 //! What the gateway says when it cannot pass a packet: ICMP errors, where they are due, at a
-//! limited rate (RFC 1812 §4.3.2).
+//! limited rate (RFC 1812 §4.3.2, RFC 4443 §2.4).
 
 use super::neighbors::Held;
-use super::{Answer, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox};
+use super::{Answer, Gateway, HOST, INSIDE, OUTSIDE, Outbox};
 use crate::flow::{LinkId, Time};
 use crate::nat::{Decision, Exit, Observer, Refusal};
 use crate::wire::craft::{self, IcmpError};
 use crate::wire::{Buffer, Packet};
 use std::net::IpAddr;
 
-/// Why a packet cannot pass, in ICMP's words.
+/// Why a packet cannot pass, in ICMP's words: type and code of IPv4, and of IPv6.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {
-    /// 11/0.
+    /// 11/0, and 3/0.
     TimeExceeded,
-    /// 3/4 with the MTU of the next link (RFC 1191).
+    /// 3/4, and 2/0, with the MTU of the next link (RFC 1191, RFC 8201).
     TooBig(u16),
-    /// 3/1.
+    /// 3/0, and 1/0.
+    NoRoute,
+    /// 3/1, and 1/3.
     HostUnreachable,
-    /// 3/3.
+    /// 3/3, and 1/4.
     PortUnreachable,
-    /// 3/13: communication administratively prohibited (RFC 5508 REQ-8).
+    /// 3/13, and 1/1: communication administratively prohibited (RFC 5508 REQ-8).
     Prohibited,
+    /// 12/0, and 4/0: the header is wrong at this byte.
+    ParameterProblem(u8),
 }
 
 /// What an inside host is told when ports or a limit keep it from opening a session.
@@ -71,9 +75,11 @@ impl Reason {
         match self {
             Reason::TimeExceeded => IcmpError::TtlExceeded,
             Reason::TooBig(mtu) => IcmpError::TooBig { mtu },
+            Reason::NoRoute => IcmpError::NetUnreachable,
             Reason::HostUnreachable => IcmpError::HostUnreachable,
             Reason::PortUnreachable => IcmpError::PortUnreachable,
             Reason::Prohibited => IcmpError::Prohibited,
+            Reason::ParameterProblem(pointer) => IcmpError::ParameterProblem { pointer },
         }
     }
 
@@ -81,14 +87,17 @@ impl Reason {
         match self {
             Reason::TimeExceeded => Answer::TimeExceeded,
             Reason::TooBig(_) => Answer::FragmentationNeeded,
-            Reason::HostUnreachable | Reason::PortUnreachable | Reason::Prohibited => Answer::Unreachable,
+            Reason::ParameterProblem(_) => Answer::ParameterProblem,
+            Reason::NoRoute | Reason::HostUnreachable | Reason::PortUnreachable | Reason::Prohibited => {
+                Answer::Unreachable
+            }
         }
     }
 }
 
 impl Gateway {
     /// Tells the sender of `packet`, which came in by `from` and stands in `buffer` as it was
-    /// sent, why it does not pass. Says nothing where RFC 1812 §4.3.2.7 forbids it: about ICMP
+    /// sent, why it does not pass. Says nothing where RFC 1812 §4.3.2.7 and RFC 4443 §2.4 forbid it: about ICMP
     /// errors and other ICMP that is no query, and about later fragments.
     pub(super) fn complain(
         &mut self,
@@ -104,15 +113,15 @@ impl Gateway {
         }
         let to = packet.summary.source();
         // An error leaves with the address of the interface it leaves by (RFC 1812 §4.3.2.4).
-        let source = match (from, to) {
-            (INSIDE, IpAddr::V4(to)) => self.address_for(to).map(IpAddr::V4),
+        let source = match from {
+            INSIDE => self.config.address_for(to),
             _ => self.outside_address(packet.summary.destination()),
         };
-        let (Some(IpAddr::V4(source)), IpAddr::V4(receiver)) = (source, to) else { return };
+        let Some(source) = source.filter(|source| source.is_ipv6() == to.is_ipv6()) else { return };
         if !self.may_speak(from, to, now) {
             return;
         }
-        let error = craft::icmp_error(reason.icmp(), source, receiver, buffer.bytes());
+        let error = craft::icmp_error(reason.icmp(), source, to, buffer.bytes());
         let error = Buffer::from_bytes(&error);
         self.counters.answered(reason.answer());
         if from == INSIDE {
@@ -120,16 +129,6 @@ impl Gateway {
         } else {
             out.push(from, error);
         }
-    }
-
-    /// Our own address to speak with about a packet from outside: where it was sent, unless that is
-    /// an inside host.
-    fn outside_address(&self, destination: IpAddr) -> Option<IpAddr> {
-        let external = &self.config.nat.external;
-        if external.contains(&destination) {
-            return Some(destination);
-        }
-        external.iter().find(|ip| ip.is_ipv4() == destination.is_ipv4()).copied()
     }
 
     /// Whether the rate allows an answer to `receiver` on this side; counts it if not.
@@ -140,13 +139,6 @@ impl Gateway {
             self.counters.answered(Answer::RateLimited);
         }
         may
-    }
-
-    /// Sends an IP packet of our own to an inside host.
-    pub(super) fn answer_inside(&mut self, to: IpAddr, mut packet: Buffer, now: Time, out: &mut Outbox) {
-        if self.deliver_inside(to, &mut packet, None, now, out) == Fate::Pass(INSIDE) {
-            out.push(INSIDE, packet);
-        }
     }
 
     /// Resets a TCP connection to one of our own addresses, where nothing listens (RFC 9293
@@ -160,7 +152,7 @@ impl Gateway {
         self.answer_inside(packet.summary.source(), Buffer::from_bytes(&reset), now, out);
     }
 
-    /// Tells the sender of a packet that waited for an inside host who never answered ARP (RFC 1812
+    /// Tells the sender of a packet that waited for an inside host who was never heard of (RFC 1812
     /// §4.3.3.1). The packet is as it would have been delivered: the error is written in the same
     /// terms, as if by the host itself, and goes out through the translator, so that it names
     /// outside endpoints only.
@@ -173,21 +165,23 @@ impl Gateway {
     ) {
         let mut about = held.packet;
         let Ok(packet) = Packet::read(&mut about, 0) else { return };
-        let ends = (packet.summary.source(), packet.summary.destination());
-        let (IpAddr::V4(remote), IpAddr::V4(inside)) = ends else { return };
+        let (remote, inside) = (packet.summary.source(), packet.summary.destination());
         if held.from.is_none() || !craft::may_be_reported(&packet) {
             return;
         }
-        if self.is_inside(remote) {
+        if self.config.is_inside(remote) {
             return self.complain(INSIDE, Reason::HostUnreachable, &packet, &about, now, out);
         }
         let error = craft::icmp_error(Reason::HostUnreachable.icmp(), inside, remote, about.bytes());
         let mut error = Buffer::from_bytes(&error);
         let Ok(packet) = Packet::read(&mut error, 0) else { return };
-        let decision = self.nat.outbound(&packet.summary, now, seen);
-        let Decision::Translate { edit, exit } = decision else { return };
+        let decision = match self.translate_out(&packet.summary) {
+            Some(translated) => translated,
+            None => Ok(self.nat.outbound(&packet.summary, now, seen)),
+        };
+        let Ok(Decision::Translate { edit, exit }) = decision else { return };
         let side = if matches!(exit, Exit::Inside | Exit::Hairpin) { INSIDE } else { OUTSIDE };
-        if !self.may_speak(side, remote.into(), now) {
+        if !self.may_speak(side, remote, now) {
             return;
         }
         self.counters.answered(Reason::HostUnreachable.answer());

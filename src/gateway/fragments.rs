@@ -80,7 +80,7 @@ struct Key {
     source: IpAddr,
     destination: IpAddr,
     protocol: Protocol,
-    identification: u16,
+    identification: u32,
 }
 
 #[derive(Debug)]
@@ -115,11 +115,12 @@ impl Decided {
 
     /// Books a fragment. What comes after the whole datagram is a copy, or the start of another
     /// one that has the same identification.
-    fn count(&mut self, fragment: Fragment, length: u32) {
+    fn count(&mut self, fragment: Fragment) {
         if self.settled() {
             return;
         }
-        let (start, end) = (u32::from(fragment.offset), u32::from(fragment.offset) + length);
+        let start = u32::from(fragment.offset);
+        let end = start + u32::from(fragment.length);
         let added = self.seen.add(start, end);
         let two_ends = self.whole.is_some_and(|whole| end > whole || (!fragment.more && end != whole));
         if !fragment.more {
@@ -203,13 +204,13 @@ impl Table {
         before
     }
 
-    /// A later fragment: follow the first, or wait for it. `length` is that of its payload.
-    fn later(&mut self, key: Key, fragment: Fragment, length: u32, buffer: &Buffer, now: Time) -> Turn {
+    /// A later fragment: follow the first, or wait for it.
+    fn later(&mut self, key: Key, fragment: Fragment, buffer: &Buffer, now: Time) -> Turn {
         const ONE_MORE: Load = Load { open: 0, orphans: 0, held: 1 };
         match self.datagrams.get_mut(&key) {
             Some(Datagram::Decided(decided)) => {
                 let was = decided.load();
-                decided.count(fragment, length);
+                decided.count(fragment);
                 let (is, decision, contradicts) = (decided.load(), decided.decision, decided.contradicts);
                 if is != was {
                     self.book(key.source, was, is);
@@ -244,14 +245,13 @@ impl Table {
         }
     }
 
-    /// The first fragment, of `length` bytes of payload, is decided: keep that, and return those
-    /// that waited.
-    fn first(&mut self, key: Key, decided: Decided, length: u32) -> Result<Vec<Buffer>, DropReason> {
+    /// The first fragment is decided: keep that, and return those that waited.
+    fn first(&mut self, key: Key, decided: Decided, fragment: Fragment) -> Result<Vec<Buffer>, DropReason> {
         if let Some(Datagram::Decided(before)) = self.datagrams.get_mut(&key)
             && !before.settled()
         {
             let was = before.load();
-            before.count(Fragment { offset: 0, more: true }, length);
+            before.count(fragment);
             let (is, contradicts) = (before.load(), before.contradicts);
             self.book(key.source, was, is);
             return if contradicts { Err(DropReason::FragmentOverlap) } else { Ok(Vec::new()) };
@@ -340,13 +340,13 @@ impl Fragments {
     }
 
     /// An identification for a datagram that leaves in fragments.
-    pub(super) fn next_identification(&mut self) -> u16 {
+    pub(super) fn next_identification(&mut self) -> u32 {
         self.identifications.draw()
     }
 
     /// The identification with which this datagram leaves: what its first fragment has been given
     /// if that comes once more, else a new one.
-    fn identification(&mut self, from: LinkId, key: &Key) -> u16 {
+    fn identification(&mut self, from: LinkId, key: &Key) -> u32 {
         let known = match self.table(from).datagrams.get(key) {
             Some(Datagram::Decided(Decided { decision: Decision::Translate { edit, .. }, .. })) => {
                 edit.identification
@@ -374,12 +374,12 @@ impl Gateway {
         let key = Key {
             source: packet.summary.source(),
             destination: packet.summary.destination(),
-            protocol: packet.summary.protocol(),
+            // In IPv6 the later fragments need not know it (RFC 8200 §4.5).
+            protocol: if packet.is_ipv6() { Protocol::Other(0) } else { packet.summary.protocol() },
             identification: packet.identification,
         };
-        let length = packet.length - u32::from(packet.header);
         if fragment.offset > 0 {
-            return match self.fragments.table(from).later(key, fragment, length, buffer, now) {
+            return match self.fragments.table(from).later(key, fragment, buffer, now) {
                 Turn::Follow(decision) => Ok(decision),
                 Turn::Wait => Err(Fate::Held),
                 Turn::Refuse(reason) => Err(Fate::Dropped(reason)),
@@ -398,8 +398,8 @@ impl Gateway {
             whole: None,
             contradicts: false,
         };
-        decided.count(fragment, length);
-        let waited = self.fragments.table(from).first(key, decided, length).map_err(Fate::Dropped)?;
+        decided.count(fragment);
+        let waited = self.fragments.table(from).first(key, decided, fragment).map_err(Fate::Dropped)?;
         for held in waited {
             self.release(from, held, now, out, seen);
         }

@@ -1,10 +1,11 @@
-//! IPv4 identifications that are neither repeated soon nor guessed.
+//! Identifications of fragmented datagrams that are neither repeated soon nor guessed.
 //!
 //! A box that rewrites source addresses is the source of what leaves, and has to give datagrams
 //! that may be fragmented identifications of its own, unique while the datagram lives (RFC 6864
 //! §5.3.1). Counting up would tell how many datagrams leave, and would let somebody elsewhere put
 //! fragments of his own between (Gilad and Herzberg, "Fragmentation considered vulnerable"). So a
-//! counter goes through a secret permutation of the 65,536 numbers: each comes once a round.
+//! counter goes through a secret permutation of the 65,536 numbers: each comes once a round. IPv6 has
+//! room for 16 bits more, which are drawn at random.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -18,6 +19,7 @@ pub struct Identifications {
     next: u16,
     /// A table for each round: what one half of the number adds to the other.
     rounds: [[u8; 256]; ROUNDS],
+    random: ChaCha8Rng,
 }
 
 impl Identifications {
@@ -28,17 +30,17 @@ impl Identifications {
         random.set_stream(1);
         let mut rounds = [[0; 256]; ROUNDS];
         rounds.iter_mut().for_each(|round| random.fill_bytes(round));
-        Identifications { next: 0, rounds }
+        Identifications { next: 0, rounds, random }
     }
 
-    /// The next one.
-    pub fn draw(&mut self) -> u16 {
+    /// The next one. Its low 16 bits are enough, and all that IPv4 has room for.
+    pub fn draw(&mut self) -> u32 {
         self.next = self.next.wrapping_add(1);
         let [mut left, mut right] = self.next.to_be_bytes();
         for round in &self.rounds {
             (left, right) = (right, left ^ round[usize::from(right)]);
         }
-        u16::from_be_bytes([left, right])
+        self.random.next_u32() << 16 | u32::from(u16::from_be_bytes([left, right]))
     }
 }
 
@@ -49,11 +51,11 @@ mod tests {
     #[test]
     fn each_comes_once_a_round_and_none_tells_the_next() {
         let mut source = Identifications::new(&[7; 32]);
-        let round: Vec<_> = (0..=u16::MAX).map(|_| source.draw()).collect();
+        let round: Vec<_> = (0..=u16::MAX).map(|_| source.draw() as u16).collect();
         let unique: std::collections::BTreeSet<_> = round.iter().collect();
         assert_eq!(unique.len(), 65_536);
         let steps = round.windows(2).filter(|pair| pair[1].wrapping_sub(pair[0]) <= 2).count();
         assert!(steps < 30, "{steps} of 65,535 steps are of 2 at most; chance would give 6");
-        assert_ne!(round[0], Identifications::new(&[8; 32]).draw());
+        assert_ne!(round[0], Identifications::new(&[8; 32]).draw() as u16);
     }
 }

@@ -1,12 +1,15 @@
 //! A frame from the TAP: for us, for a neighbour, or for the world.
 
 use super::errors::Reason;
-use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, hop, services};
+use super::ndp::Message;
+use super::neighbors::Heard;
+use super::npt::NoCounterpart;
+use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, arp, hop, ndp, services};
 use crate::flow::{Edit, LinkInfo, Protocol, Time};
 use crate::nat::{Decision, Exit, Observer};
 use crate::wire::ethernet::{self, Frame, MacAddr};
-use crate::wire::{Buffer, Packet};
-use std::net::{IpAddr, Ipv4Addr};
+use crate::wire::{Buffer, Packet, ParseError, icmp};
+use std::net::IpAddr;
 
 impl Gateway {
     pub(super) fn receive_inside(
@@ -25,28 +28,56 @@ impl Gateway {
         match ethertype {
             ethernet::ARP => self.arp(frame, now, out),
             ethernet::IPV4 => self.ip_from_inside(frame, to, from, now, out, seen),
-            ethernet::IPV6 => Fate::Dropped(DropReason::Malformed(crate::wire::ParseError::Ipv6)),
+            ethernet::IPV6 if ndp::is_message(frame.bytes().get(ethernet::HEADER..).unwrap_or_default()) => {
+                self.ndp(frame, from, now, out)
+            }
+            ethernet::IPV6 => self.ip_from_inside(frame, to, from, now, out, seen),
             _ => Fate::Dropped(DropReason::UnknownEtherType),
         }
     }
 
     fn arp(&mut self, frame: &Buffer, now: Time, out: &mut Outbox) -> Fate {
-        let subnets = &self.config.subnets;
-        let ours = |ip| subnets.iter().any(|subnet| subnet.gateway == ip);
-        let local = |ip| subnets.iter().any(|subnet| subnet.has_host(ip));
         let bytes = frame.bytes().get(ethernet::HEADER..).unwrap_or_default();
-        let outcome = match self.neighbors.arp(bytes, ours, local, now) {
-            Ok(outcome) => outcome,
+        let heard = arp::read(bytes, &self.config);
+        self.hear(heard, Answer::Arp, now, out)
+    }
+
+    fn ndp(&mut self, frame: &Buffer, from: MacAddr, now: Time, out: &mut Outbox) -> Fate {
+        let bytes = frame.bytes().get(ethernet::HEADER..).unwrap_or_default();
+        match ndp::read(bytes, from, &self.config) {
+            Ok(Message::Neighbor(heard)) => self.hear(Ok(heard), Answer::Ndp, now, out),
+            Ok(Message::RouterSolicitation(claim)) => {
+                self.router_asked(now);
+                self.hear(Ok(Heard { claim, reply: None }), Answer::Ndp, now, out)
+            }
+            Err(reason) => Fate::Dropped(reason),
+        }
+    }
+
+    /// Learns from what a host said of itself, and answers it.
+    fn hear(
+        &mut self,
+        heard: Result<Heard, DropReason>,
+        answer: Answer,
+        now: Time,
+        out: &mut Outbox,
+    ) -> Fate {
+        let learnt = heard.and_then(|heard| match heard.claim {
+            Some(claim) => Ok((self.neighbors.learn(claim, now)?, heard.reply)),
+            None => Ok((Vec::new(), heard.reply)),
+        });
+        let (released, reply) = match learnt {
+            Ok(learnt) => learnt,
             Err(reason) => return Fate::Dropped(reason),
         };
-        for held in outcome.released {
+        for held in released {
             self.release_inside(held, now, out);
         }
-        if let Some(reply) = outcome.reply {
+        if let Some(reply) = reply {
             out.push(INSIDE, reply);
-            self.counters.answered(Answer::Arp);
+            self.counters.answered(answer);
         }
-        Fate::Taken(Answer::Arp)
+        Fate::Taken(answer)
     }
 
     fn ip_from_inside(
@@ -59,39 +90,43 @@ impl Gateway {
         seen: &mut impl Observer,
     ) -> Fate {
         // From here on the buffer starts with the IP header.
+        let type_is_ipv6 = frame.bytes().get(12..14) == Some(&ethernet::IPV6.to_be_bytes());
         frame.drop_front(ethernet::HEADER);
         let packet = match Packet::read(frame, 0) {
-            Ok(packet) => packet,
+            Ok(packet) if packet.is_ipv6() == type_is_ipv6 => packet,
+            Ok(packet) => {
+                let version = if packet.is_ipv6() { 6 } else { 4 };
+                return Fate::Dropped(DropReason::Malformed(ParseError::Version(version)));
+            }
             Err(error) => return Fate::Dropped(DropReason::Malformed(error)),
         };
-        let flow_ends = (packet.summary.source(), packet.summary.destination());
-        let (IpAddr::V4(source), IpAddr::V4(destination)) = flow_ends else {
-            return Fate::Dropped(DropReason::Malformed(crate::wire::ParseError::Ipv6));
-        };
+        if packet.is_ipv6()
+            && let Some(reason) = of_the_link(&packet)
+        {
+            return Fate::Dropped(reason);
+        }
+        let (source, destination) = (packet.summary.source(), packet.summary.destination());
         if let Err(reason) = self.check_inside_source(source, from) {
             return Fate::Dropped(reason);
         }
-        if to.is_multicast() || hop::martian_destination(destination) {
+        let ours = self.config.owns(destination);
+        if to.is_multicast() || (hop::martian_destination(destination) && !ours) {
             return Fate::Dropped(DropReason::MartianDestination);
         }
         if packet.source_routed {
             return Fate::Dropped(DropReason::SourceRoute);
         }
-        if self.is_inside(destination) {
+        if ours || self.config.is_inside(destination) {
             return self.for_inside_address(&packet, frame, destination, now, out);
         }
         self.forward_out(&packet, frame, now, out, seen)
     }
 
-    fn check_inside_source(&self, source: Ipv4Addr, from: MacAddr) -> Result<(), DropReason> {
+    fn check_inside_source(&self, source: IpAddr, from: MacAddr) -> Result<(), DropReason> {
         if from.is_multicast() || from == self.config.mac || hop::martian_source(source) {
             return Err(DropReason::MartianSource);
         }
-        let subnet = self.config.subnets.iter().find(|subnet| subnet.has_host(source));
-        match subnet {
-            Some(subnet) if subnet.gateway != source => Ok(()),
-            _ => Err(DropReason::SpoofedSource),
-        }
+        if self.config.has_host(source) { Ok(()) } else { Err(DropReason::SpoofedSource) }
     }
 
     /// The gateway's own addresses answer echo; everything else there is closed. Hosts of one
@@ -100,15 +135,12 @@ impl Gateway {
         &mut self,
         packet: &Packet,
         frame: &mut Buffer,
-        destination: Ipv4Addr,
+        destination: IpAddr,
         now: Time,
         out: &mut Outbox,
     ) -> Fate {
-        let from = match packet.summary.source() {
-            IpAddr::V4(source) => self.address_for(source),
-            IpAddr::V6(_) => None,
-        };
-        if !self.config.subnets.iter().any(|subnet| subnet.gateway == destination) {
+        let from = self.config.address_for(packet.summary.source());
+        if !self.config.owns(destination) {
             return match self.config.subnets.iter().find(|subnet| subnet.covers(destination)) {
                 Some(subnet) if from == Some(subnet.gateway) => Fate::Dropped(DropReason::InsideDestination),
                 Some(subnet) if subnet.has_host(destination) => {
@@ -136,21 +168,24 @@ impl Gateway {
         &mut self,
         packet: &Packet,
         frame: &mut Buffer,
-        destination: Ipv4Addr,
+        destination: IpAddr,
         now: Time,
         out: &mut Outbox,
     ) -> Fate {
+        if hop::is_link_local(packet.summary.source()) {
+            return Fate::Dropped(DropReason::MartianSource);
+        }
         let mtu = self.config.inside.mtu;
         if packet.ttl <= 1 {
             self.complain(INSIDE, Reason::TimeExceeded, packet, frame, now, out);
             return Fate::Dropped(DropReason::TtlExpired);
         }
         if hop::refuses_cut(packet, frame, mtu) {
-            self.complain(INSIDE, Reason::TooBig(mtu), packet, frame, now, out);
+            self.complain(INSIDE, Reason::TooBig(hop::told_mtu(packet, mtu)), packet, frame, now, out);
             return Fate::Dropped(DropReason::TooBig);
         }
         packet.apply(&Edit { spend_hop: true, ..Edit::default() }, frame, 0);
-        self.deliver_inside(destination.into(), frame, Some(INSIDE), now, out)
+        self.deliver_inside(destination, frame, Some(INSIDE), now, out)
     }
 
     /// The way of a packet for the world, or for the host: hop, translator, edit, exit.
@@ -162,8 +197,14 @@ impl Gateway {
         out: &mut Outbox,
         seen: &mut impl Observer,
     ) -> Fate {
+        if hop::is_link_local(packet.summary.source()) {
+            return Fate::Dropped(DropReason::MartianSource);
+        }
         if !hop::translatable(packet) {
             return Fate::Dropped(DropReason::IcmpType);
+        }
+        if hop::tells_a_lie(packet, frame) {
+            return Fate::Dropped(DropReason::BadMtu);
         }
         let to_host = self.is_host(packet.summary.destination());
         if packet.ttl <= 1 && !to_host {
@@ -173,30 +214,24 @@ impl Gateway {
         let link = if to_host { LinkInfo::plain(u16::MAX, 0) } else { self.config.outside };
         let too_big = hop::too_big(frame, link.mtu);
         if hop::refuses_cut(packet, frame, link.mtu) {
-            self.complain(INSIDE, Reason::TooBig(link.mtu), packet, frame, now, out);
+            self.complain(INSIDE, Reason::TooBig(hop::told_mtu(packet, link.mtu)), packet, frame, now, out);
             return Fate::Dropped(DropReason::TooBig);
         }
-        let decision = match packet.fragment {
-            None => self.nat.outbound(&packet.summary, now, seen),
-            Some(fragment) => match self.fragment_decision(INSIDE, packet, fragment, frame, now, out, seen) {
-                Ok(decision) => decision,
-                Err(fate) => return fate,
-            },
-        };
-        let (mut edit, exit) = match decision {
-            Decision::Translate { edit, exit } => (edit, exit),
-            Decision::Refuse(refusal) => {
-                if let Some(reason) = Reason::of_refusal(refusal, self.config.refusal) {
-                    self.complain(INSIDE, reason, packet, frame, now, out);
-                }
-                return Fate::Dropped(DropReason::Refused(refusal));
-            }
+        let (mut edit, exit) = match self.decide_out(packet, frame, now, out, seen) {
+            Ok(decided) => decided,
+            Err(fate) => return fate,
         };
         edit.spend_hop = exit != Exit::Host;
         // An address of ours may turn out to be another inside host's: a hop like any other.
         if edit.spend_hop && packet.ttl <= 1 {
             self.complain(INSIDE, Reason::TimeExceeded, packet, frame, now, out);
             return Fate::Dropped(DropReason::TtlExpired);
+        }
+        let inward = matches!(exit, Exit::Hairpin | Exit::Inside);
+        if inward && hop::refuses_cut(packet, frame, self.config.inside.mtu) {
+            let mtu = hop::told_mtu(packet, self.config.inside.mtu);
+            self.complain(INSIDE, Reason::TooBig(mtu), packet, frame, now, out);
+            return Fate::Dropped(DropReason::TooBig);
         }
         let exempt = exit == Exit::Outside && edit.source.is_none();
         if exempt {
@@ -217,10 +252,56 @@ impl Gateway {
         }
     }
 
+    /// What a translator says about a packet from the inside. Its sender is told of a refusal.
+    fn decide_out(
+        &mut self,
+        packet: &Packet,
+        frame: &Buffer,
+        now: Time,
+        out: &mut Outbox,
+        seen: &mut impl Observer,
+    ) -> Result<(Edit, Exit), Fate> {
+        let decision = match (self.translate_out(&packet.summary), packet.fragment) {
+            (Some(Ok(decision)), _) => decision,
+            (Some(Err(NoCounterpart(reason))), _) => {
+                self.complain(INSIDE, reason, packet, frame, now, out);
+                return Err(Fate::Dropped(DropReason::UnmappedAddress));
+            }
+            // Between the two ways of translating there is no hairpin; inside addresses serve.
+            (None, _) if self.is_translated(packet.summary.destination()) => {
+                self.complain(INSIDE, Reason::Prohibited, packet, frame, now, out);
+                return Err(Fate::Dropped(DropReason::InsideDestination));
+            }
+            (None, None) => self.nat.outbound(&packet.summary, now, seen),
+            (None, Some(fragment)) => {
+                self.fragment_decision(INSIDE, packet, fragment, frame, now, out, seen)?
+            }
+        };
+        match decision {
+            Decision::Translate { edit, exit } => Ok((edit, exit)),
+            Decision::Refuse(refusal) => {
+                if let Some(reason) = Reason::of_refusal(refusal, self.config.refusal) {
+                    self.complain(INSIDE, reason, packet, frame, now, out);
+                }
+                Err(Fate::Dropped(DropReason::Refused(refusal)))
+            }
+        }
+    }
+
     /// What the MSS option of this packet may say at most, if it has one: what fits both links.
     pub(super) fn mss_limit(&self, packet: &Packet) -> Option<u16> {
         packet.mss?;
         let mtu = self.config.inside.mtu.min(self.config.outside.mtu);
-        Some(mtu.saturating_sub(hop::IP_AND_TCP_HEADERS))
+        Some(hop::segment_size(packet, mtu))
+    }
+}
+
+/// Why an ICMPv6 message that concerns the link alone goes no further. Neighbour discovery has been
+/// taken before, unless it hides behind extension headers.
+fn of_the_link(packet: &Packet) -> Option<DropReason> {
+    match packet.icmp? {
+        (130..=132 | 143, _) => Some(DropReason::MulticastListener),
+        (icmp::V6_ROUTER_SOLICITATION..=icmp::V6_REDIRECT, _) => Some(DropReason::BadNdp),
+        _ => None,
     }
 }

@@ -8,37 +8,46 @@
 //! the link header. Nothing is changed before everything that may refuse the packet has spoken, so
 //! an ICMP error always quotes what its receiver sent.
 
+pub mod advertise;
+pub mod arp;
 pub mod bucket;
 pub mod command;
 pub mod counters;
 mod coverage;
+mod deliver;
 pub mod drop_reason;
 pub mod errors;
 pub mod fragments;
 pub mod hop;
 pub mod identification;
 pub mod inside;
+pub mod ndp;
 pub mod neighbors;
+mod npt;
 pub mod outside;
 pub mod reconfigure;
 pub mod services;
 pub mod speech;
+pub mod subnet;
 pub mod unsolicited;
 
+pub use advertise::Advertise;
 pub use command::{Command, Reply};
 pub use counters::{Answer, CountersView, Way};
 pub use drop_reason::DropReason;
 pub use errors::RefusalAnswer;
+pub use subnet::Subnet;
 
 use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
-use crate::nat::{Counts, Nat, NatConfig, Observer, Reconfigured};
+use crate::nat::{Counts, Nat, NatConfig, Observer, PrefixTranslation, Reconfigured};
 use crate::wire::Buffer;
-use crate::wire::ethernet::{self, Frame, MacAddr};
+use crate::wire::ethernet::MacAddr;
+use advertise::Schedule;
 use counters::Counters;
 use fragments::Fragments;
-use neighbors::{Held, Neighbors};
+use neighbors::Neighbors;
 use speech::Speech;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use unsolicited::Unsolicited;
 
 /// The TAP: Ethernet frames of the containers.
@@ -47,32 +56,6 @@ pub const INSIDE: LinkId = LinkId(0);
 pub const OUTSIDE: LinkId = LinkId(1);
 /// The host's own stack: IP packets.
 pub const HOST: LinkId = LinkId(2);
-
-/// An inside subnet and the gateway's address in it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Subnet {
-    /// The gateway's address.
-    pub gateway: Ipv4Addr,
-    /// Length of the prefix, 1 to 30.
-    pub prefix: u8,
-}
-
-impl Subnet {
-    fn mask(self) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
-    }
-
-    /// Whether `ip` is in the subnet, network and broadcast address included.
-    pub fn covers(self, ip: Ipv4Addr) -> bool {
-        (u32::from(ip) ^ u32::from(self.gateway)) & self.mask() == 0
-    }
-
-    /// Whether `ip` can be a host's: in the subnet, neither network nor broadcast address.
-    pub fn has_host(self, ip: Ipv4Addr) -> bool {
-        let host = u32::from(ip) & !self.mask();
-        self.covers(ip) && host != 0 && host != !self.mask()
-    }
-}
 
 /// Settings of a gateway: plain data.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -95,6 +78,11 @@ pub struct GatewayConfig {
     pub error_burst: u32,
     /// ICMP errors of our own, to each side: how many a second.
     pub errors_per_second: u32,
+    /// Router advertisements to the IPv6 subnets; `None` sends none.
+    pub advertise: Option<Advertise>,
+    /// Prefixes whose hosts are not translated by port but by prefix (RFC 6296). No two of their
+    /// inside or outside prefixes overlap.
+    pub translations: Vec<PrefixTranslation>,
 }
 
 impl GatewayConfig {
@@ -116,6 +104,8 @@ impl GatewayConfig {
             refusal: RefusalAnswer::default(),
             error_burst: 50,
             errors_per_second: 1000,
+            advertise: None,
+            translations: Vec::new(),
         }
     }
 }
@@ -127,7 +117,7 @@ pub enum Fate {
     Pass(LinkId),
     /// It was cut into fragments, which are in the outbox.
     Cut(LinkId),
-    /// It waits, for an ARP answer or for its first fragment.
+    /// It waits, for the MAC of its host or for its first fragment.
     Held,
     /// The gateway took it for itself; an answer, if there is one, is in the outbox.
     Taken(Answer),
@@ -159,6 +149,7 @@ pub struct Gateway {
     speech_inside: Speech,
     speech_outside: Speech,
     unsolicited: Unsolicited,
+    schedule: Schedule,
     counters: Counters,
 }
 
@@ -167,11 +158,12 @@ impl Gateway {
     pub fn new(config: GatewayConfig, seed: [u8; 32]) -> Self {
         Gateway {
             nat: Nat::new(config.nat.clone(), seed),
-            neighbors: Neighbors::new(config.mac, config.hosts),
+            neighbors: Neighbors::new(config.hosts),
             fragments: Fragments::new(&seed),
             speech_inside: Speech::new(config.error_burst, config.errors_per_second, &seed, 2),
             speech_outside: Speech::new(config.error_burst, config.errors_per_second, &seed, 3),
             unsolicited: Unsolicited::default(),
+            schedule: Schedule::new(&seed),
             counters: Counters::default(),
             config,
         }
@@ -257,13 +249,11 @@ impl Gateway {
         for _ in 0..self.fragments.expire(now) {
             self.counters.dropped(DropReason::FragmentOrphan);
         }
-        let subnets = &self.config.subnets;
-        let asker = |ip| subnets.iter().find(|subnet| subnet.covers(ip)).map(|subnet| subnet.gateway);
-        let (questions, lost) = self.neighbors.tick(now, asker);
+        self.advertise(now, out);
         self.answer_unsolicited(now, out);
+        let (questions, lost) = self.neighbors.tick(now);
         for question in questions {
-            self.counters.answered(Answer::ArpQuestion);
-            out.push(INSIDE, question);
+            self.ask(question, out);
         }
         for held in lost {
             self.counters.dropped(DropReason::NoNeighbor);
@@ -277,6 +267,7 @@ impl Gateway {
             self.nat.next_deadline(),
             self.neighbors.next_deadline(),
             self.fragments.next_deadline(),
+            self.next_advertisement(),
             self.unsolicited.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
@@ -300,78 +291,6 @@ impl Gateway {
     /// How full the tables are.
     pub fn counts(&self) -> Counts {
         self.nat.counts()
-    }
-
-    /// The gateway's own address in the subnet of `ip`.
-    fn address_for(&self, ip: Ipv4Addr) -> Option<Ipv4Addr> {
-        self.config.subnets.iter().find(|subnet| subnet.covers(ip)).map(|subnet| subnet.gateway)
-    }
-
-    /// Puts the Ethernet header of the inside host `to` before the IP packet in `packet`, in pieces
-    /// if it is too big for the TAP; or holds it while asking who has `to`. `from` is the link it
-    /// came in by, `None` for a packet of our own.
-    fn deliver_inside(
-        &mut self,
-        to: IpAddr,
-        packet: &mut Buffer,
-        from: Option<LinkId>,
-        now: Time,
-        out: &mut Outbox,
-    ) -> Fate {
-        let IpAddr::V4(to) = to else { return Fate::Dropped(DropReason::NotOurAddress) };
-        let Some(asker) = self.address_for(to) else { return Fate::Dropped(DropReason::NoNeighbor) };
-        match self.neighbors.lookup(to, asker, now) {
-            neighbors::Lookup::Known(mac, question) => {
-                let frame = Frame { destination: mac, source: self.config.mac, ethertype: ethernet::IPV4 };
-                self.ask(question, out);
-                let mtu = self.config.inside.mtu;
-                if hop::too_big(packet, mtu) {
-                    for mut piece in hop::pieces(packet, mtu) {
-                        piece.push_front(&frame.to_bytes());
-                        out.push(INSIDE, piece);
-                    }
-                    return Fate::Cut(INSIDE);
-                }
-                packet.push_front(&frame.to_bytes());
-                Fate::Pass(INSIDE)
-            }
-            neighbors::Lookup::Unknown(question) => {
-                self.ask(question, out);
-                let mut copy = Buffer::from_bytes(packet.bytes());
-                copy.offload = packet.offload;
-                if self.neighbors.hold(to, Held { packet: copy, from }).is_some() {
-                    self.counters.dropped(DropReason::NeighborLimit);
-                }
-                Fate::Held
-            }
-            neighbors::Lookup::Full => Fate::Dropped(DropReason::NeighborLimit),
-        }
-    }
-
-    /// Sends a packet that has waited for the MAC of its host.
-    fn release_inside(&mut self, held: Held, now: Time, out: &mut Outbox) {
-        let Held { mut packet, from } = held;
-        let to = packet.bytes().get(16..20).and_then(|ip| <[u8; 4]>::try_from(ip).ok());
-        let Some(to) = to else { return };
-        let length = packet.len();
-        let fate = self.deliver_inside(Ipv4Addr::from(to).into(), &mut packet, from, now, out);
-        if let (Fate::Pass(INSIDE) | Fate::Cut(INSIDE), Some(from)) = (fate, from) {
-            self.counters.passed(way(from, INSIDE), length);
-        }
-        if fate == Fate::Pass(INSIDE) {
-            out.push(INSIDE, packet);
-        }
-    }
-
-    fn ask(&mut self, question: Option<Buffer>, out: &mut Outbox) {
-        if let Some(question) = question {
-            self.counters.answered(Answer::ArpQuestion);
-            out.push(INSIDE, question);
-        }
-    }
-
-    fn is_inside(&self, ip: Ipv4Addr) -> bool {
-        self.config.subnets.iter().any(|subnet| subnet.covers(ip))
     }
 
     /// Whether `ip` is an address of the host: packets to it do not go to the wire.

@@ -1,18 +1,18 @@
-//! Who on the inside has which MAC: answers ARP for the gateway, asks for hosts, holds a few
-//! packets while asking (RFC 826, RFC 5227).
+//! Who on the inside has which MAC: one table for both families. [`super::arp`] and [`super::ndp`]
+//! are the two spellings of its questions and of what it hears.
 //!
 //! An entry is made by a host that asks us, or by a packet that needs one. An answer nobody asked
 //! for changes an entry that exists and makes none, so a flood of them costs nothing. A host that
 //! announces a new MAC, or asks with one, is believed at once. An entry that nothing has confirmed
-//! for `CONFIRM` is asked for again while it is in use, and goes when nobody answers.
+//! for `CONFIRM` is asked for again while it is in use, and goes when nobody answers. The times are
+//! those of RFC 4861 §10, which suit ARP as well.
 
 use super::DropReason;
 use crate::flow::{LinkId, Time};
 use crate::wire::Buffer;
-use crate::wire::ethernet::{self, Frame, MacAddr};
-use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
+use crate::wire::ethernet::MacAddr;
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// How long an entry is used without a sign of life before it is asked for again.
@@ -51,11 +51,10 @@ struct Neighbor {
     held: Vec<Held>,
 }
 
-/// The ARP table of the inside.
+/// The neighbours of the inside.
 #[derive(Debug)]
 pub struct Neighbors {
-    mac: MacAddr,
-    hosts: HashMap<Ipv4Addr, Neighbor>,
+    hosts: HashMap<IpAddr, Neighbor>,
     limit: usize,
     held: usize,
     /// Hosts whose MAC is not known.
@@ -66,30 +65,52 @@ pub struct Neighbors {
     due: Option<Time>,
 }
 
-/// What an ARP frame leads to.
-#[derive(Debug, Default)]
-pub struct ArpOutcome {
-    /// A frame to send.
+/// What an ARP packet or a neighbour discovery message comes to.
+#[derive(Debug)]
+pub struct Heard {
+    /// What its sender says of itself.
+    pub claim: Option<Claim>,
+    /// The frame to answer with.
     pub reply: Option<Buffer>,
-    /// Packets that waited for this MAC, in the order they came, and the MAC.
-    pub released: Vec<Held>,
+}
+
+/// "I am `ip`, and `mac` is my MAC."
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Claim {
+    /// The address.
+    pub ip: IpAddr,
+    /// The MAC.
+    pub mac: MacAddr,
+    /// Whether it comes with a question to us: only then is a host believed who is not known.
+    pub asks_us: bool,
+    /// Whether it holds against another MAC that is known (RFC 4861 §7.2.5).
+    pub overrides: bool,
+}
+
+/// "Who has `ip`?"
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Question {
+    /// The address.
+    pub ip: IpAddr,
+    /// Who had it when last heard of.
+    pub known: Option<MacAddr>,
 }
 
 /// What to do with a packet for an inside host.
 #[derive(Debug)]
 pub enum Lookup {
     /// Send it to this MAC. A question goes out too if one is given: the entry needs confirming.
-    Known(MacAddr, Option<Buffer>),
+    Known(MacAddr, Option<Question>),
     /// Hold it with [`Neighbors::hold`], and send this question if there is one.
-    Unknown(Option<Buffer>),
+    Unknown(Option<Question>),
     /// There is no room for another host.
     Full,
 }
 
 impl Neighbors {
-    /// An empty table for a gateway with this MAC, of at most `limit` hosts.
-    pub fn new(mac: MacAddr, limit: usize) -> Self {
-        Neighbors { mac, hosts: HashMap::new(), limit, held: 0, unheard: 0, swept: None, due: None }
+    /// An empty table of at most `limit` hosts.
+    pub fn new(limit: usize) -> Self {
+        Neighbors { hosts: HashMap::new(), limit, held: 0, unheard: 0, swept: None, due: None }
     }
 
     /// Changes how many hosts there may be. What exceeds a lower limit stays until it is idle.
@@ -97,58 +118,15 @@ impl Neighbors {
         self.limit = limit;
     }
 
-    /// Takes an ARP packet (behind its Ethernet header). `ours` says for an address whether it is
-    /// the gateway's own; `local` whether it may be a host's.
+    /// Takes what a host says of itself. Returns the packets that waited for its MAC, in the order
+    /// they came.
     ///
     /// # Errors
-    /// Why it is dropped.
-    pub fn arp(
-        &mut self,
-        bytes: &[u8],
-        ours: impl Fn(Ipv4Addr) -> bool,
-        local: impl Fn(Ipv4Addr) -> bool,
-        now: Time,
-    ) -> Result<ArpOutcome, DropReason> {
-        let packet = ArpPacket::new_checked(bytes).map_err(|_| DropReason::BadArp)?;
-        let ArpRepr::EthernetIpv4 {
-            operation,
-            source_hardware_addr,
-            source_protocol_addr: sender,
-            target_protocol_addr: target,
-            ..
-        } = ArpRepr::parse(&packet).map_err(|_| DropReason::BadArp)?
-        else {
-            return Err(DropReason::BadArp);
-        };
-        let mac = MacAddr(source_hardware_addr.0);
-        if mac.is_multicast() || mac.is_zero() || mac == self.mac || ours(sender) {
-            return Err(DropReason::BadArp);
-        }
-        let probe = sender.is_unspecified();
-        if !probe && !local(sender) {
-            return Err(DropReason::BadArp);
-        }
-        let asks_us = operation == ArpOperation::Request && ours(target);
-        let mut outcome = ArpOutcome::default();
-        if !probe {
-            outcome.released = self.learn(sender, mac, asks_us, now)?;
-        }
-        if asks_us {
-            outcome.reply = Some(self.frame(ArpOperation::Reply, mac, target, mac, sender));
-        }
-        Ok(outcome)
-    }
-
-    /// Believes `mac`; makes an entry if `create`. Returns what waited for it.
-    fn learn(
-        &mut self,
-        ip: Ipv4Addr,
-        mac: MacAddr,
-        create: bool,
-        now: Time,
-    ) -> Result<Vec<Held>, DropReason> {
+    /// [`DropReason::NeighborLimit`] if there is no room for another host.
+    pub fn learn(&mut self, claim: Claim, now: Time) -> Result<Vec<Held>, DropReason> {
+        let Claim { ip, mac, asks_us, overrides } = claim;
         if !self.hosts.contains_key(&ip) {
-            if !create {
+            if !asks_us {
                 return Ok(Vec::new());
             }
             self.make_room(now)?;
@@ -156,6 +134,9 @@ impl Neighbors {
         let fresh =
             Neighbor { mac: Some(mac), confirmed: now, asked: Time::ZERO, tries: 0, held: Vec::new() };
         let host = self.hosts.entry(ip).or_insert(fresh);
+        if !overrides && host.mac.is_some_and(|known| known != mac) {
+            return Ok(Vec::new());
+        }
         self.unheard -= usize::from(host.mac.is_none());
         host.mac = Some(mac);
         host.confirmed = now;
@@ -178,36 +159,39 @@ impl Neighbors {
         if self.hosts.len() < self.limit { Ok(()) } else { Err(DropReason::NeighborLimit) }
     }
 
-    /// Where a packet for `ip` goes; `from` is the gateway's address to ask with.
-    pub fn lookup(&mut self, ip: Ipv4Addr, from: Ipv4Addr, now: Time) -> Lookup {
-        if !self.hosts.contains_key(&ip) {
-            let unheard = (self.limit / UNHEARD_SHARE).max(1);
-            if self.unheard >= unheard || self.make_room(now).is_err() {
-                return Lookup::Full;
-            }
-            self.unheard += 1;
-            let fresh = Neighbor { mac: None, confirmed: now, asked: now, tries: 1, held: Vec::new() };
-            self.hosts.insert(ip, fresh);
-            self.due = Some(self.due.map_or(now + RETRY, |due| due.min(now + RETRY)));
-            return Lookup::Unknown(Some(self.question(ip, from)));
-        }
-        let question = self.question(ip, from);
-        let Some(host) = self.hosts.get_mut(&ip) else { return Lookup::Full };
+    /// Where a packet for `ip` goes.
+    pub fn lookup(&mut self, ip: IpAddr, now: Time) -> Lookup {
+        let Some(host) = self.hosts.get_mut(&ip) else {
+            return self.look_for(ip, now);
+        };
         match host.mac {
             Some(mac) if host.tries > 0 || now.since(host.confirmed) <= CONFIRM => Lookup::Known(mac, None),
             Some(mac) => {
                 host.tries = 1;
                 host.asked = now;
                 self.due = Some(self.due.map_or(now + RETRY, |due| due.min(now + RETRY)));
-                Lookup::Known(mac, Some(question))
+                Lookup::Known(mac, Some(Question { ip, known: Some(mac) }))
             }
             None => Lookup::Unknown(None),
         }
     }
 
+    /// Begins to ask for a host that nobody has heard of.
+    fn look_for(&mut self, ip: IpAddr, now: Time) -> Lookup {
+        let unheard = (self.limit / UNHEARD_SHARE).max(1);
+        if self.unheard >= unheard || self.make_room(now).is_err() {
+            return Lookup::Full;
+        }
+        self.unheard += 1;
+        let fresh = Neighbor { mac: None, confirmed: now, asked: now, tries: 1, held: Vec::new() };
+        self.hosts.insert(ip, fresh);
+        self.due = Some(self.due.map_or(now + RETRY, |due| due.min(now + RETRY)));
+        Lookup::Unknown(Some(Question { ip, known: None }))
+    }
+
     /// Keeps `packet` until the MAC of `ip` is known. Returns the packet that had to make room, if
     /// one had to.
-    pub fn hold(&mut self, ip: Ipv4Addr, packet: Held) -> Option<Held> {
+    pub fn hold(&mut self, ip: IpAddr, packet: Held) -> Option<Held> {
         let Some(host) = self.hosts.get_mut(&ip) else { return Some(packet) };
         if host.held.len() >= HELD_PER_HOST {
             host.held.push(packet);
@@ -221,13 +205,9 @@ impl Neighbors {
         None
     }
 
-    /// Asks again or gives up where it is time. `from` gives the gateway's address for a host.
-    /// Returns questions to send, and packets whose host never answered.
-    pub fn tick(
-        &mut self,
-        now: Time,
-        from: impl Fn(Ipv4Addr) -> Option<Ipv4Addr>,
-    ) -> (Vec<Buffer>, Vec<Held>) {
+    /// Asks again or gives up where it is time. Returns questions to send, and packets whose host
+    /// never answered.
+    pub fn tick(&mut self, now: Time) -> (Vec<Question>, Vec<Held>) {
         let (mut questions, mut lost) = (Vec::new(), Vec::new());
         if self.due.is_none_or(|due| now < due) {
             return (questions, lost);
@@ -244,7 +224,7 @@ impl Neighbors {
             if host.tries < TRIES {
                 host.tries += 1;
                 host.asked = now;
-                questions.extend(from(ip).map(|from| self.question(ip, from)));
+                questions.push(Question { ip, known: host.mac });
             } else if let Some(host) = self.hosts.remove(&ip) {
                 self.held -= host.held.len();
                 self.unheard -= usize::from(host.mac.is_none());
@@ -259,32 +239,5 @@ impl Neighbors {
     /// When [`Neighbors::tick`] has something to do next.
     pub fn next_deadline(&self) -> Option<Time> {
         self.due
-    }
-
-    fn question(&self, ip: Ipv4Addr, from: Ipv4Addr) -> Buffer {
-        self.frame(ArpOperation::Request, MacAddr::BROADCAST, from, MacAddr([0; 6]), ip)
-    }
-
-    fn frame(
-        &self,
-        operation: ArpOperation,
-        to: MacAddr,
-        from: Ipv4Addr,
-        target: MacAddr,
-        ip: Ipv4Addr,
-    ) -> Buffer {
-        let repr = ArpRepr::EthernetIpv4 {
-            operation,
-            source_hardware_addr: EthernetAddress(self.mac.0),
-            source_protocol_addr: from,
-            target_hardware_addr: EthernetAddress(target.0),
-            target_protocol_addr: ip,
-        };
-        let mut bytes = vec![0; repr.buffer_len()];
-        repr.emit(&mut ArpPacket::new_unchecked(&mut bytes));
-        let mut frame = Buffer::from_bytes(&bytes);
-        let header = Frame { destination: to, source: self.mac, ethertype: ethernet::ARP };
-        frame.push_front(&header.to_bytes());
-        frame
     }
 }

@@ -1,9 +1,10 @@
 //! A packet from the uplink or from the host itself, to a host inside.
 
 use super::errors::Reason;
+use super::npt::NoCounterpart;
 use super::{DropReason, Fate, Gateway, HOST, OUTSIDE, Outbox, Way, hop};
-use crate::flow::{LinkId, Summary, Time};
-use crate::nat::{Decision, Exit, Observer};
+use crate::flow::{Edit, LinkId, Summary, Time};
+use crate::nat::{Decision, Exit, Observer, Refusal};
 use crate::wire::{Buffer, Packet};
 use std::net::IpAddr;
 
@@ -22,13 +23,15 @@ impl Gateway {
         };
         let destination = packet.summary.destination();
         let exempt = || from == OUTSIDE && self.may_exempt(&packet, destination);
-        if !self.config.nat.external.contains(&destination) && !exempt() {
+        let ours = self.config.nat.external.contains(&destination) || self.is_translated(destination);
+        if !ours && !exempt() {
             return Fate::Dropped(DropReason::NotOurAddress);
         }
-        let IpAddr::V4(source) = packet.summary.source() else {
-            return Fate::Dropped(DropReason::MartianSource);
-        };
-        if hop::martian_source(source) || (self.is_inside(source) && from == OUTSIDE) {
+        let source = packet.summary.source();
+        if hop::martian_source(source)
+            || hop::is_link_local(source)
+            || (from == OUTSIDE && self.cannot_be_outside(source))
+        {
             return Fate::Dropped(DropReason::MartianSource);
         }
         if packet.source_routed {
@@ -37,14 +40,28 @@ impl Gateway {
         if !hop::translatable(&packet) {
             return Fate::Dropped(DropReason::IcmpType);
         }
+        if hop::tells_a_lie(&packet, buffer) {
+            return Fate::Dropped(DropReason::BadMtu);
+        }
         self.forward_in(from, &packet, buffer, now, out, seen)
     }
 
     /// Whether a packet is to an inside host's own address, and may be so (RFC 6888 REQ-6).
     fn may_exempt(&self, packet: &Packet, destination: IpAddr) -> bool {
-        let IpAddr::V4(ip) = destination else { return false };
-        self.config.subnets.iter().any(|subnet| subnet.has_host(ip) && subnet.gateway != ip)
+        self.config.subnets.iter().any(|subnet| subnet.has_host(destination) && subnet.gateway != destination)
             && self.nat.may_exempt(&packet.summary, packet.is_later_fragment())
+    }
+
+    /// Whether `ip` is who we say that a host inside is, or the host's own.
+    fn is_ours_outside(&self, ip: IpAddr) -> bool {
+        self.is_translated(ip) || self.is_host(ip)
+    }
+
+    /// Whether nobody beyond the uplink has `ip`: the hosts inside, and if no address of ours is a
+    /// private one of IPv6, those who have one (RFC 4193 §4.3).
+    fn cannot_be_outside(&self, ip: IpAddr) -> bool {
+        let private_outside = || self.config.nat.external.iter().any(|ours| hop::is_unique_local(*ours));
+        self.config.is_inside(ip) || (hop::is_unique_local(ip) && !private_outside())
     }
 
     /// The way of a packet to an inside host: hop, translator, edit, exit.
@@ -60,22 +77,9 @@ impl Gateway {
         if let Err(fate) = self.check_hop_in(from, packet, buffer, now, out) {
             return fate;
         }
-        let decision = match packet.fragment {
-            None if from == HOST => self.nat.from_host(&packet.summary, now, seen),
-            None => self.nat.inbound(&packet.summary, now, seen),
-            Some(fragment) => match self.fragment_decision(from, packet, fragment, buffer, now, out, seen) {
-                Ok(decision) => decision,
-                Err(fate) => return fate,
-            },
-        };
-        let (mut edit, exit) = match decision {
-            Decision::Translate { edit, exit } => (edit, exit),
-            Decision::Refuse(refusal) => {
-                if from == OUTSIDE {
-                    self.note_unsolicited(refusal, packet, buffer, now);
-                }
-                return Fate::Dropped(DropReason::Refused(refusal));
-            }
+        let (mut edit, exit) = match self.decide_in(from, packet, buffer, now, out, seen) {
+            Ok(decided) => decided,
+            Err(fate) => return fate,
         };
         edit.spend_hop = from != HOST;
         edit.clamp_mss = self.mss_limit(packet);
@@ -89,6 +93,42 @@ impl Gateway {
                 self.deliver_inside(packet.summary.destination(), buffer, Some(from), now, out)
             }
             _ => Fate::Dropped(DropReason::NotOurAddress),
+        }
+    }
+
+    /// What a translator says about a packet to an inside host.
+    fn decide_in(
+        &mut self,
+        from: LinkId,
+        packet: &Packet,
+        buffer: &Buffer,
+        now: Time,
+        out: &mut Outbox,
+        seen: &mut impl Observer,
+    ) -> Result<(Edit, Exit), Fate> {
+        let decision = match (self.translate_in(&packet.summary), packet.fragment) {
+            (Some(_), _) if from == OUTSIDE && self.is_ours_outside(packet.summary.source()) => {
+                Decision::Refuse(Refusal::SourceIsOurs)
+            }
+            (Some(Ok(decision)), _) => decision,
+            (Some(Err(NoCounterpart(reason))), _) => {
+                self.complain(from, reason, packet, buffer, now, out);
+                return Err(Fate::Dropped(DropReason::UnmappedAddress));
+            }
+            (None, None) if from == HOST => self.nat.from_host(&packet.summary, now, seen),
+            (None, None) => self.nat.inbound(&packet.summary, now, seen),
+            (None, Some(fragment)) => {
+                self.fragment_decision(from, packet, fragment, buffer, now, out, seen)?
+            }
+        };
+        match decision {
+            Decision::Translate { edit, exit } => Ok((edit, exit)),
+            Decision::Refuse(refusal) => {
+                if from == OUTSIDE {
+                    self.note_unsolicited(refusal, packet, buffer, now);
+                }
+                Err(Fate::Dropped(DropReason::Refused(refusal)))
+            }
         }
     }
 
@@ -109,6 +149,7 @@ impl Gateway {
         }
         // About errors and later fragments nothing is said anyway.
         if let Summary::Data(data) = &packet.summary
+            && !self.is_translated(data.flow.destination.ip)
             && !packet.is_later_fragment()
             && let Err(refusal) = self.nat.would_admit(data, from != HOST, now)
         {
@@ -117,7 +158,7 @@ impl Gateway {
         let (reason, dropped) = if expired {
             (Reason::TimeExceeded, DropReason::TtlExpired)
         } else {
-            (Reason::TooBig(self.config.inside.mtu), DropReason::TooBig)
+            (Reason::TooBig(hop::told_mtu(packet, self.config.inside.mtu)), DropReason::TooBig)
         };
         self.complain(from, reason, packet, buffer, now, out);
         Err(Fate::Dropped(dropped))

@@ -39,10 +39,8 @@ impl Gateway {
         }
         self.fragments.forget_decisions();
         let subnets = &self.config.subnets;
-        let inside = |ip: IpAddr| match ip {
-            IpAddr::V4(ip) => subnets.iter().any(|subnet| subnet.has_host(ip) && subnet.gateway != ip),
-            IpAddr::V6(_) => true,
-        };
+        let inside =
+            |ip: IpAddr| subnets.iter().any(|subnet| subnet.has_host(ip) && subnet.gateway != ip);
         let gone = self.nat.retain(inside, now, seen).ended;
         let Reconfigured { kept, ended } = self.nat.reconfigure(self.config.nat.clone(), now, seen);
         Reconfigured { kept, ended: gone + ended }

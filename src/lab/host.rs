@@ -177,7 +177,7 @@ impl Host {
     pub fn udp_recv(&mut self, socket: Socket) -> Option<(SocketAddrV4, Vec<u8>)> {
         let socket = self.sockets.get_mut::<udp::Socket<'_>>(socket.0);
         let (bytes, metadata) = socket.recv().ok()?;
-        let IpAddress::Ipv4(ip) = metadata.endpoint.addr;
+        let IpAddress::Ipv4(ip) = metadata.endpoint.addr else { return None };
         Some((SocketAddrV4::new(ip, metadata.endpoint.port), bytes.to_vec()))
     }
 

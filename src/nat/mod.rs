@@ -37,6 +37,7 @@
 
 pub mod config;
 pub mod decision;
+pub mod npt;
 pub mod step;
 pub mod view;
 
@@ -64,6 +65,7 @@ mod wheel;
 pub use config::{Behaviour, Exemption, Limits, NatConfig, Policy, PortChoice, Rule, Timeouts};
 pub use decision::{Decision, Exit, Refusal};
 pub use reconfigure::Reconfigured;
+pub use npt::{PrefixTranslation, PrefixTranslationError, Unmapped};
 pub use step::{Closed, Observer, Step};
 pub use view::{MappingView, SessionView, TcpState};
 

@@ -10,7 +10,7 @@ use crate::config::settings::PORTS;
 use crate::config::{GuardChoice, Settings, TapChoice, TapOffload, UplinkChoice};
 use crate::control::About;
 use crate::flow::LinkInfo;
-use crate::gateway::{Gateway, GatewayConfig, Subnet};
+use crate::gateway::{Advertise, Gateway, GatewayConfig, Subnet};
 use crate::io::filter::Wanted;
 use crate::io::guard::{self, Guard};
 use crate::io::netlink::{Family, Netlink};
@@ -81,6 +81,7 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     addresses::answer_for(&foreign, &outside);
     let config = GatewayConfig {
         refusal: settings.refusal,
+        advertise: Some(Advertise::default()),
         ..GatewayConfig::new(subnets(settings), mac, tap.info(), uplink.link.info(), nat)
     };
     let about = about(settings, &tap, &outside, &uplink, &guard, &config, clock);
@@ -122,11 +123,8 @@ pub fn again(
 
 /// The inside as the gateway knows it.
 fn subnets(settings: &Settings) -> Vec<Subnet> {
-    let subnet = |net: &IpNet| match net {
-        IpNet::V4(net) => Some(Subnet { gateway: net.addr(), prefix: net.prefix_len() }),
-        IpNet::V6(_) => None,
-    };
-    settings.inside.iter().filter_map(subnet).collect()
+    let subnet = |net: &IpNet| Subnet { gateway: net.addr(), prefix: net.prefix_len() };
+    settings.inside.iter().map(subnet).collect()
 }
 
 fn inside_config(settings: &Settings) -> InsideConfig {

@@ -138,6 +138,8 @@ impl Worker {
                 && let Some(name) = self.signals.take_one()
             {
                 self.note(Note::Stopping(name.to_owned()), now);
+                self.gateway.farewell(&mut out);
+                self.flush(&mut out);
                 return Ok(Ended::Signal(name));
             }
             self.between_bursts(woken, &mut out);

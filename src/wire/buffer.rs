@@ -19,9 +19,9 @@ pub struct Buffer {
 impl Buffer {
     /// Room in front of a freshly received packet, in bytes.
     pub const HEADROOM: usize = 64;
-    /// The largest packet a buffer of [`Buffer::new`] takes: an Ethernet header with a VLAN tag
-    /// and 65535 bytes of IP.
-    pub const CAPACITY: usize = 18 + 65535;
+    /// The largest packet a buffer of [`Buffer::new`] takes: an Ethernet header with a VLAN tag,
+    /// and an IPv6 header with 65535 bytes behind it.
+    pub const CAPACITY: usize = 18 + 40 + 65535;
 
     /// An empty buffer for packets of any size.
     pub fn new() -> Self {

@@ -7,15 +7,20 @@
 //!   of addresses *and* of ports goes into it, as a [`Difference`].
 //! * a **partial** one (`Offload::checksum`): the sum of the pseudo header alone, *not*
 //!   complemented. Only the addresses are in it. A later device sums the rest.
-//! * **none**: 0 in UDP over IPv4 (RFC 768). It stays 0; a checksum that computes to 0 is written
-//!   as 0xFFFF, its other form.
+//! * **none**: 0 in UDP (RFC 768). It stays 0; a checksum that computes to 0 is written as 0xFFFF,
+//!   its other form. Over IPv6 only tunnels may send that, but a box on the way must let it pass and
+//!   must not put another in its place (RFC 6936 §5): it cannot know who has agreed on what.
+//!
+//! A change that cancels out leaves a checksum as it stands, bit by bit: that is how a prefix
+//! translation that is checksum-neutral (RFC 6296 §2.6) needs no transport header at all.
 //!
 //! Whole checksums are never recomputed on the way through: a packet that was damaged before it
 //! reached us must still look damaged behind us.
 
+use super::ipv6::{self, Chain};
 use super::{Buffer, PartialChecksum};
 use crate::flow::Protocol;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Sum of `bytes` as big-endian 16-bit words in ones' complement; an odd last byte counts as the
 /// high half of a word.
@@ -71,6 +76,38 @@ pub fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, leng
     fold(half(source) + half(destination) + u64::from(protocol) + u64::from(length))
 }
 
+/// Sum of the IPv6 pseudo header, uncomplemented (RFC 8200 §8.1). `length` is that of transport
+/// header and data; `protocol` is theirs, whatever extension headers are before them.
+pub fn pseudo_header_ipv6(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, length: u32) -> u16 {
+    let addresses = add(sum(&source.octets()), sum(&destination.octets()));
+    fold(u64::from(addresses) + u64::from(protocol) + u64::from(length))
+}
+
+/// Sum of the pseudo header of these addresses, which are of one family.
+pub(super) fn pseudo(source: IpAddr, destination: IpAddr, protocol: Protocol, length: u16) -> u16 {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            pseudo_header(source, destination, protocol.ipv4_number(), length)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            pseudo_header_ipv6(source, destination, protocol.ipv6_number(), length.into())
+        }
+        _ => unreachable!("both addresses of a header are of its family"),
+    }
+}
+
+/// The checksum of an ICMP message that contains its own checksum field: 0 if that is right. With
+/// the field zero, what belongs into it. The message of IPv6 has a pseudo header (RFC 4443 §2.3).
+pub fn icmp(source: IpAddr, destination: IpAddr, message: &[u8]) -> u16 {
+    match (source, destination) {
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let number = Protocol::Icmp.ipv6_number();
+            !add(pseudo_header_ipv6(source, destination, number, message.len() as u32), sum(message))
+        }
+        _ => internet(message),
+    }
+}
+
 /// Where a transport header keeps its checksum, if the pseudo header is summed into it: TCP, UDP,
 /// DCCP (RFC 4340 §9.1) and UDP-Lite (RFC 3828 §3.1).
 pub const fn field(protocol: Protocol) -> Option<usize> {
@@ -107,6 +144,16 @@ impl Difference {
         self.word(old as u16, new as u16);
     }
 
+    /// The sixteen bytes `old` became `new`, at an even place.
+    #[inline]
+    pub const fn address_ipv6(&mut self, old: u128, new: u128) {
+        let mut shift = 0;
+        while shift < 128 {
+            self.address((old >> shift) as u32, (new >> shift) as u32);
+            shift += 32;
+        }
+    }
+
     /// Both changes.
     #[must_use]
     pub const fn and(self, other: Difference) -> Difference {
@@ -116,24 +163,28 @@ impl Difference {
     /// What a whole checksum becomes: `HC' = ~(~HC + ~m + m')` (RFC 1624 equation 3).
     #[inline]
     pub const fn whole(self, checksum: u16) -> u16 {
-        !fold(!checksum as u64 + self.0 as u64)
+        !self.partial(!checksum)
     }
 
     /// What an uncomplemented sum becomes.
     #[inline]
     pub const fn partial(self, sum: u16) -> u16 {
-        fold(sum as u64 + self.0 as u64)
+        // 0xffff is zero's other form: to add it would turn a sum of 0 into the other one.
+        match fold(self.0 as u64) {
+            0xffff => sum,
+            change => add(sum, change),
+        }
     }
 }
 
-/// Whether the transport checksum of a whole IPv4 packet (no fragment, no offload, padding
-/// removed) is right. `None` if it has none that we know, or the packet is cut short.
+/// Whether the transport checksum of a whole packet (no fragment, no offload, padding removed) is
+/// right. `None` if it has none that we know, or the packet is cut short.
 pub fn transport_is_right(packet: &[u8]) -> Option<bool> {
     let view = View::of(packet)?;
-    if view.protocol == Protocol::Icmp {
-        return (view.transport.len() >= 8).then(|| internet(view.transport) == 0);
-    }
-    let field = field(view.protocol)?;
+    let field = match view.protocol {
+        Protocol::Icmp => return Some(icmp(view.source, view.destination, view.transport) == 0),
+        protocol => field(protocol)?,
+    };
     if view.protocol == Protocol::Udp && view.word(field)? == 0 {
         return None;
     }
@@ -153,9 +204,8 @@ pub fn complete(buffer: &mut Buffer, skip: usize) {
         return;
     }
     let Some(packet) = buffer.bytes_mut().get_mut(skip..) else { return };
-    let Some(protocol) = packet.get(9).map(|number| Protocol::from_ipv4_number(*number)) else { return };
-    let Some([high, low]) = packet.get(2..4) else { return };
-    let length = usize::from(u16::from_be_bytes([*high, *low])).min(packet.len());
+    let Some((protocol, length)) = extent(packet) else { return };
+    let length = length.min(packet.len());
     let Some(part) = packet.get_mut(usize::from(partial.start)..length) else { return };
     let field = usize::from(partial.offset);
     if field + 2 > part.len() {
@@ -165,6 +215,16 @@ pub fn complete(buffer: &mut Buffer, skip: usize) {
     let checksum = written(protocol, internet(part));
     part[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
     buffer.offload.checksum = None;
+}
+
+/// The transport protocol of a packet of either family, and its length by its length field.
+fn extent(packet: &[u8]) -> Option<(Protocol, usize)> {
+    if packet.first()? >> 4 == 6 && packet.len() >= ipv6::HEADER {
+        let chain = Chain::read(packet, "IPv6 extension header").ok()?;
+        return Some((Protocol::from_ipv6_number(chain.protocol), ipv6::length(packet)));
+    }
+    let length = u16::from_be_bytes(*packet.get(2..)?.first_chunk()?);
+    Some((Protocol::from_ipv4_number(*packet.get(9)?), usize::from(length)))
 }
 
 /// Recognises a packet whose checksum field holds only the pseudo-header sum although nothing says
@@ -201,35 +261,54 @@ pub fn make_partial(buffer: &mut Buffer, skip: usize) {
     }
 }
 
-/// The parts of an unfragmented IPv4 packet that its transport checksum is made of.
+/// The parts of an unfragmented packet that its transport checksum is made of.
 struct View<'a> {
     header: usize,
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
+    source: IpAddr,
+    destination: IpAddr,
     protocol: Protocol,
     transport: &'a [u8],
 }
 
 impl<'a> View<'a> {
     fn of(packet: &'a [u8]) -> Option<Self> {
-        let ip = etherparse::Ipv4HeaderSlice::from_slice(packet).ok()?;
-        if ip.is_fragmenting_payload() {
-            return None;
-        }
-        let header = ip.slice().len();
-        let protocol = Protocol::from_ipv4_number(ip.protocol().0);
-        let mut transport = packet.get(header..usize::from(ip.total_len()))?;
-        if protocol == Protocol::Udp {
+        let mut view = match packet.first()? >> 4 {
+            6 => View::of_ipv6(packet)?,
+            _ => View::of_ipv4(packet)?,
+        };
+        if view.protocol == Protocol::Udp {
             // Bytes behind the datagram's own length are in neither sum nor pseudo header.
-            let length = u16::from_be_bytes(*transport.get(4..)?.first_chunk()?);
-            transport = transport.get(..usize::from(length)).unwrap_or(transport);
+            let length = view.word(4)?;
+            view.transport = view.transport.get(..usize::from(length)).unwrap_or(view.transport);
         }
-        Some(View {
+        Some(view)
+    }
+
+    fn of_ipv4(packet: &'a [u8]) -> Option<Self> {
+        let ip = etherparse::Ipv4HeaderSlice::from_slice(packet).ok()?;
+        let header = ip.slice().len();
+        let whole = !ip.is_fragmenting_payload();
+        whole.then_some(View {
             header,
-            source: ip.source_addr(),
-            destination: ip.destination_addr(),
-            protocol,
-            transport,
+            source: ip.source_addr().into(),
+            destination: ip.destination_addr().into(),
+            protocol: Protocol::from_ipv4_number(ip.protocol().0),
+            transport: packet.get(header..usize::from(ip.total_len()))?,
+        })
+    }
+
+    fn of_ipv6(packet: &'a [u8]) -> Option<Self> {
+        let ip = etherparse::Ipv6HeaderSlice::from_slice(packet).ok()?;
+        let packet = packet.get(..ipv6::length(packet))?;
+        let chain = Chain::read(packet, "IPv6 extension header").ok()?;
+        // On its way through a routing header a packet has not the destination it is summed with.
+        let whole = chain.fragment.is_none() && !chain.source_routed;
+        whole.then_some(View {
+            header: chain.header,
+            source: ip.source_addr().into(),
+            destination: ip.destination_addr().into(),
+            protocol: Protocol::from_ipv6_number(chain.protocol),
+            transport: packet.get(chain.header..)?,
         })
     }
 
@@ -238,12 +317,8 @@ impl<'a> View<'a> {
     }
 
     fn pseudo(&self) -> u16 {
-        pseudo_header(
-            self.source,
-            self.destination,
-            self.protocol.ipv4_number(),
-            u16::try_from(self.transport.len()).expect("shorter than an IPv4 total length"),
-        )
+        let length = u16::try_from(self.transport.len()).expect("shorter than a 16-bit length field");
+        pseudo(self.source, self.destination, self.protocol, length)
     }
 }
 
@@ -277,6 +352,19 @@ mod tests {
         let mut change = Difference::default();
         change.word(0x5555, 0x3285);
         assert_eq!(change.whole(0xdd2f), 0x0000);
+    }
+
+    #[test]
+    fn a_change_that_cancels_out_leaves_every_checksum_as_it_stands() {
+        // The example of RFC 6296 §3.4: FD01:203:405:1::1234 and
+        // 2001:DB8:1:D550::1234.
+        let (inside, outside): (Ipv6Addr, Ipv6Addr) =
+            ("fd01:203:405:1::1234".parse().unwrap(), "2001:db8:1:d550::1234".parse().unwrap());
+        let mut change = Difference::default();
+        change.address_ipv6(inside.to_bits(), outside.to_bits());
+        for checksum in [0, 1, 0x1234, 0xfffe, 0xffff] {
+            assert_eq!((change.whole(checksum), change.partial(checksum)), (checksum, checksum));
+        }
     }
 
     #[test]

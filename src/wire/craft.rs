@@ -1,46 +1,52 @@
 //! Makes packets: the answers that a gateway gives in its own name, and whole packets for tests
-//! and lessons. Every result is a whole IPv4 packet with right checksums.
+//! and lessons. Every result is a whole IP packet with right checksums, of the family of the
+//! addresses it is made for.
 
 use super::icmp::{self, Kind};
-use super::{Packet, ParseError, checksum};
+use super::{Packet, ParseError, checksum, ipv6};
 use crate::flow::{Protocol, Summary, TcpFlags};
 use etherparse::icmpv4::{DestUnreachableHeader, ParameterProblemHeader, TimeExceededCode};
 use etherparse::{
-    Icmpv4Type, IpDscp, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, PacketBuilder, TcpHeader,
-    TcpOptionElement,
+    Icmpv4Type, Icmpv6Type, IpDscp, IpHeaders, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header,
+    PacketBuilder, PacketBuilderStep, TcpHeader, TcpOptionElement, icmpv6,
 };
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// The time to live that crafted packets start with (the recommended default, RFC 1700).
 pub const TTL: u8 = 64;
 
-/// The longest ICMP error, in bytes of IP: what every host takes (RFC 1812 §4.3.2.3).
+/// The longest ICMP error of IPv4, in bytes of IP: what every host takes (RFC 1812 §4.3.2.3).
 pub const ERROR_LENGTH: usize = 576;
+
+/// The longest ICMP error of IPv6, in bytes of IP: the least MTU (RFC 4443 §2.4).
+pub const ERROR_LENGTH_IPV6: usize = ipv6::MIN_MTU as usize;
 
 /// Longest payload that [`udp`], [`tcp`] and [`echo`] take, in bytes.
 pub const MAX_PAYLOAD: usize = 65535 - 60 - 60;
 
-/// What an ICMP error says.
+/// What an ICMP error says; its type and code in IPv4 and in IPv6.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IcmpError {
-    /// No route to the network (3/0).
+    /// No route to the network (3/0; 1/0).
     NetUnreachable,
-    /// The host does not answer (3/1); also: no resources for its sender (RFC 6888 REQ-11).
+    /// The host does not answer (3/1; 1/3); also: no resources for its sender (RFC 6888 REQ-11).
     HostUnreachable,
-    /// Nobody listens on the port (3/3).
+    /// Nobody listens on the port (3/3; 1/4).
     PortUnreachable,
-    /// Too big for the next link, and the sender forbids fragmentation (3/4).
+    /// Too big for the next link, and the sender forbids fragmentation (3/4; 2/0).
     TooBig {
-        /// MTU of the next link, in bytes (RFC 1191).
+        /// MTU of the next link, in bytes (RFC 1191, RFC 8201).
         mtu: u16,
     },
-    /// Forbidden by policy (3/13).
+    /// Forbidden by policy (3/13; 1/1).
     Prohibited,
-    /// The time to live has run out on the way (11/0).
+    /// Such a source address may not send here (3/13; 1/5).
+    SourceProhibited,
+    /// The time to live has run out on the way (11/0; 3/0).
     TtlExceeded,
-    /// Fragments have not arrived in time (11/1).
+    /// Fragments have not arrived in time (11/1; 3/1).
     ReassemblyTimeExceeded,
-    /// A header field is wrong (12/0).
+    /// A header field is wrong (12/0; 4/0).
     ParameterProblem {
         /// Offset of the byte that is wrong.
         pointer: u8,
@@ -48,7 +54,7 @@ pub enum IcmpError {
 }
 
 impl IcmpError {
-    fn header(self) -> Icmpv4Type {
+    fn icmpv4(self) -> Icmpv4Type {
         use DestUnreachableHeader as Unreachable;
         match self {
             IcmpError::NetUnreachable => Icmpv4Type::DestinationUnreachable(Unreachable::Network),
@@ -57,7 +63,9 @@ impl IcmpError {
             IcmpError::TooBig { mtu } => {
                 Icmpv4Type::DestinationUnreachable(Unreachable::FragmentationNeeded { next_hop_mtu: mtu })
             }
-            IcmpError::Prohibited => Icmpv4Type::DestinationUnreachable(Unreachable::FilterProhibited),
+            IcmpError::Prohibited | IcmpError::SourceProhibited => {
+                Icmpv4Type::DestinationUnreachable(Unreachable::FilterProhibited)
+            }
             IcmpError::TtlExceeded => Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit),
             IcmpError::ReassemblyTimeExceeded => {
                 Icmpv4Type::TimeExceeded(TimeExceededCode::FragmentReassemblyTimeExceeded)
@@ -67,9 +75,34 @@ impl IcmpError {
             }
         }
     }
+
+    fn icmpv6(self) -> Icmpv6Type {
+        use icmpv6::{DestUnreachableCode as Unreachable, ParameterProblemCode, TimeExceededCode};
+        match self {
+            IcmpError::NetUnreachable => Icmpv6Type::DestinationUnreachable(Unreachable::NoRoute),
+            IcmpError::HostUnreachable => Icmpv6Type::DestinationUnreachable(Unreachable::Address),
+            IcmpError::PortUnreachable => Icmpv6Type::DestinationUnreachable(Unreachable::Port),
+            IcmpError::TooBig { mtu } => Icmpv6Type::PacketTooBig { mtu: u32::from(mtu) },
+            IcmpError::Prohibited => Icmpv6Type::DestinationUnreachable(Unreachable::Prohibited),
+            IcmpError::SourceProhibited => {
+                Icmpv6Type::DestinationUnreachable(Unreachable::SourceAddressFailedPolicy)
+            }
+            IcmpError::TtlExceeded => Icmpv6Type::TimeExceeded(TimeExceededCode::HopLimitExceeded),
+            IcmpError::ReassemblyTimeExceeded => {
+                Icmpv6Type::TimeExceeded(TimeExceededCode::FragmentReassemblyTimeExceeded)
+            }
+            IcmpError::ParameterProblem { pointer } => {
+                Icmpv6Type::ParameterProblem(icmpv6::ParameterProblemHeader {
+                    code: ParameterProblemCode::ErroneousHeaderField,
+                    pointer: u32::from(pointer),
+                })
+            }
+        }
+    }
 }
 
-/// An ICMP error about the IP packet `about`, quoting as much of it as fits ([`ERROR_LENGTH`]).
+/// An ICMP error about the IP packet `about`, quoting as much of it as fits ([`ERROR_LENGTH`],
+/// [`ERROR_LENGTH_IPV6`]).
 ///
 /// It has the DSCP of the packet it is about (RFC 5508 REQ-10d) and a TTL of its own. The quote is
 /// the packet as received: pass it before it is edited. A partial checksum is quoted as it is, for
@@ -77,63 +110,89 @@ impl IcmpError {
 ///
 /// Whether an error may be sent at all (RFC 1812 §4.3.2.7) is the caller's to decide: see
 /// [`may_be_reported`].
-pub fn icmp_error(error: IcmpError, source: Ipv4Addr, destination: Ipv4Addr, about: &[u8]) -> Vec<u8> {
-    let whole = match about.get(2..4) {
-        Some(length) => usize::from(u16::from_be_bytes([length[0], length[1]])).min(about.len()),
-        None => about.len(),
+///
+/// # Panics
+/// If the addresses are not of one family.
+pub fn icmp_error(
+    error: IcmpError,
+    source: impl Into<IpAddr>,
+    destination: impl Into<IpAddr>,
+    about: &[u8],
+) -> Vec<u8> {
+    let (source, destination) = (source.into(), destination.into());
+    let (most, ip_header) = match source {
+        IpAddr::V4(_) => (ERROR_LENGTH, 20),
+        IpAddr::V6(_) => (ERROR_LENGTH_IPV6, ipv6::HEADER),
     };
-    let quote = &about[..whole.min(ERROR_LENGTH - 20 - icmp::HEADER)];
-    let dscp = about.get(1).and_then(|tos| IpDscp::try_new(tos >> 2).ok()).unwrap_or_default();
-    let mut header = ip_header(source, destination, IpNumber::ICMP);
-    header.dscp = dscp;
-    let mut packet = Vec::with_capacity(ERROR_LENGTH);
-    PacketBuilder::ip(IpHeaders::Ipv4(header, Ipv4Extensions::default()))
-        .icmpv4(error.header())
-        .write(&mut packet, quote)
-        .expect("576 bytes are an IP packet");
+    let (tos, length) = said(about);
+    let quote = &about[..length.min(about.len()).min(most - ip_header - icmp::HEADER)];
+    let builder = ip(source, destination, tos & DSCP);
+    let mut packet = Vec::with_capacity(most);
+    let builder = match source {
+        IpAddr::V4(_) => builder.icmpv4(error.icmpv4()).write(&mut packet, quote),
+        IpAddr::V6(_) => builder.icmpv6(error.icmpv6()).write(&mut packet, quote),
+    };
+    builder.expect("an error of bounded length is an IP packet");
     packet
 }
 
-/// Whether the packet is of a kind that an ICMP error may be about (RFC 1812 §4.3.2.7): no ICMP
-/// error, no later fragment, from one host to one host. Subnet broadcasts are not known here.
+/// TOS or traffic class of an IP packet that may be cut short, and its length by its length field.
+fn said(packet: &[u8]) -> (u8, usize) {
+    match *packet {
+        [a, b, c, d, ..] if a >> 4 != 6 => (b, usize::from(u16::from_be_bytes([c, d]))),
+        [a, b, ..] if packet.len() >= ipv6::HEADER => (a << 4 | b >> 4, ipv6::length(packet)),
+        _ => (0, packet.len()),
+    }
+}
+
+/// Whether the packet is of a kind that an ICMP error may be about (RFC 1812 §4.3.2.7, RFC 4443
+/// §2.4): no ICMP error, no later fragment, from one host to one host. Subnet broadcasts are not
+/// known here. IPv6 does not forbid errors about later fragments, but no receiver can tell whose
+/// they are.
 pub fn may_be_reported(packet: &Packet) -> bool {
-    if packet.is_later_fragment() || packet.icmp.is_some_and(|(icmp_type, _)| Kind::silences(icmp_type)) {
+    if packet.is_later_fragment() || packet.icmp_kind().is_some_and(Kind::silences) {
         return false;
     }
     let Summary::Data(data) = packet.summary else { return false };
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (data.flow.source.ip, data.flow.destination.ip)
-    else {
-        return false;
-    };
-    let class_d_or_e = |ip: Ipv4Addr| ip.octets()[0] >= 224;
-    let nobody = source.octets()[0] == 0 || source.is_loopback();
-    !nobody && !class_d_or_e(source) && !class_d_or_e(destination)
+    match (data.flow.source.ip, data.flow.destination.ip) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let class_d_or_e = |ip: Ipv4Addr| ip.octets()[0] >= 224;
+            let nobody = source.octets()[0] == 0 || source.is_loopback();
+            !nobody && !class_d_or_e(source) && !class_d_or_e(destination)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let nobody = source.is_unspecified() || source.is_loopback();
+            !nobody && !source.is_multicast() && !destination.is_multicast()
+        }
+        _ => false,
+    }
 }
 
 /// The reply to the echo request `request`: its identifier, sequence number, data and DSCP, a TTL
-/// of its own, no IP options. `None` if it is not a whole echo request with a right checksum.
+/// of its own, no IP options. `None` if it is not a whole echo request with a right checksum, or
+/// one to many hosts, who cannot all be the source of an answer.
 pub fn echo_reply(request: &[u8]) -> Option<Vec<u8>> {
     let parsed = Packet::parse(request, &super::Offload::default()).ok()?;
-    let (source, destination) = addresses(&parsed)?;
+    let (source, destination) = (parsed.summary.source(), parsed.summary.destination());
     let message = request.get(usize::from(parsed.header)..parsed.length as usize)?;
-    if parsed.icmp != Some((icmp::ECHO_REQUEST, 0))
+    if parsed.icmp_kind() != Some(Kind::Asks)
+        || !matches!(parsed.icmp, Some((icmp::ECHO_REQUEST | icmp::V6_ECHO_REQUEST, 0)))
         || parsed.fragment.is_some()
-        || checksum::internet(message) != 0
+        || destination.is_multicast()
+        || checksum::icmp(source, destination, message) != 0
     {
         return None;
     }
-    let mut header = ip_header(destination, source, IpNumber::ICMP);
-    header.dscp = IpDscp::try_new(parsed.tos >> 2).unwrap_or_default();
-    let echo = etherparse::IcmpEchoHeader {
-        id: u16::from_be_bytes([message[4], message[5]]),
-        seq: u16::from_be_bytes([message[6], message[7]]),
-    };
-    let mut packet = Vec::with_capacity(request.len());
-    PacketBuilder::ip(IpHeaders::Ipv4(header, Ipv4Extensions::default()))
-        .icmpv4(Icmpv4Type::EchoReply(echo))
-        .write(&mut packet, icmp_payload(message))
-        .ok()?;
-    Some(packet)
+    let (identifier, sequence) = (word(message, 4)?, word(message, 6)?);
+    echo_message(
+        destination,
+        source,
+        parsed.tos & DSCP,
+        false,
+        identifier,
+        sequence,
+        message.get(icmp::HEADER..)?,
+    )
 }
 
 /// The reset that answers the TCP segment `segment` (RFC 9293 §3.10.7.1). `None` if it is no TCP
@@ -144,7 +203,6 @@ pub fn tcp_reset(segment: &[u8]) -> Option<Vec<u8>> {
     if data.flow.protocol != Protocol::Tcp || parsed.fragment.is_some() || data.tcp.has(TcpFlags::RST) {
         return None;
     }
-    let (source, destination) = addresses(&parsed)?;
     let tcp = etherparse::TcpHeaderSlice::from_slice(segment.get(usize::from(parsed.header)..)?).ok()?;
     let counted = u32::from(tcp.syn()) + u32::from(tcp.fin());
     let length = parsed.length - u32::from(parsed.payload) + counted;
@@ -153,18 +211,19 @@ pub fn tcp_reset(segment: &[u8]) -> Option<Vec<u8>> {
     } else {
         (0, tcp.sequence_number().wrapping_add(length), TcpFlags::RST.with(TcpFlags::ACK))
     };
-    let to = SocketAddrV4::new(source, data.flow.source.port);
-    let from = SocketAddrV4::new(destination, data.flow.destination.port);
+    let to = SocketAddr::new(data.flow.source.ip, data.flow.source.port);
+    let from = SocketAddr::new(data.flow.destination.ip, data.flow.destination.port);
     Some(Tcp { flags, sequence, acknowledgment, window: 0, ..Tcp::default() }.packet(from, to, &[]))
 }
 
 /// A UDP datagram.
 ///
 /// # Panics
-/// If `payload` is longer than [`MAX_PAYLOAD`].
-pub fn udp(source: SocketAddrV4, destination: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
-    let mut packet = Vec::with_capacity(28 + payload.len());
-    PacketBuilder::ipv4(source.ip().octets(), destination.ip().octets(), TTL)
+/// If `payload` is longer than [`MAX_PAYLOAD`], or the addresses are not of one family.
+pub fn udp(source: impl Into<SocketAddr>, destination: impl Into<SocketAddr>, payload: &[u8]) -> Vec<u8> {
+    let (source, destination) = (source.into(), destination.into());
+    let mut packet = Vec::with_capacity(48 + payload.len());
+    ip(source.ip(), destination.ip(), 0)
         .udp(source.port(), destination.port())
         .write(&mut packet, payload)
         .expect("the payload fits an IP packet");
@@ -174,10 +233,10 @@ pub fn udp(source: SocketAddrV4, destination: SocketAddrV4, payload: &[u8]) -> V
 /// A TCP segment with these flags and sequence number, no acknowledgment and no options.
 ///
 /// # Panics
-/// If `payload` is longer than [`MAX_PAYLOAD`].
+/// If `payload` is longer than [`MAX_PAYLOAD`], or the addresses are not of one family.
 pub fn tcp(
-    source: SocketAddrV4,
-    destination: SocketAddrV4,
+    source: impl Into<SocketAddr>,
+    destination: impl Into<SocketAddr>,
     flags: TcpFlags,
     sequence: u32,
     payload: &[u8],
@@ -210,8 +269,14 @@ impl Tcp {
     /// A segment with this header.
     ///
     /// # Panics
-    /// If `payload` is longer than [`MAX_PAYLOAD`].
-    pub fn packet(self, source: SocketAddrV4, destination: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+    /// If `payload` is longer than [`MAX_PAYLOAD`], or the addresses are not of one family.
+    pub fn packet(
+        self,
+        source: impl Into<SocketAddr>,
+        destination: impl Into<SocketAddr>,
+        payload: &[u8],
+    ) -> Vec<u8> {
+        let (source, destination) = (source.into(), destination.into());
         let mut header = TcpHeader::new(source.port(), destination.port(), self.sequence, self.window);
         header.acknowledgment_number = self.acknowledgment;
         header.fin = self.flags.has(TcpFlags::FIN);
@@ -227,8 +292,8 @@ impl Tcp {
                 .set_options(&[TcpOptionElement::MaximumSegmentSize(mss)])
                 .expect("one option of 4 bytes fits");
         }
-        let mut packet = Vec::with_capacity(44 + payload.len());
-        PacketBuilder::ipv4(source.ip().octets(), destination.ip().octets(), TTL)
+        let mut packet = Vec::with_capacity(64 + payload.len());
+        ip(source.ip(), destination.ip(), 0)
             .tcp_header(header)
             .write(&mut packet, payload)
             .expect("the payload fits an IP packet");
@@ -239,34 +304,56 @@ impl Tcp {
 /// An echo request, or a reply if `request` is false.
 ///
 /// # Panics
-/// If `payload` is longer than [`MAX_PAYLOAD`].
+/// If `payload` is longer than [`MAX_PAYLOAD`], or the addresses are not of one family.
 pub fn echo(
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
+    source: impl Into<IpAddr>,
+    destination: impl Into<IpAddr>,
     request: bool,
     identifier: u16,
     sequence: u16,
     payload: &[u8],
 ) -> Vec<u8> {
-    let mut packet = Vec::with_capacity(28 + payload.len());
-    let builder = PacketBuilder::ipv4(source.octets(), destination.octets(), TTL);
-    let builder = if request {
-        builder.icmpv4_echo_request(identifier, sequence)
-    } else {
-        builder.icmpv4_echo_reply(identifier, sequence)
-    };
-    builder.write(&mut packet, payload).expect("the payload fits an IP packet");
-    packet
+    echo_message(source.into(), destination.into(), 0, request, identifier, sequence, payload)
+        .expect("the payload fits an IP packet")
+}
+
+/// An echo request or reply; `None` if it would not fit an IP packet.
+fn echo_message(
+    source: IpAddr,
+    destination: IpAddr,
+    tos: u8,
+    request: bool,
+    identifier: u16,
+    sequence: u16,
+    payload: &[u8],
+) -> Option<Vec<u8>> {
+    let mut packet = Vec::with_capacity(48 + payload.len());
+    let builder = ip(source, destination, tos);
+    match (source, request) {
+        (IpAddr::V4(_), true) => {
+            builder.icmpv4_echo_request(identifier, sequence).write(&mut packet, payload)
+        }
+        (IpAddr::V4(_), false) => builder.icmpv4_echo_reply(identifier, sequence).write(&mut packet, payload),
+        (IpAddr::V6(_), true) => {
+            builder.icmpv6_echo_request(identifier, sequence).write(&mut packet, payload)
+        }
+        (IpAddr::V6(_), false) => builder.icmpv6_echo_reply(identifier, sequence).write(&mut packet, payload),
+    }
+    .ok()?;
+    Some(packet)
 }
 
 /// Puts an IPv4 header with `options` (a multiple of 4 bytes, at most 40) in place of the one of
-/// `packet`, with right length and checksum.
+/// the IPv4 `packet`, with right length and checksum.
 ///
 /// # Errors
 /// As [`Packet::parse`] if `packet` cannot be read; [`ParseError::Length`] if the options do not
 /// fit a header, or the result does not fit an IP packet.
 pub fn with_ip_options(packet: &[u8], options: &[u8]) -> Result<Vec<u8>, ParseError> {
     let parsed = Packet::parse(packet, &super::Offload::default())?;
+    if parsed.is_ipv6() {
+        return Err(ParseError::Version(6));
+    }
     let payload = &packet[usize::from(parsed.header)..parsed.length as usize];
     let total = 20 + options.len() + payload.len();
     if options.len() > 40 || !options.len().is_multiple_of(4) || total > 65535 {
@@ -283,26 +370,37 @@ pub fn with_ip_options(packet: &[u8], options: &[u8]) -> Result<Vec<u8>, ParseEr
     Ok(result)
 }
 
-/// An IPv4 header of our own; etherparse fills length and checksum when it is written.
-fn ip_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: IpNumber) -> Ipv4Header {
-    Ipv4Header {
-        time_to_live: TTL,
-        protocol,
-        source: source.octets(),
-        destination: destination.octets(),
-        ..Ipv4Header::default()
-    }
+/// The DSCP part of a TOS or traffic class.
+const DSCP: u8 = 0xfc;
+
+/// The beginning of a packet of our own; etherparse fills in lengths and checksums when it is
+/// written.
+fn ip(source: IpAddr, destination: IpAddr, tos: u8) -> PacketBuilderStep<IpHeaders> {
+    PacketBuilder::ip(match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let header = Ipv4Header {
+                dscp: IpDscp::try_new(tos >> 2).unwrap_or_default(),
+                time_to_live: TTL,
+                source: source.octets(),
+                destination: destination.octets(),
+                ..Ipv4Header::default()
+            };
+            IpHeaders::Ipv4(header, Ipv4Extensions::default())
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let header = Ipv6Header {
+                traffic_class: tos,
+                hop_limit: TTL,
+                source: source.octets(),
+                destination: destination.octets(),
+                ..Ipv6Header::default()
+            };
+            IpHeaders::Ipv6(header, Ipv6Extensions::default())
+        }
+        _ => panic!("both addresses of a packet are of one family"),
+    })
 }
 
-/// Source and destination of a packet that is no ICMP error.
-fn addresses(packet: &Packet) -> Option<(Ipv4Addr, Ipv4Addr)> {
-    let Summary::Data(data) = packet.summary else { return None };
-    match (data.flow.source.ip, data.flow.destination.ip) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => Some((source, destination)),
-        _ => None,
-    }
-}
-
-fn icmp_payload(message: &[u8]) -> &[u8] {
-    message.get(icmp::HEADER..).unwrap_or(&[])
+fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
 }

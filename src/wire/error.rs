@@ -1,7 +1,7 @@
 //! Why bytes are not a packet.
 
 use etherparse::err::ipv4::{HeaderError, HeaderSliceError};
-use etherparse::err::{LenError, tcp};
+use etherparse::err::{LenError, ipv6, tcp};
 
 /// Why bytes are not a packet we can read. Each names what was read and the numbers that clash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -16,7 +16,7 @@ pub enum ParseError {
         /// Bytes there are.
         have: usize,
     },
-    /// The version field is neither 4 nor 6.
+    /// The version field is neither 4 nor 6, or that of a quoted packet is not that of the error.
     #[error("IP version {0}")]
     Version(u8),
     /// The IPv4 header length field is below 5 words.
@@ -32,19 +32,21 @@ pub enum ParseError {
         /// What there is.
         have: usize,
     },
-    /// A checksum is wrong: the IPv4 header's, an ICMP error's, or that of the header it quotes.
+    /// A checksum is wrong: the IPv4 header's, an ICMP error's, or that of the IPv4 header it quotes.
     #[error("{0}: bad checksum")]
     Checksum(&'static str),
-    /// A fragment that no honest sender makes (RFC 1858, RFC 3128), or a packet that cannot be
-    /// fragmented as asked.
+    /// A fragment that no honest sender makes (RFC 1858, RFC 3128, RFC 7112), or a packet that
+    /// cannot be fragmented as asked.
     #[error("fragment: {0}")]
     Fragment(&'static str),
     /// The offload data that came with the packet contradicts the packet.
     #[error("offload: {0}")]
     Offload(&'static str),
-    /// IPv6, which this version does not carry.
-    #[error("IPv6 is not carried")]
-    Ipv6,
+    /// IPv6 extension headers that no honest sender makes: hop-by-hop options that are not first,
+    /// two fragment headers, more headers than [`MAX_EXTENSIONS`](super::ipv6::MAX_EXTENSIONS) (RFC
+    /// 8200 §4.1), or a jumbogram (RFC 2675).
+    #[error("IPv6 extension headers: {0}")]
+    Extension(&'static str),
 }
 
 impl ParseError {
@@ -56,8 +58,8 @@ impl ParseError {
         "bad-length",
         "bad-checksum",
         "bad-offload",
-        "ipv6",
         "bad-fragment",
+        "bad-extension",
     ];
 
     /// The stable word for counters.
@@ -74,8 +76,8 @@ impl ParseError {
             ParseError::Length { .. } => 3,
             ParseError::Checksum(_) => 4,
             ParseError::Offload(_) => 5,
-            ParseError::Ipv6 => 6,
-            ParseError::Fragment(_) => 7,
+            ParseError::Fragment(_) => 6,
+            ParseError::Extension(_) => 7,
         }
     }
 
@@ -83,14 +85,21 @@ impl ParseError {
     pub(super) fn ipv4(what: &'static str, error: HeaderSliceError) -> Self {
         match error {
             HeaderSliceError::Len(error) => ParseError::truncated(what, error),
-            HeaderSliceError::Content(HeaderError::UnexpectedVersion { version_number: 6 }) => {
-                ParseError::Ipv6
-            }
             HeaderSliceError::Content(HeaderError::UnexpectedVersion { version_number }) => {
                 ParseError::Version(version_number)
             }
             HeaderSliceError::Content(HeaderError::HeaderLengthSmallerThanHeader { ihl }) => {
                 ParseError::HeaderLength(ihl)
+            }
+        }
+    }
+
+    /// What etherparse found wrong with the fixed IPv6 header that is called `what`.
+    pub(super) fn ipv6(what: &'static str, error: ipv6::HeaderSliceError) -> Self {
+        match error {
+            ipv6::HeaderSliceError::Len(error) => ParseError::truncated(what, error),
+            ipv6::HeaderSliceError::Content(ipv6::HeaderError::UnexpectedVersion { version_number }) => {
+                ParseError::Version(version_number)
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Fragments a packet for a smaller MTU (RFC 791 §3.2, RFC 1812 §4.2.2.7): in order, as few as
-//! possible, offsets in units of 8 bytes, options copied or not by their copy bit.
+//! possible, offsets in units of 8 bytes, options copied or not by their copy bit. Of IPv6 nothing
+//! is fragmented on the way (RFC 8200 §5).
 
 use super::packet::tlv_options;
 use super::{Buffer, Packet, ParseError, checksum};
@@ -59,7 +60,8 @@ impl<'a> Fragments<'a> {
             return Err(ParseError::Fragment("the sender forbids fragmentation"));
         }
         let (header, payload) = ip[..parsed.length as usize].split_at(usize::from(parsed.header));
-        let (later, later_length) = later_header(header);
+        // A packet of IPv6 fits, or has been refused.
+        let (later, later_length) = if parsed.is_ipv6() { ([0; 60], 0) } else { later_header(header) };
         Ok(Fragments {
             link: &packet.bytes()[..skip],
             header,

@@ -1,12 +1,13 @@
 //! Bytes to meaning and back. No state, no decisions; the only user of etherparse and the only
 //! writer of packet bytes.
 //!
-//! Reading: [`Frame`], then [`Packet`]; [`icmp`] for what an ICMP error quotes. Changing:
+//! Reading: [`Frame`], then [`Packet`]; [`ipv6`] for extension headers, [`icmp`] for what an ICMP
+//! error quotes. Changing:
 //! [`Packet::apply`], on top of [`checksum`]. Cutting: [`Segments`] for super-frames, [`Fragments`]
 //! for a smaller MTU. Making: [`craft`]. Showing: [`display`].
 //!
 //! A packet is checked once, in [`Packet::parse`]: version, header length, total length against
-//! the bytes there are, header checksum. Whoever holds a [`Packet`] may index by its offsets.
+//! the bytes there are, header checksum (IPv6 has none, and extension headers instead). Whoever holds a [`Packet`] may index by its offsets.
 
 mod apply;
 pub mod buffer;
@@ -17,6 +18,7 @@ pub mod error;
 pub mod ethernet;
 pub mod fragment;
 pub mod icmp;
+pub mod ipv6;
 pub mod offload;
 pub mod packet;
 pub mod segment;

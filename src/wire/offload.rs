@@ -90,8 +90,10 @@ impl Offload {
             }
         }
         let Some(segment) = self.segment else { return Ok(()) };
-        match (segment.kind, protocol) {
-            (SegmentKind::Tcp4, Protocol::Tcp) | (SegmentKind::Udp, Protocol::Udp) => {}
+        match (segment.kind, protocol, packet.is_ipv6()) {
+            (SegmentKind::Tcp4, Protocol::Tcp, false)
+            | (SegmentKind::Tcp6, Protocol::Tcp, true)
+            | (SegmentKind::Udp, Protocol::Udp, _) => {}
             _ => return refuse("the kind of super-frame is not that of the packet"),
         }
         if segment.size == 0 {

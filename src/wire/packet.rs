@@ -6,9 +6,11 @@
 //! it was.
 
 use super::icmp::{self, Kind, Quote};
+use super::ipv6::{self, Chain};
 use super::{Buffer, Offload, ParseError, checksum};
 use crate::flow::{Data, Endpoint, ErrorAbout, Flow, Protocol, Segment, Summary, TcpFlags};
-use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
+use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
+use std::net::IpAddr;
 
 /// The layout of one checked IP packet, and its summary. It borrows nothing: offsets count from
 /// the IP header.
@@ -16,31 +18,32 @@ use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
 pub struct Packet {
     /// What a translator must know. For a later fragment the ports in it are 0.
     pub summary: Summary,
-    /// Length of the IP header with its options.
+    /// Length of the IP header with its options or extension headers: where the transport begins.
     pub header: u16,
     /// Where the payload of the transport begins: the length of IP and transport header together.
     /// Equal to `header` for later fragments and for protocols that we do not read.
     pub payload: u16,
     /// Length of the IP packet by its length field.
     pub length: u32,
-    /// Time to live.
+    /// Time to live; the hop limit of IPv6.
     pub ttl: u8,
-    /// The TOS byte: DSCP and ECN.
+    /// The TOS byte or traffic class: DSCP and ECN.
     pub tos: u8,
-    /// The sender forbids fragmentation.
+    /// The sender forbids fragmentation; every sender of IPv6 does.
     pub dont_fragment: bool,
     /// Set if the packet is a fragment.
     pub fragment: Option<Fragment>,
-    /// IPv4 identification.
-    pub identification: u16,
-    /// The IP header has a source-route option (LSRR or SSRR).
+    /// Identification: 16 bits of IPv4, 32 of IPv6 fragments; 0 for other IPv6 packets.
+    pub identification: u32,
+    /// IPv4: there is a source-route option (LSRR or SSRR). IPv6: there is a routing header of
+    /// type 0 (RFC 5095) or with segments left.
     pub source_routed: bool,
     /// The MSS option of a SYN: its value and where the value stands.
     pub mss: Option<(u16, u16)>,
     /// ICMP type and code, if the packet is ICMP (and not a later fragment).
     pub icmp: Option<(u8, u8)>,
     /// The packet is an ICMP error about an ICMP error (or about an ICMP message that nobody may
-    /// answer): RFC 1122 §3.2.2 forbids it.
+    /// answer): RFC 1122 §3.2.2 and RFC 4443 §2.4 forbid it.
     pub quotes_error: bool,
 }
 
@@ -51,6 +54,9 @@ pub struct Fragment {
     pub offset: u16,
     /// More fragments follow.
     pub more: bool,
+    /// How much of the datagram is in it, in bytes. Of a first fragment of IPv6 this counts the
+    /// extension headers behind the fragment header too.
+    pub length: u16,
 }
 
 impl Packet {
@@ -72,14 +78,31 @@ impl Packet {
     }
 
     /// Reads the IP packet at `bytes` (from the IP header on; bytes behind the packet's own length
-    /// are padding and ignored). Checks version, header length, total length and header checksum,
-    /// that TCP, UDP and ICMP headers are whole where the packet is not a later fragment, and for
-    /// ICMP errors the checksum of message and quoted header (RFC 5508 REQ-3). Checks that
-    /// `offload` fits the packet, all but `Segment::header`, which kernels use as a mere hint.
+    /// are padding and ignored). Checks version, header length or extension headers, total length
+    /// and header checksum, that TCP, UDP and ICMP headers are whole where the packet is not a later
+    /// fragment, and for ICMP errors the checksum of message and quoted header (RFC 5508 REQ-3).
+    /// Checks that `offload` fits the packet, all but `Segment::header`, which kernels use as a mere
+    /// hint.
     ///
     /// # Errors
     /// What is wrong, with numbers.
     pub fn parse(bytes: &[u8], offload: &Offload) -> Result<Packet, ParseError> {
+        let (mut packet, payload) = match bytes.first().map(|byte| byte >> 4) {
+            Some(6) => Packet::parse_ipv6(bytes)?,
+            _ => Packet::parse_ipv4(bytes)?,
+        };
+        if !packet.is_later_fragment() {
+            packet.read_transport(payload, offload)?;
+        }
+        if offload.checksum.is_some() || offload.segment.is_some() {
+            offload.check(&packet)?;
+        }
+        Ok(packet)
+    }
+
+    /// Reads the IPv4 header; returns what is behind it, too.
+    #[inline]
+    fn parse_ipv4(bytes: &[u8]) -> Result<(Packet, &[u8]), ParseError> {
         let ip =
             Ipv4HeaderSlice::from_slice(bytes).map_err(|error| ParseError::ipv4("IPv4 header", error))?;
         let header = ip.slice().len();
@@ -93,17 +116,57 @@ impl Packet {
         if checksum::sum(ip.slice()) != 0xffff {
             return Err(ParseError::Checksum("IPv4 header"));
         }
-        let mut packet = Packet::blank(&ip);
+        let mut packet = Packet::of_ipv4(&ip);
         if ip.is_fragmenting_payload() {
-            packet.fragment = Some(Fragment::read(&ip, payload.len())?);
+            packet.fragment = Some(Fragment::of_ipv4(&ip, payload.len())?);
         }
-        if !packet.is_later_fragment() {
-            packet.read_transport(payload, offload)?;
+        Ok((packet, payload))
+    }
+
+    /// Reads the IPv6 header and its extension headers; returns what is behind them, too.
+    fn parse_ipv6(bytes: &[u8]) -> Result<(Packet, &[u8]), ParseError> {
+        let ip =
+            Ipv6HeaderSlice::from_slice(bytes).map_err(|error| ParseError::ipv6("IPv6 header", error))?;
+        let length = ipv6::length(bytes);
+        let Some(whole) = bytes.get(..length) else {
+            let (says, have) = (usize::from(ip.payload_length()), bytes.len() - ipv6::HEADER);
+            return Err(ParseError::Length { what: "IPv6 payload length", says, have });
+        };
+        if ip.payload_length() == 0 && ip.next_header().0 == ipv6::HOP_BY_HOP {
+            return Err(ParseError::Extension("a jumbogram"));
         }
-        if offload.checksum.is_some() || offload.segment.is_some() {
-            offload.check(&packet)?;
+        let chain = Chain::read(whole, "IPv6 extension header")?;
+        let mut packet = Packet::of_ipv6(&ip, &chain);
+        if let (Some(place), Some(at)) = (chain.fragment, chain.fragment_at) {
+            packet.fragment = Some(Fragment::of_ipv6(place, at, length, chain.protocol)?);
         }
-        Ok(packet)
+        Ok((packet, whole.get(chain.header..).unwrap_or(&[])))
+    }
+
+    /// Whether it is a packet of IPv6.
+    #[inline]
+    pub fn is_ipv6(&self) -> bool {
+        self.summary.source().is_ipv6()
+    }
+
+    /// What the ICMP message is to a translator, if the packet is ICMP of its family.
+    #[inline]
+    pub fn icmp_kind(&self) -> Option<Kind> {
+        let (icmp_type, _) = self.icmp?;
+        Some(if self.is_ipv6() { Kind::of_ipv6(icmp_type) } else { Kind::of(icmp_type) })
+    }
+
+    /// The MTU of the next link that an ICMP error tells: IPv4's 3/4 (RFC 1191; 0 from a router that
+    /// does not know it) or IPv6's Packet Too Big (RFC 4443 §3.2). `bytes` is the packet that was
+    /// read.
+    pub fn next_hop_mtu(&self, bytes: &[u8]) -> Option<u32> {
+        let message = bytes.get(usize::from(self.header)..)?;
+        let &[_, _, _, _, a, b, c, d] = message.first_chunk()?;
+        match (self.is_ipv6(), self.icmp?) {
+            (true, (icmp::V6_TOO_BIG, _)) => Some(u32::from_be_bytes([a, b, c, d])),
+            (false, (icmp::UNREACHABLE, 4)) => Some(u32::from(u16::from_be_bytes([c, d]))),
+            _ => None,
+        }
     }
 
     /// Whether the packet is a fragment other than the first, which has no ports.
@@ -112,9 +175,9 @@ impl Packet {
         self.fragment.is_some_and(|fragment| fragment.offset != 0)
     }
 
-    /// What the IP header says; the transport is still to be read.
+    /// What the IPv4 header says; the transport is still to be read.
     #[inline]
-    fn blank(ip: &Ipv4HeaderSlice) -> Packet {
+    fn of_ipv4(ip: &Ipv4HeaderSlice) -> Packet {
         let header = ip.slice().len();
         Packet {
             summary: Summary::Data(Data {
@@ -135,8 +198,40 @@ impl Packet {
             tos: ip.slice()[1],
             dont_fragment: ip.dont_fragment(),
             fragment: None,
-            identification: ip.identification(),
+            identification: u32::from(ip.identification()),
             source_routed: header > 20 && has_source_route(ip.options()),
+            mss: None,
+            icmp: None,
+            quotes_error: false,
+        }
+    }
+
+    /// What the IPv6 headers say; the transport is still to be read.
+    fn of_ipv6(ip: &Ipv6HeaderSlice, chain: &Chain) -> Packet {
+        let length = ipv6::HEADER as u32 + u32::from(ip.payload_length());
+        // At most MAX_EXTENSIONS headers of at most 2048 bytes each.
+        let header = chain.header as u16;
+        Packet {
+            summary: Summary::Data(Data {
+                flow: Flow {
+                    protocol: Protocol::from_ipv6_number(chain.protocol),
+                    source: Endpoint::new(ip.source_addr(), 0),
+                    destination: Endpoint::new(ip.destination_addr(), 0),
+                },
+                tcp: TcpFlags::default(),
+                segment: Segment::default(),
+                asks: true,
+                length,
+            }),
+            header,
+            payload: header,
+            length,
+            ttl: ip.hop_limit(),
+            tos: ip.traffic_class(),
+            dont_fragment: true,
+            fragment: None,
+            identification: chain.identification,
+            source_routed: chain.source_routed,
             mss: None,
             icmp: None,
             quotes_error: false,
@@ -208,7 +303,9 @@ impl Packet {
         self.payload += icmp::HEADER as u16;
         let Summary::Data(data) = &mut self.summary else { return Ok(()) };
         let identifier = u16::from_be_bytes([*id_high, *id_low]);
-        match Kind::of(*icmp_type) {
+        let ends = (data.flow.source.ip, data.flow.destination.ip);
+        let kind = if ends.0.is_ipv6() { Kind::of_ipv6(*icmp_type) } else { Kind::of(*icmp_type) };
+        match kind {
             Kind::Asks => data.flow.source.port = identifier,
             Kind::Answers => {
                 data.flow.destination.port = identifier;
@@ -219,14 +316,17 @@ impl Packet {
                 if self.fragment.is_some() {
                     return Err(ParseError::Fragment("an ICMP error that is fragmented cannot be checked"));
                 }
-                if checksum::sum(message) != 0xffff {
+                if checksum::icmp(ends.0, ends.1, message) != 0 {
                     return Err(ParseError::Checksum("ICMP error"));
                 }
-                let quote = Quote::read(message)?;
+                let quote = match ends.0 {
+                    IpAddr::V4(_) => Quote::read(message)?,
+                    IpAddr::V6(_) => Quote::read_ipv6(message)?,
+                };
                 self.quotes_error = quote.is_error;
                 self.summary = Summary::Error(ErrorAbout {
-                    from: data.flow.source.ip,
-                    to: data.flow.destination.ip,
+                    from: ends.0,
+                    to: ends.1,
                     about: quote.flow,
                     sequence: quote.sequence,
                     length: self.length,
@@ -238,24 +338,45 @@ impl Packet {
 }
 
 impl Fragment {
-    /// Reads the place of a fragment with `payload` bytes behind its IP header, and refuses those
-    /// that are made to deceive.
-    fn read(ip: &Ipv4HeaderSlice, payload: usize) -> Result<Fragment, ParseError> {
-        let offset = usize::from(ip.fragments_offset().value()) * 8;
-        let more = ip.more_fragments();
+    /// Reads the place of a fragment with `payload` bytes behind its IPv4 header.
+    fn of_ipv4(ip: &Ipv4HeaderSlice, payload: usize) -> Result<Fragment, ParseError> {
+        let offset = ip.fragments_offset().value() * 8;
+        let tcp = ip.protocol() == etherparse::IpNumber::TCP;
+        Fragment::checked(offset, ip.more_fragments(), payload, ip.slice().len(), tcp)
+    }
+
+    /// Reads the place of a fragment whose fragment header stands at `at` of the `length` bytes of
+    /// its packet. The datagram it belongs to is bounded by its payload length field, which counts
+    /// the extension headers before the fragment header.
+    fn of_ipv6(place: ipv6::Place, at: usize, length: usize, protocol: u8) -> Result<Fragment, ParseError> {
+        let tcp = Protocol::from_ipv6_number(protocol) == Protocol::Tcp;
+        let payload = length - at - ipv6::FRAGMENT_HEADER;
+        Fragment::checked(place.offset, place.more, payload, at - ipv6::HEADER, tcp)
+    }
+
+    /// A fragment with `payload` bytes of a datagram whose length field counts `headers` bytes more.
+    /// Refuses those that are made to deceive.
+    #[inline]
+    fn checked(
+        offset: u16,
+        more: bool,
+        payload: usize,
+        headers: usize,
+        tcp: bool,
+    ) -> Result<Fragment, ParseError> {
         if payload == 0 {
             return Err(ParseError::Fragment("without payload"));
         }
         if more && !payload.is_multiple_of(8) {
             return Err(ParseError::Fragment("payload of all but the last is a multiple of 8 bytes"));
         }
-        if offset + usize::from(ip.total_len()) > 65535 {
+        if usize::from(offset) + headers + payload > 65535 {
             return Err(ParseError::Fragment("ends beyond the largest datagram"));
         }
-        if offset == 8 && ip.protocol() == etherparse::IpNumber::TCP {
+        if offset == 8 && tcp {
             return Err(ParseError::Fragment("begins inside the TCP header"));
         }
-        Ok(Fragment { offset: offset as u16, more })
+        Ok(Fragment { offset, more, length: payload as u16 })
     }
 }
 

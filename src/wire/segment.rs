@@ -1,19 +1,22 @@
 //! Cuts a super-frame into the packets it stands for, for a link that cannot (a plain TAP, a raw
 //! IP socket, a capture file).
 //!
-//! The headers of the super-frame are the mould: each packet gets a copy and then its own total
-//! length, identification (counted up), TCP sequence number or UDP length, and checksums. FIN and
+//! The headers of the super-frame are the mould: each packet gets a copy and then its own length,
+//! identification (counted up; IPv6 has none), TCP sequence number or UDP length, and checksums. FIN and
 //! PSH belong to the last packet, CWR to the first (RFC 3168 §6.1.2).
 
-use super::checksum;
 use super::{Buffer, Packet, ParseError};
+use super::{checksum, ipv6};
 use crate::flow::Protocol;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// Places in the IPv4 header.
 const TOTAL_LENGTH: usize = 2;
 const IDENTIFICATION: usize = 4;
 const HEADER_CHECKSUM: usize = 10;
+
+/// Place in the IPv6 header.
+const PAYLOAD_LENGTH: usize = 4;
 
 /// Places in the TCP header, and flags in its flag byte.
 const SEQUENCE: usize = 4;
@@ -38,8 +41,8 @@ pub struct Segments<'a> {
     /// Payload bytes in each packet but the last.
     size: usize,
     protocol: Protocol,
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
+    source: IpAddr,
+    destination: IpAddr,
     /// Payload bytes written so far.
     done: usize,
     /// Packets written so far.
@@ -59,7 +62,6 @@ impl<'a> Segments<'a> {
         let Some(segment) = packet.offload.segment else {
             return Err(ParseError::Offload("not a super-frame"));
         };
-        let address = |at: usize| Ipv4Addr::from_octets([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
         Ok(Segments {
             bytes: &packet.bytes()[..skip + parsed.length as usize],
             skip,
@@ -67,8 +69,8 @@ impl<'a> Segments<'a> {
             payload: usize::from(parsed.payload),
             size: usize::from(segment.size),
             protocol: parsed.summary.protocol(),
-            source: address(12),
-            destination: address(16),
+            source: parsed.summary.source(),
+            destination: parsed.summary.destination(),
             done: 0,
             index: 0,
             finished: false,
@@ -106,12 +108,16 @@ impl<'a> Segments<'a> {
     /// Makes the copied headers those of this packet.
     fn fit(&self, headers: &mut [u8], payload: &[u8], last: bool) {
         let (ip, transport) = headers.split_at_mut(self.header);
-        // Bounded by the super-frame's own 16-bit total length.
+        // Bounded by the super-frame's own 16-bit length.
         let covered = (transport.len() + payload.len()) as u16;
-        put(ip, TOTAL_LENGTH, self.header as u16 + covered);
-        put(ip, IDENTIFICATION, get(ip, IDENTIFICATION).wrapping_add(self.index));
-        put(ip, HEADER_CHECKSUM, 0);
-        put(ip, HEADER_CHECKSUM, checksum::internet(ip));
+        if self.source.is_ipv6() {
+            put(ip, PAYLOAD_LENGTH, (self.header - ipv6::HEADER) as u16 + covered);
+        } else {
+            put(ip, TOTAL_LENGTH, self.header as u16 + covered);
+            put(ip, IDENTIFICATION, get(ip, IDENTIFICATION).wrapping_add(self.index));
+            put(ip, HEADER_CHECKSUM, 0);
+            put(ip, HEADER_CHECKSUM, checksum::internet(ip));
+        }
 
         if self.protocol == Protocol::Tcp {
             let sequence: &mut [u8; 4] =
@@ -128,8 +134,7 @@ impl<'a> Segments<'a> {
         }
         let field = checksum::field(self.protocol).expect("super-frames are TCP or UDP");
         put(transport, field, 0);
-        let pseudo =
-            checksum::pseudo_header(self.source, self.destination, self.protocol.ipv4_number(), covered);
+        let pseudo = checksum::pseudo(self.source, self.destination, self.protocol, covered);
         // Transport headers have an even length, so the payload starts at a word.
         let sum = checksum::add(checksum::add(pseudo, checksum::sum(transport)), checksum::sum(payload));
         put(transport, field, checksum::written(self.protocol, !sum));

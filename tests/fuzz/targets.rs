@@ -14,7 +14,7 @@ use tapnat::wire::{Buffer, Frame, MacAddr, Offload, Packet, PartialChecksum, Seg
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const HOST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
 const EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-const SUBNET: Subnet = Subnet { gateway: Ipv4Addr::new(10, 0, 0, 1), prefix: 24 };
+const SUBNET: Subnet = Subnet { gateway: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), prefix: 24 };
 
 /// A run of a gateway: a byte that chooses its settings, then steps of a byte that says what comes,
 /// two that say how much, and that much.

@@ -108,10 +108,7 @@ impl Replay {
 fn gateway_config(settings: &Settings) -> GatewayConfig {
     assert!(settings.ports.is_some(), "a case says its ports");
     let nat = settings.nat(settings.external.clone());
-    let subnet = |net: &IpNet| match net {
-        IpNet::V4(net) => Subnet { gateway: net.addr(), prefix: net.prefix_len() },
-        IpNet::V6(net) => panic!("{net}: the cases are of IPv4"),
-    };
+    let subnet = |net: &IpNet| Subnet { gateway: net.addr(), prefix: net.prefix_len() };
     let subnets = settings.inside.iter().map(subnet).collect();
     let mac = MacAddr(settings.mac.expect("a case says its MAC"));
     let (inside, outside) = (LinkInfo::plain(settings.mtu, 14), LinkInfo::plain(OUTSIDE_MTU, 0));

@@ -1,0 +1,97 @@
+//! The inside subnets: who is in them, and who the gateway is there.
+
+use super::hop::is_link_local;
+use super::{GatewayConfig, ndp};
+use crate::flow::Prefix;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// An inside subnet and the gateway's address in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Subnet {
+    /// The gateway's address.
+    pub gateway: IpAddr,
+    /// Length of the prefix: 1 to 30 for IPv4, 1 to 127 for IPv6.
+    pub prefix: u8,
+}
+
+impl Subnet {
+    /// The subnet's addresses.
+    pub fn prefix(self) -> Prefix {
+        Prefix::new(self.gateway, self.prefix)
+    }
+
+    /// Whether `ip` is in the subnet, whatever it means there.
+    pub fn covers(self, ip: IpAddr) -> bool {
+        self.prefix().covers(ip)
+    }
+
+    /// Whether `ip` can be a host's: in the subnet, and not the address of the subnet itself (in
+    /// IPv6 that of all its routers, RFC 4291 §2.6.1) nor the broadcast address of IPv4.
+    pub fn has_host(self, ip: IpAddr) -> bool {
+        let host = match ip {
+            IpAddr::V4(ip) => {
+                let mask = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+                ip.to_bits() & mask != 0 && ip.to_bits() & mask != mask
+            }
+            IpAddr::V6(ip) => ip.to_bits() & u128::MAX.checked_shr(self.prefix.into()).unwrap_or(0) != 0,
+        };
+        host && self.covers(ip)
+    }
+}
+
+impl GatewayConfig {
+    /// The gateway's own IPv6 address on the link inside, which hosts know it by as their router.
+    pub fn link_local(&self) -> Ipv6Addr {
+        ndp::link_local(self.mac)
+    }
+
+    /// Whether IPv6 is spoken inside.
+    pub fn speaks_v6(&self) -> bool {
+        self.subnets.iter().any(|subnet| subnet.gateway.is_ipv6())
+    }
+
+    /// Whether `ip` is an address of the gateway inside.
+    pub fn owns(&self, ip: IpAddr) -> bool {
+        self.subnets.iter().any(|subnet| subnet.gateway == ip)
+            || (self.speaks_v6() && ip == IpAddr::V6(self.link_local()))
+    }
+
+    /// Whether `ip` is in an inside subnet.
+    pub fn is_inside(&self, ip: IpAddr) -> bool {
+        self.subnets.iter().any(|subnet| subnet.covers(ip))
+    }
+
+    /// Whether `ip` may be the address of a neighbour inside, link-local addresses included.
+    pub fn has_host(&self, ip: IpAddr) -> bool {
+        let on_link = self.speaks_v6() && is_link_local(ip);
+        (on_link || self.subnets.iter().any(|subnet| subnet.has_host(ip))) && !self.owns(ip)
+    }
+
+    /// The gateway's address in the subnet of `ip`, or on its link.
+    pub fn address_for(&self, ip: IpAddr) -> Option<IpAddr> {
+        if is_link_local(ip) {
+            return self.speaks_v6().then(|| self.link_local().into());
+        }
+        self.subnets.iter().find(|subnet| subnet.covers(ip)).map(|subnet| subnet.gateway)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn hosts_are_neither_the_first_address_nor_the_broadcast_of_ipv4() {
+        let v4 = Subnet { gateway: Ipv4Addr::new(10, 0, 0, 1).into(), prefix: 24 };
+        for (last, host) in [(0, false), (1, true), (254, true), (255, false)] {
+            assert_eq!(v4.has_host(Ipv4Addr::new(10, 0, 0, last).into()), host, "{last}");
+        }
+        assert!(!v4.has_host(Ipv4Addr::new(10, 0, 1, 7).into()));
+        let v6 = Subnet { gateway: Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 1).into(), prefix: 64 };
+        assert!(!v6.has_host(Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 0).into()));
+        assert!(v6.has_host(Ipv6Addr::new(0xfd00, 0, 0, 1, 0xffff, 0xffff, 0xffff, 0xffff).into()));
+        assert!(!v6.has_host(Ipv6Addr::new(0xfd00, 0, 0, 2, 0, 0, 0, 7).into()));
+        assert!(!v6.has_host(Ipv4Addr::new(10, 0, 0, 7).into()));
+    }
+}
