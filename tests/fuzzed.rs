@@ -45,10 +45,11 @@ fn steps() -> impl Strategy<Value = Vec<u8>> {
         [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 6, 0, 0, 198, 51, 100, 7, 203, 0, 113, 1],
         [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 1, 0, 0, 198, 51, 100, 7, 203, 0, 113, 1],
     ]);
-    let step = (any::<u8>(), header, prop::collection::vec(any::<u8>(), 0..90)).prop_map(|(step, header, tail)| {
-        let length = ((header.len() + tail.len()) as u16).to_be_bytes();
-        [&[step][..], &length, &header, &tail].concat()
-    });
+    let step =
+        (any::<u8>(), header, prop::collection::vec(any::<u8>(), 0..90)).prop_map(|(step, header, tail)| {
+            let length = ((header.len() + tail.len()) as u16).to_be_bytes();
+            [&[step][..], &length, &header, &tail].concat()
+        });
     (any::<u8>(), prop::collection::vec(step, 0..20)).prop_map(|(first, steps)| {
         let mut data = vec![first];
         data.extend(steps.concat());

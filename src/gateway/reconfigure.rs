@@ -39,8 +39,7 @@ impl Gateway {
         }
         self.fragments.forget_decisions();
         let subnets = &self.config.subnets;
-        let inside =
-            |ip: IpAddr| subnets.iter().any(|subnet| subnet.has_host(ip) && subnet.gateway != ip);
+        let inside = |ip: IpAddr| subnets.iter().any(|subnet| subnet.has_host(ip) && subnet.gateway != ip);
         let gone = self.nat.retain(inside, now, seen).ended;
         let Reconfigured { kept, ended } = self.nat.reconfigure(self.config.nat.clone(), now, seen);
         Reconfigured { kept, ended: gone + ended }

@@ -64,8 +64,8 @@ mod wheel;
 
 pub use config::{Behaviour, Exemption, Limits, NatConfig, Policy, PortChoice, Rule, Timeouts};
 pub use decision::{Decision, Exit, Refusal};
-pub use reconfigure::Reconfigured;
 pub use npt::{PrefixTranslation, PrefixTranslationError, Unmapped};
+pub use reconfigure::Reconfigured;
 pub use step::{Closed, Observer, Step};
 pub use view::{MappingView, SessionView, TcpState};
 

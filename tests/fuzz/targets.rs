@@ -9,7 +9,9 @@ use tapnat::control::protocol::parse_request;
 use tapnat::flow::{LinkId, LinkInfo, Time};
 use tapnat::gateway::{Fate, Gateway, GatewayConfig, HOST, INSIDE, OUTSIDE, Outbox, Subnet};
 use tapnat::nat::{Behaviour, NatConfig};
-use tapnat::wire::{Buffer, Frame, MacAddr, Offload, Packet, PartialChecksum, Segment, SegmentKind, checksum, ethernet};
+use tapnat::wire::{
+    Buffer, Frame, MacAddr, Offload, Packet, PartialChecksum, Segment, SegmentKind, checksum, ethernet,
+};
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const HOST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);

@@ -19,18 +19,28 @@ pub struct Beside {
     pub destination: Ipv6Addr,
     /// The header's hop limit as it arrived.
     pub hop_limit: u8,
+    /// The kernel put it together from fragments.
+    pub reassembled: bool,
     /// Traffic class (8 bits) and flow label (20 bits), as in the header's first word.
     pub flow_information: u32,
 }
+
+/// What is told beside a packet: addresses, hop limit, traffic class, flow label, and whether it came
+/// in fragments (Linux 4.16).
+const TOLD: [libc::c_int; 5] = [
+    libc::IPV6_RECVPKTINFO,
+    libc::IPV6_RECVHOPLIMIT,
+    libc::IPV6_RECVTCLASS,
+    libc::IPV6_FLOWINFO,
+    libc::IPV6_RECVFRAGSIZE,
+];
 
 /// Asks for what [`receive`] tells, of every packet from then on.
 ///
 /// # Errors
 /// The kernel's word.
 pub fn ask_for_headers(socket: impl AsFd) -> io::Result<()> {
-    for option in
-        [libc::IPV6_RECVPKTINFO, libc::IPV6_RECVHOPLIMIT, libc::IPV6_RECVTCLASS, libc::IPV6_FLOWINFO]
-    {
+    for option in TOLD {
         let on: libc::c_int = 1;
         // SAFETY: the option's value is one readable C integer of the size given.
         let result = unsafe {
@@ -49,7 +59,7 @@ pub fn ask_for_headers(socket: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Room for four control messages, of which the largest has 20 bytes; aligned for their headers.
+/// Room for five control messages, of which the largest has 20 bytes; aligned for their headers.
 #[repr(C, align(8))]
 struct Control([MaybeUninit<u8>; 256]);
 
@@ -83,6 +93,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Beside> {
         source: name.sin6_addr.s6_addr.into(),
         destination: Ipv6Addr::UNSPECIFIED,
         hop_limit: 0,
+        reassembled: false,
         flow_information: 0,
     };
     let told = read_control(&message, &mut beside);
@@ -115,6 +126,7 @@ fn read_control(message: &libc::msghdr, beside: &mut Beside) -> bool {
                 let value = unsafe { data.cast::<u32>().read_unaligned() };
                 match kind {
                     libc::IPV6_HOPLIMIT => beside.hop_limit = value as u8,
+                    libc::IPV6_RECVFRAGSIZE => beside.reassembled = true,
                     libc::IPV6_TCLASS => {
                         beside.flow_information |= (value & 0xff) << 20;
                     }

@@ -75,14 +75,15 @@ impl Receiver {
         }
     }
 
-    /// Receives one packet, from its IP header on.
-    fn receive(&self, buffer: &mut Buffer) -> io::Result<()> {
+    /// Receives one packet, from its IP header on; whether it is known to be put together from
+    /// fragments, which the header of IPv4 tells by itself.
+    fn receive(&self, buffer: &mut Buffer) -> io::Result<bool> {
         match self.six {
             Some(protocol) => six::receive(&self.socket, protocol, buffer),
             None => {
                 let (_, received) = recv(&self.socket, buffer.spare(), RecvFlags::empty())?;
                 buffer.set_len(received);
-                Ok(())
+                Ok(false)
             }
         }
     }
@@ -195,7 +196,7 @@ impl RawUplink {
     }
 
     /// Describes as offload what the kernel has merged or not finished.
-    fn describe(&mut self, buffer: &mut Buffer) -> io::Result<()> {
+    fn describe(&mut self, buffer: &mut Buffer, reassembled: bool) -> io::Result<()> {
         let limit = self.info.mtu.min(self.inside_mtu);
         // On a wire a packet up to the MTU may be one that its sender made so; the host's own
         // services never mean the size that loopback lets them send.
@@ -208,7 +209,7 @@ impl RawUplink {
             None => describe(buffer, limit, sent),
             Some(_) => {
                 self.identification = self.identification.wrapping_add(1);
-                six::describe(buffer, limit, sent, self.identification)
+                six::describe(buffer, limit, sent, reassembled, self.identification)
                     .map(|rest| self.fragments.extend(rest))
             }
         };
@@ -366,9 +367,9 @@ impl Link for RawUplink {
         let mut empty = 0;
         while empty < self.receivers.len() {
             match self.receivers[self.turn].receive(buffer) {
-                Ok(()) => {
+                Ok(reassembled) => {
                     self.given += 1;
-                    return self.describe(buffer);
+                    return self.describe(buffer, reassembled);
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => {

@@ -18,11 +18,12 @@ const FRAGMENT: u8 = 44;
 const FRAGMENT_HEADER: usize = 8;
 const CWR: u8 = 0x80;
 
-/// Receives one packet of a socket of the IP protocol numbered `protocol`, with a header as it had.
+/// Receives one packet of a socket of the IP protocol numbered `protocol`, with a header as it had;
+/// whether it was put together from fragments.
 ///
 /// # Errors
 /// As [`raw6::receive`]; `InvalidData` for one that does not fit an IPv6 packet.
-pub(super) fn receive(socket: impl AsFd, protocol: u8, buffer: &mut Buffer) -> io::Result<()> {
+pub(super) fn receive(socket: impl AsFd, protocol: u8, buffer: &mut Buffer) -> io::Result<bool> {
     let spare = buffer.spare();
     let (header, behind) = spare.split_at_mut_checked(HEADER).ok_or(io::ErrorKind::InvalidData)?;
     let beside = raw6::receive(socket, behind)?;
@@ -35,15 +36,17 @@ pub(super) fn receive(socket: impl AsFd, protocol: u8, buffer: &mut Buffer) -> i
     header[8..24].copy_from_slice(&beside.source.octets());
     header[24..40].copy_from_slice(&beside.destination.octets());
     buffer.set_len(HEADER + usize::from(length));
-    Ok(())
+    Ok(beside.reassembled)
 }
 
-/// Describes as offload what is unfinished in the packet, as its IPv4 namesake does. Returns the
-/// further fragments of a datagram of more than `sent` bytes; the first is in the buffer then.
+/// Describes as offload what is unfinished in the packet, as its IPv4 namesake does. A datagram of
+/// more than `limit` bytes that was `reassembled`, or that nobody could have sent whole because it
+/// has more than `sent`, is cut: its first fragment is in the buffer then, the others are returned.
 pub(super) fn describe(
     buffer: &mut Buffer,
     limit: usize,
     sent: usize,
+    reassembled: bool,
     identification: u32,
 ) -> Result<Vec<Vec<u8>>, Unusable> {
     let total = buffer.len();
@@ -52,9 +55,9 @@ pub(super) fn describe(
     if total <= limit {
         return Ok(Vec::new());
     }
-    if protocol != TCP {
+    if protocol != TCP || reassembled {
         checksum::complete(buffer, 0);
-        return if total > sent { cut(buffer, limit, identification) } else { Ok(Vec::new()) };
+        return if total > sent || reassembled { cut(buffer, limit, identification) } else { Ok(Vec::new()) };
     }
     if buffer.offload.checksum.is_none() && total > sent {
         if checksum::transport_is_right(buffer.bytes()) != Some(true) {
@@ -129,7 +132,7 @@ mod tests {
     fn a_reassembled_datagram_is_cut_into_fragments_again() {
         let mut buffer = packet(58, 4000);
         let whole = buffer.bytes().to_vec();
-        let rest = describe(&mut buffer, 1400, 1500, 7).unwrap_or_else(|_| panic!("it is whole"));
+        let rest = describe(&mut buffer, 1400, 1500, false, 7).unwrap_or_else(|_| panic!("it is whole"));
         let mut data = Vec::new();
         for (number, piece) in std::iter::once(buffer.bytes().to_vec()).chain(rest).enumerate() {
             assert!(piece.len() <= 1400);
@@ -140,8 +143,11 @@ mod tests {
             data.extend_from_slice(&piece[48..]);
         }
         assert_eq!(data, whole[HEADER..]);
+        let mut fitting = packet(17, 1450);
+        let rest = describe(&mut fitting, 1400, 1500, true, 7).unwrap_or_else(|_| panic!("it is whole"));
+        assert_eq!((fitting.bytes()[6], rest.len()), (FRAGMENT, 1), "its sender sent fragments");
         let mut genuine = packet(58, 1450);
-        assert!(describe(&mut genuine, 1400, 1500, 7).is_ok_and(|rest| rest.is_empty()));
+        assert!(describe(&mut genuine, 1400, 1500, false, 7).is_ok_and(|rest| rest.is_empty()));
         assert_eq!(genuine.bytes()[6], 58, "too big for the inside, which the gateway tells");
     }
 
@@ -150,13 +156,13 @@ mod tests {
         for protocol in [6, 17, 58] {
             let whole = packet(protocol, 2000);
             for length in 0..100 {
-                let _ = describe(&mut Buffer::from_bytes(&whole.bytes()[..length]), 60, 1500, 0);
+                let _ = describe(&mut Buffer::from_bytes(&whole.bytes()[..length]), 60, 1500, false, 0);
             }
             for at in 0..60 {
                 for value in 0..=255 {
                     let mut odd = whole.clone();
                     odd.bytes_mut()[at] = value;
-                    let _ = describe(&mut odd, 90, 1500, 0);
+                    let _ = describe(&mut odd, 90, 1500, value & 1 != 0, 0);
                 }
             }
         }
