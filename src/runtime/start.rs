@@ -101,6 +101,7 @@ pub fn again(
     outside: &str,
     external: Option<&[IpAddr]>,
 ) -> anyhow::Result<GatewayConfig> {
+    check_families(settings, config)?;
     let netlink = Netlink::open().context("netlink socket")?;
     let external = match external {
         Some(external) => external.to_vec(),
@@ -108,9 +109,19 @@ pub fn again(
             let outside = setup::outside(&netlink, Some(outside), &addresses::families(settings))?;
             let external = addresses::external(settings, &outside)?;
             let foreign = Foreign::among(&external, &netlink, &outside)?;
-            match foreign.first() {
-                Some(foreign) if config.nat.leased => bail!(guard::GuardError::NotLocal(foreign.address)),
-                _ => addresses::answer_for(&foreign, &outside),
+            if let (Some(foreign), true) = (foreign.first(), config.nat.leased) {
+                bail!(guard::GuardError::NotLocal(foreign.address));
+            }
+            let before = Foreign::among(&config.nat.external, &netlink, &outside)?;
+            let mut odd = before.iter().chain(&foreign).filter(|one| one.on_link);
+            let both = |one: &Foreign| {
+                [&before, &foreign].iter().all(|all| all.iter().any(|it| it.address == one.address))
+            };
+            if let Some(one) = odd.find(|one| !both(one)) {
+                bail!(
+                    "external {}: ARP is answered for it from the start on; start the gateway again",
+                    one.address
+                );
             }
             external
         }
@@ -119,6 +130,20 @@ pub fn again(
     addresses::check_overlap(settings, &external, &host_addresses)?;
     let nat = nat_config(settings, &external, &host_addresses, config.nat.leased);
     Ok(GatewayConfig { subnets: subnets(settings), nat, refusal: settings.refusal, ..config.clone() })
+}
+
+/// Bridge and outside addresses are made ready for the families that the inside speaks at start.
+fn check_families(settings: &Settings, config: &GatewayConfig) -> anyhow::Result<()> {
+    let before = |net: &&IpNet| {
+        let same = |subnet: &Subnet| Family::of(subnet.gateway) == Family::of(net.addr());
+        config.subnets.iter().any(same)
+    };
+    match settings.inside.iter().find(|net| !before(net)) {
+        Some(net) => {
+            bail!("inside {net}: {} was not served at start; start the gateway again", Family::of(net.addr()))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The inside as the gateway knows it.
