@@ -1,11 +1,19 @@
 //! Prefix translation (RFC 6296): the arithmetic, and packets through the gateway.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+#[path = "support/v6.rs"]
+mod v6;
+
 use proptest::prelude::*;
 use std::net::Ipv6Addr;
-use tapnat::flow::Prefix;
-use tapnat::nat::{PrefixTranslation, PrefixTranslationError, Unmapped};
+use support::{MAC_A, MAC_B, Rig};
+use tapnat::flow::{LinkInfo, Prefix, TcpFlags};
+use tapnat::gateway::{DropReason, Fate, HOST, INSIDE, OUTSIDE, Subnet};
+use tapnat::nat::{PrefixTranslation, PrefixTranslationError, Refusal, Unmapped};
 use tapnat::wire::checksum;
+use tapnat::wire::craft::{self, IcmpError};
+use v6::*;
 
 fn ip(text: &str) -> Ipv6Addr {
     text.parse().unwrap()
@@ -109,4 +117,192 @@ proptest! {
             prop_assert_eq!(pair.inward(mapped), Ok(ip));
         }
     }
+}
+
+/// A and B as the world knows them behind [`translating`]: fd00:0:0 sums to cf46 more than
+/// 2001:db8:1 in ones' complement.
+const OUT_A: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0xcf47, 0, 0, 0, 0xa);
+const OUT_B: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0xcf47, 0, 0, 0, 0xb);
+
+fn dropped(reason: DropReason) -> Fate {
+    Fate::Dropped(reason)
+}
+
+/// One packet of every kind that has a checksum or hides one.
+fn kinds(source: Ipv6Addr, destination: Ipv6Addr) -> Vec<Vec<u8>> {
+    let udp = craft::udp((source, 1000), (destination, 53), &[7; 2001]);
+    let mut kinds = vec![
+        craft::udp((source, 1000), (destination, 53), b"query"),
+        craft::tcp((source, 1000), (destination, 80), TcpFlags::ACK, 9, b"in the middle"),
+        craft::tcp((source, 1000), (destination, 80), TcpFlags::SYN, 9, b""),
+        craft::echo(source, destination, true, 7, 1, b"ping"),
+        craft::echo(source, destination, false, 7, 1, b"pong"),
+        ip6(source, destination, 50, 64, &[9; 60]),
+        ip6(source, destination, 132, 64, &[9; 60]),
+        extended(&craft::udp((source, 1), (destination, 2), b""), 60, &[0, 0, 1, 4, 0, 0, 0, 0]),
+    ];
+    kinds.extend(fragments6(&udp, 77, 1200).into_iter().rev());
+    kinds
+}
+
+#[test]
+fn packets_pass_both_ways_with_every_byte_behind_the_header_as_it_was() {
+    let mut rig = rig_with(translating());
+    for sent in kinds(A6, S1_6) {
+        assert_eq!(from6(&mut rig, MAC_A, &sent), Fate::Pass(OUTSIDE));
+        let out = rig.sent_outside().remove(0);
+        assert_eq!((source6(&out), destination6(&out), out[7]), (OUT_A, S1_6, sent[7] - 1));
+        assert_eq!(out[40..], sent[40..]);
+    }
+    for sent in kinds(S2_6, OUT_B) {
+        assert_eq!(rig.outside(&sent), Fate::Pass(INSIDE), "nobody was asked before");
+        let (mac, back) = sent6(&mut rig).remove(0);
+        assert_eq!((mac, source6(&back), destination6(&back), back[7]), (MAC_B, S2_6, B6, sent[7] - 1));
+        assert_eq!(back[40..], sent[40..]);
+    }
+    assert_eq!(rig.gateway.counts().sessions, 0, "no state");
+}
+
+#[test]
+fn hairpinned_packets_are_translated_twice() {
+    let mut rig = rig_with(translating());
+    let sent = craft::udp((A6, 1000), (OUT_B, 53), b"query");
+    assert_eq!(from6(&mut rig, MAC_A, &sent), Fate::Pass(INSIDE));
+    let (mac, at_b) = sent6(&mut rig).remove(0);
+    assert_eq!((mac, source6(&at_b), destination6(&at_b), &at_b[40..]), (MAC_B, OUT_A, B6, &sent[40..]));
+    let refuses = craft::icmp_error(IcmpError::PortUnreachable, B6, OUT_A, &at_b);
+    assert_eq!(from6(&mut rig, MAC_B, &refuses), Fate::Pass(INSIDE));
+    let (mac, error) = sent6(&mut rig).remove(0);
+    assert_eq!((mac, source6(&error), destination6(&error)), (MAC_A, OUT_B, A6));
+    assert_eq!((source6(&error[48..]), destination6(&error[48..])), (A6, OUT_B));
+    assert!(icmp6_is_right(&error));
+}
+
+#[test]
+fn errors_have_their_quotes_translated_both_ways() {
+    let mut rig = rig_with(translating());
+    from6(&mut rig, MAC_A, &craft::udp((A6, 1000), (S1_6, 53), b"query"));
+    let out = rig.sent_outside().remove(0);
+    rig.outside(&craft::icmp_error(IcmpError::TtlExceeded, R9_6, OUT_A, &out));
+    let (mac, error) = sent6(&mut rig).remove(0);
+    assert_eq!((mac, source6(&error), destination6(&error)), (MAC_A, R9_6, A6));
+    assert_eq!((source6(&error[48..]), destination6(&error[48..])), (A6, S1_6));
+    assert!(icmp6_is_right(&error));
+    let incoming = craft::udp((S1_6, 53), (A6, 1000), b"answer");
+    from6(&mut rig, MAC_A, &craft::icmp_error(IcmpError::PortUnreachable, A6, S1_6, &incoming));
+    let out = rig.sent_outside().remove(0);
+    assert_eq!((source6(&out), destination6(&out)), (OUT_A, S1_6));
+    assert_eq!((source6(&out[48..]), destination6(&out[48..])), (S1_6, OUT_A));
+    assert!(icmp6_is_right(&out));
+
+    let strange = craft::icmp_error(IcmpError::PortUnreachable, R9_6, OUT_B, &out[48..]);
+    let misaddressed = dropped(DropReason::Refused(Refusal::ErrorMisaddressed));
+    assert_eq!(rig.outside(&strange), misaddressed);
+    let about_others = craft::udp((S1_6, 53), (S2_6, 1000), b"");
+    let strange = craft::icmp_error(IcmpError::PortUnreachable, A6, S1_6, &about_others);
+    let without = dropped(DropReason::Refused(Refusal::ErrorWithoutSession));
+    assert_eq!(from6(&mut rig, MAC_A, &strange), without);
+}
+
+/// Type, code, pointer and quote of the ICMPv6 error that `packet` is.
+fn error_in(packet: &[u8]) -> (u8, u8, u8, &[u8]) {
+    assert!(icmp6_is_right(packet));
+    (packet[40], packet[41], packet[47], &packet[48..])
+}
+
+#[test]
+fn unmapped_addresses_are_answered_from_both_sides() {
+    let mut config = translating();
+    config.subnets.push(Subnet { gateway: ip("fd00:0:0:ffff::1").into(), prefix: 64 });
+    let mut rig = rig_with(config);
+    let host = ip("fd00:0:0:ffff::7");
+    rig.frame(&solicitation(MAC_A, host, ip("fd00:0:0:ffff::1")));
+    sent6(&mut rig);
+    let sent = craft::udp((host, 1000), (S1_6, 53), b"");
+    assert_eq!(from6(&mut rig, MAC_A, &sent), dropped(DropReason::UnmappedAddress));
+    let (mac, error) = sent6(&mut rig).remove(0);
+    assert_eq!((mac, error_in(&error)), (MAC_A, (1, 0, 0, &sent[..])));
+
+    let gateway = ip("2001:db8:1:cf47::1");
+    for (to, said) in [
+        ("2001:db8:1:ffff::7", (1, 0, 0)),
+        ("2001:db8:1:cf47::", (4, 0, 32)),
+        ("2001:db8:1:1::7", (1, 0, 0)),
+        ("2001:db8:1:cf47::1", (1, 0, 0)),
+    ] {
+        let sent = craft::udp((S1_6, 53), (ip(to), 1000), b"");
+        assert_eq!(rig.outside(&sent), dropped(DropReason::UnmappedAddress), "{to}");
+        let error = rig.sent_outside().remove(0);
+        let (kind, code, pointer, quote) = error_in(&error);
+        assert_eq!(((kind, code, pointer), quote), (said, &sent[..]), "{to}");
+        assert_eq!(destination6(&error), S1_6);
+        assert_eq!(source6(&error), gateway, "the gateway's own address as the world knows it");
+    }
+}
+
+#[test]
+fn errors_of_our_own_come_from_the_gateway_s_translated_address() {
+    let mut config = translating();
+    config.inside = LinkInfo::offloading(1300, 14);
+    let mut rig = rig_with(config);
+    let last = with_hops(craft::udp((S1_6, 53), (OUT_A, 1000), b""), 1);
+    assert_eq!(rig.outside(&last), dropped(DropReason::TtlExpired));
+    let large = craft::udp((S1_6, 53), (OUT_A, 1000), &[0; 1300]);
+    assert_eq!(rig.outside(&large), dropped(DropReason::TooBig));
+    let errors = rig.sent_outside();
+    for (error, kind) in errors.iter().zip([3, 2]) {
+        assert_eq!((source6(error), error[40]), (ip("2001:db8:1:cf47::1"), kind));
+    }
+}
+
+#[test]
+fn a_silent_host_is_reported_by_its_outside_address() {
+    let mut rig = rig_with(translating());
+    let silent = ip("2001:db8:1:cf47::99");
+    let sent = craft::udp((S1_6, 53), (silent, 1000), b"anybody?");
+    assert_eq!(rig.outside(&sent), Fate::Held);
+    (0..4).for_each(|_| rig.wait(1000));
+    let error = rig.sent_outside().remove(0);
+    let (kind, code, _, quote) = error_in(&error);
+    assert_eq!((source6(&error), kind, code, destination6(quote)), (silent, 1, 3, silent));
+}
+
+#[test]
+fn the_host_is_reached_and_answers_by_the_host_link() {
+    let mut rig = rig_with(translating());
+    assert_eq!(from6(&mut rig, MAC_A, &craft::udp((A6, 1000), (X6, 53), b"q")), Fate::Pass(HOST));
+    assert_eq!(source6(&rig.sent_to_host()[0]), OUT_A);
+    assert_eq!(rig.host(&craft::udp((X6, 53), (OUT_A, 1000), b"r")), Fate::Pass(INSIDE));
+    assert_eq!(sent6(&mut rig)[0].0, MAC_A);
+}
+
+#[test]
+fn a_source_of_ours_from_the_wire_is_a_lie() {
+    let mut rig = rig_with(translating());
+    for source in [OUT_B, X6] {
+        let fate = rig.outside(&craft::udp((source, 53), (OUT_A, 1000), b""));
+        assert_eq!(fate, dropped(DropReason::Refused(Refusal::SourceIsOurs)), "{source}");
+    }
+}
+
+/// A rig whose second subnet, with the host B, is not translated by prefix but by port.
+fn mixed() -> (Rig, Ipv6Addr) {
+    let mut config = translating();
+    let gateway = ip("fd99::1");
+    config.subnets.push(Subnet { gateway: gateway.into(), prefix: 64 });
+    let mut rig = rig_with(config);
+    rig.frame(&solicitation(MAC_B, ip("fd99::b"), gateway));
+    sent6(&mut rig);
+    (rig, ip("fd99::b"))
+}
+
+#[test]
+fn hosts_of_other_prefixes_are_translated_by_port() {
+    let (mut rig, host) = mixed();
+    assert_eq!(from6(&mut rig, MAC_B, &craft::udp((host, 1000), (S1_6, 53), b"")), Fate::Pass(OUTSIDE));
+    assert_eq!(source6(&rig.sent_outside()[0]), X6);
+    let between = craft::udp((host, 1000), (OUT_A, 53), b"");
+    assert_eq!(from6(&mut rig, MAC_B, &between), dropped(DropReason::InsideDestination));
+    let (_, error) = sent6(&mut rig).remove(0);
+    assert_eq!(error_in(&error), (1, 1, 0, &between[..]));
 }

@@ -71,13 +71,15 @@ pub(super) struct Schedule {
     next: Time,
     last: Option<Time>,
     sent: u8,
+    /// What was advertised before a new configuration ended that: hosts are still to be told.
+    ended: Option<GatewayConfig>,
 }
 
 impl Schedule {
     /// The first is due at once.
     pub(super) fn new(seed: &[u8; 32]) -> Self {
         let chance = seed[8..16].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        Schedule { chance, next: Time::ZERO, last: None, sent: 0 }
+        Schedule { chance, next: Time::ZERO, last: None, sent: 0, ended: None }
     }
 
     /// A time from `least` to `most`, by chance (splitmix64; nobody gains by guessing it).
@@ -87,6 +89,16 @@ impl Schedule {
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         let part = ((mixed ^ (mixed >> 31)) >> 32) as u32;
         least + most.saturating_sub(least).mul_f64(f64::from(part) / f64::from(u32::MAX))
+    }
+
+    /// Hosts hear soon of what has changed (RFC 4861 §6.2.4), and of the end.
+    pub(super) fn reconfigured(&mut self, before: &GatewayConfig, config: &GatewayConfig, now: Time) {
+        let told = self.last.is_some();
+        if before.advertise == config.advertise && before.subnets == config.subnets {
+            return;
+        }
+        self.ended = (told && before.advertises() && !config.advertises()).then(|| before.clone());
+        self.next = self.last.map_or(now, |last| (last + APART).max(now));
     }
 
     /// A host has asked (RFC 4861 §6.2.6).
@@ -112,40 +124,58 @@ impl Schedule {
 impl Gateway {
     /// Takes note that a host asks for routers.
     pub(super) fn router_asked(&mut self, now: Time) {
-        if self.config.advertise.is_some() {
+        if self.config.advertises() {
             self.schedule.asked(now);
         }
     }
 
     /// Advertises if it is time.
     pub(super) fn advertise(&mut self, now: Time, out: &mut Outbox) {
-        let Some(advertise) = &self.config.advertise else { return };
-        if self.config.speaks_v6() && self.schedule.due(advertise.interval, now) {
-            let frame = advertisement(&self.config, advertise, advertise.lifetime());
-            self.counters.answered(Answer::RouterAdvertisement);
-            out.push(INSIDE, frame);
+        if let Some(before) = self.schedule.ended.take() {
+            self.say(advertisement(&before, Some(Duration::ZERO)), out);
+            self.schedule.last = None;
+        }
+        let interval = self.config.advertise.as_ref().map(|advertise| advertise.interval);
+        if let Some(interval) = interval.filter(|_| self.config.advertises())
+            && self.schedule.due(interval, now)
+        {
+            self.say(advertisement(&self.config, None), out);
         }
     }
 
     /// When [`Gateway::advertise`] has something to do next.
     pub(super) fn next_advertisement(&self) -> Option<Time> {
-        (self.config.advertise.is_some() && self.config.speaks_v6()).then_some(self.schedule.next)
+        let due = self.config.advertises() || self.schedule.ended.is_some();
+        due.then_some(self.schedule.next)
     }
 
     /// Tells the hosts inside that the gateway is no longer their router (RFC 4861 §6.2.5). To be
     /// called once, before it ends; puts nothing into the outbox if it has not advertised.
     pub fn farewell(&mut self, out: &mut Outbox) {
-        let Some(advertise) = &self.config.advertise else { return };
         if self.schedule.last.is_some() {
-            let frame = advertisement(&self.config, advertise, Duration::ZERO);
-            self.counters.answered(Answer::RouterAdvertisement);
-            out.push(INSIDE, frame);
+            self.say(advertisement(&self.config, Some(Duration::ZERO)), out);
         }
+    }
+
+    fn say(&mut self, frame: Option<Buffer>, out: &mut Outbox) {
+        let Some(frame) = frame else { return };
+        self.counters.answered(Answer::RouterAdvertisement);
+        out.push(INSIDE, frame);
     }
 }
 
-/// The frame: the gateway is a router for `lifetime`.
-fn advertisement(us: &GatewayConfig, advertise: &Advertise, lifetime: Duration) -> Buffer {
+impl GatewayConfig {
+    /// Whether there is something to advertise.
+    fn advertises(&self) -> bool {
+        self.advertise.is_some() && self.speaks_v6()
+    }
+}
+
+/// The frame: the gateway is a router for `lifetime`, or for as long as usual. `None` if nothing is
+/// to be advertised.
+fn advertisement(us: &GatewayConfig, lifetime: Option<Duration>) -> Option<Buffer> {
+    let advertise = us.advertise.as_ref()?;
+    let lifetime = lifetime.unwrap_or(advertise.lifetime());
     let seconds = |time: Duration| smoltcp::time::Duration::from_secs(time.as_secs().min(u32::MAX.into()));
     let header = NdiscRepr::RouterAdvert {
         hop_limit: crate::wire::craft::TTL,
@@ -178,7 +208,7 @@ fn advertisement(us: &GatewayConfig, advertise: &Advertise, lifetime: Duration) 
     add_servers(&mut message, advertise);
     let source = us.link_local();
     Icmpv6Packet::new_unchecked(&mut message).fill_checksum(&source, &ndp::ALL_NODES);
-    ndp::wrap(&message, (us.mac, source), (ndp::multicast_mac(ndp::ALL_NODES), ndp::ALL_NODES))
+    Some(ndp::wrap(&message, (us.mac, source), (ndp::multicast_mac(ndp::ALL_NODES), ndp::ALL_NODES)))
 }
 
 /// The prefixes of the inside, with zeros behind their length.

@@ -131,6 +131,19 @@ impl Gateway {
         }
     }
 
+    /// Our own address to speak with about a packet from outside: where it was sent, unless that is
+    /// an inside host.
+    fn outside_address(&self, destination: IpAddr) -> Option<IpAddr> {
+        let external = &self.config.nat.external;
+        if external.contains(&destination) {
+            return Some(destination);
+        }
+        if self.is_translated(destination) {
+            return self.translated_gateway(destination);
+        }
+        external.iter().find(|ip| ip.is_ipv4() == destination.is_ipv4()).copied()
+    }
+
     /// Whether the rate allows an answer to `receiver` on this side; counts it if not.
     fn may_speak(&mut self, side: LinkId, receiver: IpAddr, now: Time) -> bool {
         let speech = if side == INSIDE { &mut self.speech_inside } else { &mut self.speech_outside };

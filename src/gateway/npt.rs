@@ -45,7 +45,7 @@ impl Gateway {
         let own = self.translation_of_outside(packet.destination())?;
         Some(match packet {
             Summary::Data(data) => {
-                inward(own, data.flow.destination).map(|destination| Decision::Translate {
+                self.host_behind(own, data.flow.destination).map(|destination| Decision::Translate {
                     edit: Edit { destination: Some(destination), ..Edit::default() },
                     exit: Exit::Inside,
                 })
@@ -59,14 +59,10 @@ impl Gateway {
         self.translation_of_outside(ip).is_some()
     }
 
-    /// The address that the gateway itself has for somebody outside who wrote to `ip`.
-    pub(super) fn outside_address(&self, ip: IpAddr) -> Option<IpAddr> {
-        let Some(own) = self.translation_of_outside(ip) else {
-            let external = &self.config.nat.external;
-            let beside = || external.iter().find(|ours| ours.is_ipv4() == ip.is_ipv4()).copied();
-            // Not an address of ours, but that of an inside host whom nothing is translated for.
-            return if external.contains(&ip) { Some(ip) } else { beside() };
-        };
+    /// The address that the gateway itself has for somebody outside who wrote to `ip`, in an outside
+    /// prefix.
+    pub(super) fn translated_gateway(&self, ip: IpAddr) -> Option<IpAddr> {
+        let own = self.translation_of_outside(ip)?;
         let us = self.config.subnets.iter().filter(|subnet| own.inside().covers(subnet.gateway));
         let ours = us.filter_map(|subnet| outward(own, Endpoint::new(subnet.gateway, 0)).ok());
         let external = self.config.nat.external.iter().copied().filter(IpAddr::is_ipv6);

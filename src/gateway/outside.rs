@@ -22,15 +22,15 @@ impl Gateway {
             Err(error) => return Fate::Dropped(DropReason::Malformed(error)),
         };
         let destination = packet.summary.destination();
-        let exempt = || from == OUTSIDE && self.may_exempt(&packet, destination);
+        let exempt = from == OUTSIDE && self.may_exempt(&packet, destination);
         let ours = self.config.nat.external.contains(&destination) || self.is_translated(destination);
-        if !ours && !exempt() {
+        if !ours && !exempt {
             return Fate::Dropped(DropReason::NotOurAddress);
         }
         let source = packet.summary.source();
         if hop::martian_source(source)
             || hop::is_link_local(source)
-            || (from == OUTSIDE && self.cannot_be_outside(source))
+            || (from == OUTSIDE && self.cannot_be_outside(source, exempt))
         {
             return Fate::Dropped(DropReason::MartianSource);
         }
@@ -48,7 +48,8 @@ impl Gateway {
 
     /// Whether a packet is to an inside host's own address, and may be so (RFC 6888 REQ-6).
     fn may_exempt(&self, packet: &Packet, destination: IpAddr) -> bool {
-        self.config.subnets.iter().any(|subnet| subnet.has_host(destination) && subnet.gateway != destination)
+        self.config.is_inside(destination)
+            && self.config.has_host(destination)
             && self.nat.may_exempt(&packet.summary, packet.is_later_fragment())
     }
 
@@ -58,10 +59,12 @@ impl Gateway {
     }
 
     /// Whether nobody beyond the uplink has `ip`: the hosts inside, and if no address of ours is a
-    /// private one of IPv6, those who have one (RFC 4193 §4.3).
-    fn cannot_be_outside(&self, ip: IpAddr) -> bool {
-        let private_outside = || self.config.nat.external.iter().any(|ours| hop::is_unique_local(*ours));
-        self.config.is_inside(ip) || (hop::is_unique_local(ip) && !private_outside())
+    /// private one of IPv6, those who have one (RFC 4193 §4.3), unless they are `exempt`.
+    fn cannot_be_outside(&self, ip: IpAddr, exempt: bool) -> bool {
+        let nat = &self.config.nat;
+        let private =
+            || nat.external.iter().chain(&nat.host_addresses).any(|ours| hop::is_unique_local(*ours));
+        self.config.is_inside(ip) || (hop::is_unique_local(ip) && !exempt && !private())
     }
 
     /// The way of a packet to an inside host: hop, translator, edit, exit.

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 impl Gateway {
     /// Takes a new configuration. Sessions that it does not allow are ended: see
-    /// [`crate::nat::Nat::reconfigure`]; also those of hosts outside the inside subnets, and port
-    /// forwards to them. Who holds the leases of port forwards compares
+    /// [`crate::nat::Nat::reconfigure`]; also those of hosts outside the inside subnets, or whose
+    /// prefix is translated, and port forwards to them. Who holds the leases of port forwards compares
     /// [`super::Command::Published`] before and after.
     ///
     /// The MAC, [`crate::nat::NatConfig::leased`] and what the links can take beside their MTU stay
@@ -22,7 +22,10 @@ impl Gateway {
         now: Time,
         seen: &mut impl Observer,
     ) -> Reconfigured {
-        let translates_as_before = config.nat == self.config.nat && config.subnets == self.config.subnets;
+        let translates_as_before = config.nat == self.config.nat
+            && config.subnets == self.config.subnets
+            && config.translations == self.config.translations;
+        self.schedule.reconfigured(&self.config, &config, now);
         let rates = (config.error_burst, config.errors_per_second);
         if rates != (self.config.error_burst, self.config.errors_per_second) {
             self.speech_inside.set_rate(rates.0, rates.1);
@@ -38,8 +41,9 @@ impl Gateway {
             return Reconfigured { kept: self.nat.counts().sessions, ended: 0 };
         }
         self.fragments.forget_decisions();
-        let subnets = &self.config.subnets;
-        let inside = |ip: IpAddr| subnets.iter().any(|subnet| subnet.has_host(ip) && subnet.gateway != ip);
+        let config = &self.config;
+        let by_prefix = |ip| config.translations.iter().any(|pair| pair.inside().covers(ip));
+        let inside = |ip: IpAddr| config.has_host(ip) && !by_prefix(ip);
         let gone = self.nat.retain(inside, now, seen).ended;
         let Reconfigured { kept, ended } = self.nat.reconfigure(self.config.nat.clone(), now, seen);
         Reconfigured { kept, ended: gone + ended }

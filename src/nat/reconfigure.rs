@@ -40,6 +40,8 @@ impl Nat {
     /// Looks at every session a few times and at every mapping once.
     pub fn reconfigure(&mut self, config: NatConfig, now: Time, seen: &mut impl Observer) -> Reconfigured {
         self.clock = self.clock.max(now);
+        // Longer timeouts do not wake the dead.
+        self.end_overdue(now, seen);
         let config = NatConfig { leased: self.config.leased, ..config };
         let policies = Policies::new(&config);
         let rearm = !policies.live_alike(&self.policies);
@@ -107,14 +109,18 @@ impl Nat {
     /// Ends the sessions that may not stay; tells how many. What is overdue goes first and is not
     /// counted.
     fn end(&mut self, stays: impl Fn(&Nat, u32) -> bool, now: Time, seen: &mut impl Observer) -> usize {
-        for id in self.those(|nat, id| nat.overdue(id, now)) {
-            self.close(id, Closed::Expired, now, seen);
-        }
+        self.end_overdue(now, seen);
         let gone = self.those(|nat, id| !stays(nat, id));
         for id in &gone {
             self.close(*id, Closed::Reconfigured, now, seen);
         }
         gone.len()
+    }
+
+    fn end_overdue(&mut self, now: Time, seen: &mut impl Observer) {
+        for id in self.those(|nat, id| nat.overdue(id, now)) {
+            self.close(id, Closed::Expired, now, seen);
+        }
     }
 
     /// The sessions of which this holds.

@@ -181,3 +181,42 @@ pub fn translating() -> GatewayConfig {
 pub fn from6(rig: &mut Rig, host: MacAddr, packet: &[u8]) -> Fate {
     rig.frame(&framed(host, MAC, packet))
 }
+
+/// The packet (without extension headers) in fragments of `size` bytes of payload, a multiple of 8.
+pub fn fragments6(packet: &[u8], identification: u32, size: usize) -> Vec<Vec<u8>> {
+    let (header, payload) = packet.split_at(40);
+    let pieces = payload.chunks(size).enumerate();
+    let made = pieces.map(|(number, piece)| {
+        let more = u16::from((number + 1) * size < payload.len());
+        let place = (number * size) as u16 | more;
+        let mut fragment = vec![header[6], 0];
+        fragment.extend(place.to_be_bytes());
+        fragment.extend(identification.to_be_bytes());
+        fragment.extend(piece);
+        let mut made = ip6(source6(packet), destination6(packet), 44, header[7], &fragment);
+        made[..4].copy_from_slice(&header[..4]);
+        made
+    });
+    made.collect()
+}
+
+/// Puts an extension header of this kind before what the packet carries.
+pub fn extended(packet: &[u8], kind: u8, extension: &[u8]) -> Vec<u8> {
+    let mut extension = extension.to_vec();
+    extension[0] = packet[6];
+    let payload = [&extension[..], &packet[40..]].concat();
+    ip6(source6(packet), destination6(packet), kind, packet[7], &payload)
+}
+
+pub fn with_hops(mut packet: Vec<u8>, hops: u8) -> Vec<u8> {
+    packet[7] = hops;
+    packet
+}
+
+pub fn source_port6(packet: &[u8]) -> u16 {
+    u16::from_be_bytes([packet[40], packet[41]])
+}
+
+pub fn destination_port6(packet: &[u8]) -> u16 {
+    u16::from_be_bytes([packet[42], packet[43]])
+}
