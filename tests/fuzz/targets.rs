@@ -108,7 +108,8 @@ fn check(to: LinkId, packet: &Buffer) {
         assert!(read.is_ok(), "what is sent can be read: {read:?}: {bytes:02x?}");
     }
     let source: [u8; 4] = bytes[12..16].try_into().expect("four bytes");
-    assert!(to == INSIDE || !SUBNET.covers(source.into()), "an inside address leaves: {bytes:02x?}");
+    let source = IpAddr::from(source);
+    assert!(to == INSIDE || !SUBNET.covers(source), "an inside address leaves: {bytes:02x?}");
 }
 
 /// A configuration file.
