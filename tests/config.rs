@@ -503,6 +503,25 @@ fn a_rule_is_a_policy_of_its_own_for_some_inside_hosts() {
 }
 
 #[test]
+fn more_policies_than_the_translator_tells_apart_are_refused() {
+    let rules = |count: u32| {
+        let rule = |n| {
+            format!(
+                "[[rule]]\ninside = '10.88.{}.{}'\ntimeouts = {{ other = '{n}s' }}\n",
+                n / 250,
+                2 + n % 250
+            )
+        };
+        format!("inside = '10.88.0.1/16'\n{}", (1..=count).map(rule).collect::<String>())
+    };
+    assert_eq!(written(&rules(255)).unwrap().rules.len(), 255);
+    let error = written(&rules(256)).unwrap_err();
+    let want =
+        "gw.toml line 768: rule.inside: `10.88.1.8` is the first of more than 256 different policies; ";
+    assert!(error.starts_with(want), "{error}");
+}
+
+#[test]
 fn blocks_of_cgnat_share_seven_eighths_of_the_ports_evenly() {
     let block = |line: &str| match given(line).unwrap().policy.choice {
         PortChoice::Block { subscribers, size } => (subscribers.to_string(), size),

@@ -8,10 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tapnat::cli::{Cli, Verb};
-use tapnat::config::raw::KEYS;
-use tapnat::config::{ConfigError, RunFlags, Settings, file, load, resolve};
+use tapnat::config::raw::{KEYS, RULE_KEYS};
+use tapnat::config::{ConfigError, Profile, RunFlags, Settings, file, load, resolve, show};
 use tapnat::control::protocol::{Answer, Body, Greeting, LONGEST_REQUEST, PROTOCOL, REQUESTS, parse_request};
-use tapnat::nat::{Limits, Timeouts};
+use tapnat::nat::{Limits, PortChoice, Timeouts};
 use tapnat::observe::Kind;
 
 const CONFIGURATION: &str = "docs/configuration.md";
@@ -184,6 +184,27 @@ fn each_name_of_a_timeout_or_limit_is_an_option() {
 }
 
 #[test]
+fn profiles_are_in_their_table_with_what_they_are() {
+    let page = read(CONFIGURATION);
+    let shown: Vec<Vec<String>> = table(&page, "Profiles")
+        .iter()
+        .map(|row| row.iter().take(4).map(|cell| plain(cell)).collect())
+        .collect();
+    let wanted: Vec<Vec<String>> = Profile::WORDS
+        .into_iter()
+        .map(|(word, profile)| {
+            let policy = profile.policy(PortChoice::Random);
+            let hairpin = if policy.hairpin { "on" } else { "off" };
+            let [mapping, filtering] = [policy.mapping, policy.filtering].map(show::behaviour);
+            vec![word.to_owned(), mapping, filtering, hairpin.to_owned()]
+        })
+        .collect();
+    assert_eq!(shown, wanted);
+    let keys: String = table(&page, "Rules").iter().map(|row| plain(row[0]) + ", ").collect();
+    assert_eq!(keys.trim_end_matches(", "), RULE_KEYS.map(|(key, _)| key).join(", "));
+}
+
+#[test]
 fn files_in_the_pages_are_accepted() {
     let mut seen = 0;
     for path in pages() {
@@ -222,6 +243,9 @@ fn errors_read_as_shown() {
         for (command, shown) in session(block) {
             if let Some(name) = command.strip_prefix("cat ") {
                 fs::write(folder.path().join(name), shown).unwrap();
+                continue;
+            }
+            if !command.starts_with("tapnat run") {
                 continue;
             }
             let mut flags = run_flags(&Cli::try_parse_from(words(command)).unwrap());

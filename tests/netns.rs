@@ -11,6 +11,8 @@ mod lab_edges;
 mod lab_harness;
 #[path = "support/lab_host.rs"]
 mod lab_host;
+#[path = "support/lab_reload.rs"]
+mod lab_reload;
 #[path = "support/lab_setup.rs"]
 mod lab_setup;
 #[path = "support/lab_six.rs"]
@@ -39,11 +41,13 @@ const EVERY_FORM: [Named; 9] = [
 ];
 
 /// Tests to which uplink and guard matter, but not the TAP.
-const EVERY_UPLINK_AND_GUARD: [Named; 5] = [
+const EVERY_UPLINK_AND_GUARD: [Named; 7] = [
     ("many_connections_beside_the_hosts_own", lab_host::many_connections_beside_the_hosts_own),
     ("ports_of_the_host_are_never_given", lab_host::ports_of_the_host_are_never_given),
     ("our_ports_are_refused_to_host_programs", lab_host::our_ports_are_refused_to_host_programs),
     ("outside_interface_down_and_up_again", lab_host::outside_interface_down_and_up_again),
+    ("reload_keeps_flows_that_are_still_allowed", lab_reload::reload_keeps_flows_that_are_still_allowed),
+    ("a_bad_reload_changes_nothing", lab_reload::a_bad_reload_changes_nothing),
     ("hostile_frames_disturb_nobody_else", lab_edges::hostile_frames_disturb_nobody_else),
 ];
 

@@ -7,8 +7,9 @@ use super::resolve::Checked;
 use super::settings::ProfiledRule;
 use super::translation::{self, profile};
 use crate::flow::Prefix;
-use crate::nat::{Policy, PortChoice, Rule};
+use crate::nat::{NatConfig, Policy, PortChoice, Rule};
 use ipnet::IpNet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Timeouts that are the whole gateway's and no host's.
@@ -30,21 +31,22 @@ pub fn split(written: Written) -> Checked<RawRule> {
     Ok(RawRule { place, keys })
 }
 
-/// Reads the rules. What a rule without a profile does not say is as in `policy`, which is called
-/// `default`.
+/// Reads the rules. What a rule without a profile does not say is as in the default policy.
 ///
 /// # Errors
 /// The first thing that is wrong.
 pub fn rules(
     raw: &Raw,
     nets: &[IpNet],
-    (default, policy): (Profile, &Policy),
+    (default, default_policy): (Profile, &Policy),
     block: Option<PortChoice>,
 ) -> Checked<Vec<ProfiledRule>> {
     let mut rules: Vec<ProfiledRule> = Vec::new();
+    let mut prefixes = BTreeSet::new();
+    let mut policies = vec![default_policy.clone()];
     for RawRule { place, keys } in raw.rules() {
         let inside = inside(keys, place, nets)?;
-        if rules.iter().any(|other| other.rule.inside == inside) {
+        if !prefixes.insert(inside) {
             let written = keys.one("inside").expect("it was just read");
             return Err(ConfigError::at(written, "has a rule already", "write one rule for a prefix"));
         }
@@ -53,13 +55,22 @@ pub fn rules(
             return Err(ConfigError::at(written, "is a time of the whole gateway, not of some hosts", cure));
         }
         let given = profile(keys)?;
-        let base = given.map_or_else(|| policy.clone(), |profile| profile.policy(block.unwrap_or_default()));
+        let base =
+            given.map_or_else(|| default_policy.clone(), |profile| profile.policy(block.unwrap_or_default()));
         let policy = translation::overridden(keys, base)?;
         if let (PortChoice::Block { subscribers, .. }, Some(written)) = (policy.choice, keys.one("inside"))
             && !(subscribers.covers(inside.ip) && inside.length >= subscribers.length)
         {
             let cure = format!("name hosts of `subscribers` ({subscribers}), or widen that");
             return Err(ConfigError::at(written, "has hosts that have no block of ports", cure));
+        }
+        if !policies.contains(&policy) {
+            policies.push(policy.clone());
+        }
+        if policies.len() > NatConfig::POLICIES {
+            let problem = format!("is the first of more than {} different policies", NatConfig::POLICIES);
+            let written = keys.one("inside").expect("it was just read");
+            return Err(ConfigError::at(written, problem, "let rules share profiles and timeouts"));
         }
         rules.push(ProfiledRule { profile: given.unwrap_or(default), rule: Rule { inside, policy } });
     }

@@ -1,11 +1,11 @@
 //! Settings as text: every key with the value in force, and what two settings differ in.
 
 use super::exempt;
-use super::settings::{PORTS, Settings, TapChoice, TapOffload};
+use super::settings::{PORTS, ProfiledRule, Settings, TapChoice, TapOffload};
 use super::translation::{BEHAVIOURS, LIMITS, TIMEOUTS};
 use crate::nat::{Behaviour, Policy, PortChoice};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -47,10 +47,11 @@ impl std::fmt::Display for Change {
     }
 }
 
-/// What has to change for `old` to become `new`, by key.
+/// What has to change for `old` to become `new`, by key. Of a rule that comes or goes its profile is
+/// told, and where it departs from it.
 pub fn difference(old: &Settings, new: &Settings) -> Vec<Change> {
-    let (old, new) = (all(old), all(new));
-    let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let (old, new) = (compared(old, new), compared(new, old));
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let value = |of: &BTreeMap<String, String>, key: &String| of.get(key).cloned().unwrap_or_default();
     let change = |key: &String| Change {
         key: key.clone(),
@@ -59,6 +60,21 @@ pub fn difference(old: &Settings, new: &Settings) -> Vec<Change> {
         restart: AT_START.contains(&key.as_str()),
     };
     keys.into_iter().map(change).filter(|change| change.old != change.new).collect()
+}
+
+/// The keys of `one` that are to be compared with those of `other`.
+fn compared(one: &Settings, other: &Settings) -> BTreeMap<String, String> {
+    let mut keys = all(one);
+    let alone = |rule: &&ProfiledRule| other.rules.iter().all(|other| other.rule.inside != rule.rule.inside);
+    for ProfiledRule { profile, rule } in one.rules.iter().filter(alone) {
+        for (key, value) in policy(&profile.policy(rule.policy.choice)) {
+            let key = format!("rule {}: {key}", rule.inside);
+            if keys.get(&key) == Some(&value) {
+                keys.remove(&key);
+            }
+        }
+    }
+    keys
 }
 
 /// Every key with its value, as the options would say it. What was not said has its default, or is

@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+/// A mapping: whether it is a port forward, its protocol, inside, outside.
+type Held = (bool, Protocol, Endpoint, Endpoint);
+
 /// What is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Question {
@@ -75,7 +78,7 @@ impl Question {
     /// Nobody has it, or the gateway does not answer.
     pub fn holders(&self, engine: &dyn Engine, sessions: &[SessionView]) -> Done<Vec<HolderRecord>> {
         let base = engine.wall_clock_base();
-        let mut found: BTreeMap<(bool, Protocol, Endpoint, Endpoint), (u64, Option<Time>)> = BTreeMap::new();
+        let mut found: BTreeMap<Held, (u64, Option<Time>)> = BTreeMap::new();
         for (protocol, outside, inside) in published(engine)? {
             let ours = self.is(if self.outside { outside } else { inside });
             if ours && self.protocol.is_none_or(|wanted| wanted == protocol) {

@@ -202,7 +202,7 @@ impl Note {
             Note::LinkUp(link) => format!("{link} is up again"),
             Note::PortsLow(address, left) => format!("{left} ports are left on {address}"),
             Note::Reloaded(changes, kept, ended) => {
-                format!("reloaded: {changes} changes, {kept} flows kept, {ended} ended")
+                format!("reloaded: {changes} keys differ; flows kept: {kept}, ended: {ended}")
             }
             Note::Stopping(why) => format!("stopping: {why}"),
         }

@@ -5,11 +5,12 @@
 
 use super::start;
 use crate::config::show::{self, difference};
-use crate::config::{Change, ConfigError, RunFlags, Settings, load};
+use crate::config::{Change, ConfigError, ProfiledRule, RunFlags, Settings, load};
 use crate::control::protocol::Problem;
 use crate::control::{About, AboutRule, Reloaded};
 use crate::flow::{Endpoint, Protocol};
 use crate::gateway::GatewayConfig;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -140,7 +141,7 @@ impl InForce {
         let before = forwards(&self.settings, &self.config.nat.external);
         let after = forwards(settings, &config.nat.external);
         let without = |all: &[Forward], those: &[Forward]| -> Vec<Forward> {
-            let those: std::collections::BTreeSet<&Forward> = those.iter().collect();
+            let those: BTreeSet<&Forward> = those.iter().collect();
             all.iter().filter(|forward| !those.contains(forward)).copied().collect()
         };
         Ok(Plan { add: without(&after, &before), remove: without(&before, &after), config, changes })
@@ -167,7 +168,7 @@ pub fn describe(settings: &Settings, config: &GatewayConfig, about: &mut About) 
     about.external.clone_from(&config.nat.external);
     about.ports = show::ports_text(&config.nat.ports);
     settings.profile.word().clone_into(&mut about.profile);
-    let rule = |rule: &crate::config::ProfiledRule| AboutRule {
+    let rule = |rule: &ProfiledRule| AboutRule {
         inside: rule.rule.inside.to_string(),
         profile: rule.profile.word().to_owned(),
     };

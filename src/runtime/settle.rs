@@ -8,8 +8,9 @@ use super::worker::{Watching, Worker};
 use crate::control::protocol::Problem;
 use crate::flow::{Endpoint, Protocol, Time};
 use crate::gateway::{Command, Reply};
-use crate::nat::PublishError;
+use crate::nat::{NatConfig, PublishError};
 use crate::observe::event::Note;
+use std::collections::BTreeSet;
 
 impl Worker {
     /// Has new settings take effect.
@@ -17,10 +18,10 @@ impl Worker {
     /// # Errors
     /// A port forward cannot be made; nothing has changed then.
     pub fn settle(&mut self, plan: Plan, now: Time) -> Result<Settled, Problem> {
-        let before = self.published(now);
-        let gone = |forward: &Forward| plan.remove.contains(forward);
+        let before: BTreeSet<Forward> = self.published(now).into_iter().collect();
+        let gone: Vec<Forward> = plan.remove.iter().filter(|old| before.contains(old)).copied().collect();
         let add: Vec<Forward> = plan.add.iter().filter(|new| !before.contains(new)).copied().collect();
-        let stay = before.iter().filter(|old| !gone(old)).count();
+        let stay = before.len() - gone.len();
         let limit = plan.config.nat.limits.publish;
         if stay + add.len() > limit {
             let Some((protocol, outside, _)) = add.last() else {
@@ -31,17 +32,16 @@ impl Worker {
         }
         let leased = self.lease_all(&add)?;
         // A port that a removed forward gives up, or one of a new address, is nobody's.
-        let freed = |new: &Forward| {
-            let ours = self.gateway.config().nat.external.contains(&new.1.ip);
-            !ours || before.iter().any(|old| gone(old) && (old.0, old.1) == (new.0, new.1))
-        };
+        let given_up: BTreeSet<(Protocol, Endpoint)> = gone.iter().map(|old| (old.0, old.1)).collect();
+        let external = &self.gateway.config().nat.external;
+        let freed = |new: &Forward| !external.contains(&new.1.ip) || given_up.contains(&(new.0, new.1));
         let (late, early): (Vec<Forward>, Vec<Forward>) = add.into_iter().partition(freed);
         if let Err(problem) = self.publish_early(&early, limit, now) {
             leased.into_iter().for_each(|(protocol, outside)| self.guard.release(protocol, outside));
             return Err(problem);
         }
-        for (protocol, outside, _) in before.iter().filter(|old| gone(old)) {
-            let command = Command::Unpublish { protocol: *protocol, outside: *outside };
+        for (protocol, outside, _) in gone {
+            let command = Command::Unpublish { protocol, outside };
             self.gateway.apply(command, now, &mut Watching::new(&self.feed));
         }
         let old = self.gateway.config().nat.clone();
@@ -116,12 +116,12 @@ impl Worker {
     }
 
     /// Leases, the stock and the links' filters follow what the gateway has become.
-    fn follow(&mut self, before: &[Forward], old: &crate::nat::NatConfig, now: Time) {
+    fn follow(&mut self, before: &BTreeSet<Forward>, old: &NatConfig, now: Time) {
         let after = self.published(now);
         let nat = &self.gateway.config().nat;
         if let Some(stock) = &mut self.stock {
-            let still = |old: &Forward| after.iter().any(|new| (new.0, new.1) == (old.0, old.1));
-            for (protocol, outside, _) in before.iter().filter(|old| !still(old)) {
+            let held: BTreeSet<(Protocol, Endpoint)> = after.iter().map(|new| (new.0, new.1)).collect();
+            for (protocol, outside, _) in before.iter().filter(|old| !held.contains(&(old.0, old.1))) {
                 self.guard.release(*protocol, *outside);
                 stock.given_back(&self.gateway, *protocol, *outside);
             }
