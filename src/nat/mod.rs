@@ -30,6 +30,8 @@
 //!
 //! * Inbound packets refresh a session too, once they are let in (RFC 4787 REQ-6a). What is
 //!   refused refreshes nothing (RFC 7857 §7), nor does an ICMP error or a RST (§7.1).
+//! * A policy whose mapping changes keeps the mappings there are, for the sessions that they have
+//!   (`reconfigure`).
 //! * Ports are random in the whole range: neither parity nor range is preserved (RFC 7857 §8, §9).
 //! * A non-SYN segment never opens a session.
 //! * The packet that a hairpin target's filter refuses still opens its sender's own filter, as it
