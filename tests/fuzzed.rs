@@ -36,7 +36,7 @@ fn requests_of_the_corpus_are_read_or_refused_in_words() {
 
 /// Steps that begin with something like an IP header.
 fn steps() -> impl Strategy<Value = Vec<u8>> {
-    let header = prop::sample::select(vec![
+    let header = [
         [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 2, 198, 51, 100, 7],
         [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 6, 0, 0, 10, 0, 0, 2, 198, 51, 100, 7],
         [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 1, 0, 0, 10, 0, 0, 2, 198, 51, 100, 7],
@@ -44,7 +44,21 @@ fn steps() -> impl Strategy<Value = Vec<u8>> {
         [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0, 198, 51, 100, 7, 203, 0, 113, 1],
         [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 6, 0, 0, 198, 51, 100, 7, 203, 0, 113, 1],
         [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 1, 0, 0, 198, 51, 100, 7, 203, 0, 113, 1],
-    ]);
+    ];
+    let six = |next: u8, source: &[u8], destination: &[u8]| {
+        [&[0x60, 0, 0, 0, 0, 0, next, 64][..], source, destination].concat()
+    };
+    let host = [0xfd, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xa];
+    let external = [0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let remote = [0x20, 1, 0x0d, 0xb8, 0, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+    let gateway = [0xfd, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1];
+    let ends: [(&[u8], &[u8]); 4] =
+        [(&host, &remote), (&remote, &external), (&host, &gateway), (&host, &external)];
+    let sixes = [0, 6, 17, 43, 44, 58, 60]
+        .iter()
+        .flat_map(|next| ends.iter().map(|(source, destination)| six(*next, source, destination)));
+    let header =
+        prop::sample::select(header.into_iter().map(|four| four.to_vec()).chain(sixes).collect::<Vec<_>>());
     let step =
         (any::<u8>(), header, prop::collection::vec(any::<u8>(), 0..90)).prop_map(|(step, header, tail)| {
             let length = ((header.len() + tail.len()) as u16).to_be_bytes();

@@ -5,6 +5,7 @@ mod support;
 #[path = "support/v6.rs"]
 mod v6;
 
+use proptest::prelude::*;
 use std::net::{IpAddr, Ipv6Addr};
 use support::{A, GATEWAY, MAC, MAC_A, MAC_B, R9, Rig, S1, X, arp, at};
 use tapnat::flow::{Endpoint, LinkInfo, Protocol, TcpFlags};
@@ -604,4 +605,98 @@ fn another_protocol_passes_for_one_host_a_remote() {
     assert_eq!(from6(&mut rig, MAC_B, &esp(B6)), taken);
     assert_eq!(rig.outside(&ip6(S1_6, X6, 50, 64, &[8; 40])), Fate::Pass(INSIDE));
     assert_eq!(sent6(&mut rig).last().map(|(mac, _)| *mac), Some(MAC_A));
+}
+
+/// Right packets of every kind, from the inside and from outside, some in answer to others.
+fn samples() -> Vec<Vec<u8>> {
+    let outside = Ipv6Addr::new(0x2001, 0xdb8, 1, 0xcf47, 0, 0, 0, 0xa);
+    let mut samples = Vec::new();
+    for (source, destination) in
+        [(A6, S1_6), (S1_6, X6), (S1_6, outside), (A6, X6), (A6, GATEWAY6), (A6, outside)]
+    {
+        let udp = craft::udp((source, 1000), (destination, 53), &[7; 600]);
+        samples.push(craft::udp((source, 1000), (destination, 8053), b"query"));
+        samples.push(craft::tcp((source, 1000), (destination, 80), TcpFlags::SYN, 9, b""));
+        samples.push(craft::echo(source, destination, true, 7, 1, b"ping"));
+        samples.push(craft::icmp_error(IcmpError::TtlExceeded, source, destination, &udp));
+        samples.push(too_big(destination, 1300, &craft::udp((destination, 53), (source, 1000), b"q")));
+        samples.push(extended(&udp, 0, &[0, 0, 1, 4, 0, 0, 0, 0]));
+        samples.extend(fragments6(&udp, 5, 200));
+    }
+    samples.push(listener_report()[14..].to_vec());
+    samples.push(solicitation(MAC_A, A6, GATEWAY6)[14..].to_vec());
+    samples.push(router_solicitation(MAC_A)[14..].to_vec());
+    samples
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// The invariants hold for whatever comes: what leaves outside has no inside source, and can be
+    /// read.
+    #[test]
+    fn whatever_comes_no_inside_address_leaves_and_what_leaves_can_be_read(
+        steps in prop::collection::vec(
+            (any::<prop::sample::Index>(), any::<bool>(), prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4), any::<bool>(), 0u64..2000),
+            1..40,
+        ),
+        by_prefix in any::<bool>(),
+    ) {
+        let samples = samples();
+        let mut rig = rig_with(if by_prefix { translating() } else { config() });
+        publish(&mut rig, 8053, B6);
+        for (which, inside, changes, fix, wait) in steps {
+            let mut packet = which.get(&samples).clone();
+            for (at, byte) in changes {
+                let at = at.index(packet.len());
+                packet[at] = byte;
+            }
+            if fix && packet[6] == 58 {
+                fix_icmp6(&mut packet);
+            }
+            if inside {
+                from6(&mut rig, MAC_A, &packet);
+            } else {
+                rig.outside(&packet);
+            }
+            rig.wait(wait);
+            let sent = std::mem::take(&mut rig.sent);
+            for (to, bytes) in sent {
+                let ip = if to == INSIDE { &bytes[14..] } else { &bytes[..] };
+                prop_assert!(tapnat::wire::Packet::parse(ip, &Offload::default()).is_ok(), "{:02x?}", ip);
+                if to == OUTSIDE {
+                    let source = source6(ip);
+                    prop_assert!(source == X6 || source.segments()[..3] == [0x2001, 0xdb8, 1], "{source}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn hosts_that_come_under_prefix_translation_lose_their_ports() {
+    let mut rig = rig();
+    let (_, port) = asked(&mut rig);
+    let done = rig.gateway.reconfigure(translating(), rig.now, &mut ());
+    assert_eq!((done.kept, done.ended), (0, 1));
+    let late = craft::udp((S1_6, 53), (X6, port), b"");
+    assert_eq!(rig.outside(&late), dropped(DropReason::Refused(Refusal::NoMapping)));
+    assert_eq!(from6(&mut rig, MAC_A, &craft::udp((A6, 1000), (S1_6, 53), b"")), Fate::Pass(OUTSIDE));
+    assert_ne!(source6(&rig.sent_outside()[0]), X6);
+}
+
+#[test]
+fn exempt_remotes_see_the_host_s_own_address_private_or_not() {
+    let remote = Ipv6Addr::new(0xfd50, 0, 0, 0, 0, 0, 0, 7);
+    let mut config = config();
+    config.nat.exempt.push(tapnat::nat::Exemption {
+        remote: tapnat::flow::Prefix::new(remote, 64),
+        protocol: None,
+        ports: None,
+    });
+    let mut rig = rig_with(config);
+    assert_eq!(from6(&mut rig, MAC_A, &craft::udp((A6, 1000), (remote, 53), b"")), Fate::Pass(OUTSIDE));
+    let out = rig.sent_outside().remove(0);
+    assert_eq!((source6(&out), source_port6(&out)), (A6, 1000));
+    assert_eq!(rig.outside(&craft::udp((remote, 53), (A6, 1000), b"")), Fate::Pass(INSIDE));
 }

@@ -260,3 +260,25 @@ fn without_the_setting_nothing_is_advertised() {
     rig.gateway.farewell(&mut Outbox::default());
     assert!(rig.sent.is_empty());
 }
+
+#[test]
+fn a_new_configuration_is_advertised_soon_and_the_end_of_advertisements_too() {
+    let mut rig = advertising();
+    (0..60).for_each(|_| rig.wait(1000));
+    sent6(&mut rig);
+    let mut config = rig.gateway.config().clone();
+    config.advertise.as_mut().unwrap().dns.clear();
+    rig.gateway.reconfigure(config.clone(), rig.now, &mut ());
+    rig.wait(0);
+    let (_, told) = sent6(&mut rig).remove(0);
+    assert_eq!(told.len(), 40 + 16 + 8 + 8 + 2 * 32, "no servers");
+    config.advertise = None;
+    rig.gateway.reconfigure(config, rig.now, &mut ());
+    rig.wait(0);
+    let (_, last) = sent6(&mut rig).remove(0);
+    assert_eq!(last[46..48], [0, 0], "router lifetime");
+    assert_eq!(rig.gateway.next_deadline(), None);
+    rig.gateway.farewell(&mut Outbox::default());
+    (0..20).for_each(|_| rig.wait(1000));
+    assert!(rig.sent.is_empty());
+}

@@ -74,7 +74,7 @@ fn transfer(network: &mut Network, (from, client): (Node, Socket), (to, server):
 fn outgoing_transfer(faults: Faults, seed: u64) -> Network {
     let mut network = Network::new(config(), faults, seed);
     let server = network.host(Node::Server).listen(80).unwrap();
-    let client = network.host(Node::A).connect(at(S1, 80)).unwrap();
+    let client = network.host(Node::A).connect(at(S1, 80).into()).unwrap();
     transfer(&mut network, (Node::A, client), (Node::Server, server));
     network
 }
@@ -99,7 +99,7 @@ fn a_published_port_serves_the_outside_over_bad_wires() {
     let mut network = Network::new(config(), Faults::BAD, 6);
     network.publish(Protocol::Tcp, Endpoint::new(X, 8080), Endpoint::new(B, 80));
     let server = network.host(Node::B).listen(80).unwrap();
-    let client = network.host(Node::Server).connect(at(X, 8080)).unwrap();
+    let client = network.host(Node::Server).connect(at(X, 8080).into()).unwrap();
     transfer(&mut network, (Node::Server, client), (Node::B, server));
 }
 
@@ -108,7 +108,7 @@ fn one_container_reaches_another_by_its_published_port() {
     let mut network = Network::new(config(), Faults::BAD, 7);
     network.publish(Protocol::Tcp, Endpoint::new(X, 8080), Endpoint::new(B, 80));
     let server = network.host(Node::B).listen(80).unwrap();
-    let client = network.host(Node::A).connect(at(X, 8080)).unwrap();
+    let client = network.host(Node::A).connect(at(X, 8080).into()).unwrap();
     transfer(&mut network, (Node::A, client), (Node::B, server));
     assert_eq!(network.sent_outside, 0, "it never leaves the bridge");
 }
@@ -120,20 +120,20 @@ fn both_containers_get_their_own_udp_answers() {
     let clients = [Node::A, Node::B].map(|node| (node, network.host(node).udp_bind(4000).unwrap()));
     for round in 0..10u8 {
         for (node, socket) in clients {
-            network.host(node).udp_send(socket, at(S1, 53), &[node as u8, round]).unwrap();
+            network.host(node).udp_send(socket, at(S1, 53).into(), &[node as u8, round]).unwrap();
         }
         // A stack that has to ask for a MAC first sends a second later.
         let limit = network.now + Duration::from_secs(5);
         network.run(limit, |network| {
             while let Some((from, question)) = network.host(Node::Server).udp_recv(server) {
-                assert_eq!(*from.ip(), X);
+                assert_eq!(from.ip(), X);
                 network.host(Node::Server).udp_send(server, from, &question).unwrap();
             }
             false
         });
         for (node, socket) in clients {
             let answer = network.host(node).udp_recv(socket);
-            assert_eq!(answer, Some((at(S1, 53), vec![node as u8, round])));
+            assert_eq!(answer, Some((at(S1, 53).into(), vec![node as u8, round])));
             assert_eq!(network.host(node).udp_recv(socket), None);
         }
     }
@@ -163,7 +163,7 @@ fn pings_are_answered_and_come_back_to_who_asked() {
 fn connected(config: GatewayConfig) -> (Network, Socket, Socket) {
     let mut network = Network::new(config, Faults::NONE, 10);
     let server = network.host(Node::Server).listen(80).unwrap();
-    let client = network.host(Node::A).connect(at(S1, 80)).unwrap();
+    let client = network.host(Node::A).connect(at(S1, 80).into()).unwrap();
     network.run_for(Duration::from_secs(5));
     assert_eq!(network.host(Node::A).tcp_state(client), State::Established);
     (network, client, server)
@@ -231,7 +231,7 @@ fn commands_between_packets_are_part_of_a_run() {
     let server = network.host(Node::B).udp_bind(53).unwrap();
     let client = network.host(Node::Server).udp_bind(0).unwrap();
     let ask = |network: &mut Network| {
-        network.host(Node::Server).udp_send(client, at(X, 8053), b"who?").unwrap();
+        network.host(Node::Server).udp_send(client, at(X, 8053).into(), b"who?").unwrap();
         network.run_for(Duration::from_secs(5));
         network.host(Node::B).udp_recv(server).is_some()
     };

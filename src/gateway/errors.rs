@@ -131,8 +131,8 @@ impl Gateway {
         }
     }
 
-    /// Our own address to speak with about a packet from outside: where it was sent, unless that is
-    /// an inside host.
+    /// The external address that speaks about a packet from outside: where it was sent, unless that
+    /// is an inside host.
     fn outside_address(&self, destination: IpAddr) -> Option<IpAddr> {
         let external = &self.config.nat.external;
         if external.contains(&destination) {

@@ -22,8 +22,8 @@ impl Gateway {
             Err(error) => return Fate::Dropped(DropReason::Malformed(error)),
         };
         let destination = packet.summary.destination();
-        let exempt = from == OUTSIDE && self.may_exempt(&packet, destination);
         let ours = self.config.nat.external.contains(&destination) || self.is_translated(destination);
+        let exempt = !ours && from == OUTSIDE && self.may_exempt(&packet, destination);
         if !ours && !exempt {
             return Fate::Dropped(DropReason::NotOurAddress);
         }

@@ -1,20 +1,20 @@
-//! A host in memory: an Ethernet interface, ARP, IPv4, TCP, UDP and ICMP echo replies from smoltcp,
-//! in virtual time.
+//! A host in memory: an Ethernet interface, ARP or neighbour discovery, IPv4 or IPv6, TCP, UDP and
+//! ICMP echo replies from smoltcp, in virtual time.
 //!
 //! Frames go in through [`Host::receive`] and come out of [`Host::transmit`]; in between, time is
 //! what [`Host::poll`] says it is. So a whole network of hosts and a gateway runs in one thread,
 //! the same way every time.
 
 use crate::flow::Time;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpListenEndpoint};
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 /// Frames that may wait in each direction; more are lost, as on a wire.
 const QUEUE: usize = 1024;
@@ -48,20 +48,22 @@ impl std::fmt::Debug for Host {
 impl Host {
     /// A host with this MAC address, address and, if it has one, default gateway. The seed decides
     /// its sequence numbers; the MTU is of its IP packets.
-    pub fn new(mac: [u8; 6], address: Ipv4Net, gateway: Option<Ipv4Addr>, mtu: usize, seed: u64) -> Host {
+    pub fn new(mac: [u8; 6], address: IpNet, gateway: Option<IpAddr>, mtu: usize, seed: u64) -> Host {
         let mut port = Port { incoming: VecDeque::new(), outgoing: VecDeque::new(), mtu };
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut port, Instant::ZERO);
         interface.update_ip_addrs(|addresses| {
-            let cidr = IpCidr::new(IpAddress::Ipv4(address.addr()), address.prefix_len());
+            let cidr = IpCidr::new(address.addr().into(), address.prefix_len());
             addresses.push(cidr).expect("an interface has room for one address");
         });
         if let Some(gateway) = gateway {
-            interface
-                .routes_mut()
-                .add_default_ipv4_route(gateway)
-                .expect("a new routing table has room for one route");
+            let routes = interface.routes_mut();
+            let added = match gateway {
+                IpAddr::V4(gateway) => routes.add_default_ipv4_route(gateway),
+                IpAddr::V6(gateway) => routes.add_default_ipv6_route(gateway),
+            };
+            added.expect("a new routing table has room for one route");
         }
         Host { interface, sockets: SocketSet::new(Vec::new()), port, mac, next_port: 49152 }
     }
@@ -97,12 +99,11 @@ impl Host {
     ///
     /// # Errors
     /// If the host has no route or source address for it.
-    pub fn connect(&mut self, server: SocketAddrV4) -> io::Result<Socket> {
+    pub fn connect(&mut self, server: SocketAddr) -> io::Result<Socket> {
         let local = self.choose_port();
         let mut socket = tcp_socket();
-        let remote = IpEndpoint::new(IpAddress::Ipv4(*server.ip()), server.port());
         socket
-            .connect(self.interface.context(), remote, IpListenEndpoint::from(local))
+            .connect(self.interface.context(), server, IpListenEndpoint::from(local))
             .map_err(|error| io::Error::new(io::ErrorKind::AddrNotAvailable, error.to_string()))?;
         Ok(Socket(self.sockets.add(socket)))
     }
@@ -165,20 +166,19 @@ impl Host {
     ///
     /// # Errors
     /// `WouldBlock` if too many wait already.
-    pub fn udp_send(&mut self, socket: Socket, to: SocketAddrV4, bytes: &[u8]) -> io::Result<()> {
+    pub fn udp_send(&mut self, socket: Socket, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         let socket = self.sockets.get_mut::<udp::Socket<'_>>(socket.0);
-        let to = IpEndpoint::new(IpAddress::Ipv4(*to.ip()), to.port());
         socket
             .send_slice(bytes, to)
             .map_err(|error| io::Error::new(io::ErrorKind::WouldBlock, error.to_string()))
     }
 
     /// The next datagram that arrived, and who sent it.
-    pub fn udp_recv(&mut self, socket: Socket) -> Option<(SocketAddrV4, Vec<u8>)> {
+    pub fn udp_recv(&mut self, socket: Socket) -> Option<(SocketAddr, Vec<u8>)> {
         let socket = self.sockets.get_mut::<udp::Socket<'_>>(socket.0);
         let (bytes, metadata) = socket.recv().ok()?;
-        let IpAddress::Ipv4(ip) = metadata.endpoint.addr else { return None };
-        Some((SocketAddrV4::new(ip, metadata.endpoint.port), bytes.to_vec()))
+        let from = SocketAddr::new(metadata.endpoint.addr.into(), metadata.endpoint.port);
+        Some((from, bytes.to_vec()))
     }
 
     /// Forgets a socket.

@@ -2,13 +2,13 @@
 //! `cargo test` over the committed corpus and over random bytes (`tests/fuzzed.rs`).
 #![allow(dead_code, missing_docs, reason = "each fuzz target uses one of them")]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 use tapnat::config::{file, resolve};
 use tapnat::control::protocol::parse_request;
-use tapnat::flow::{LinkId, LinkInfo, Time};
-use tapnat::gateway::{Fate, Gateway, GatewayConfig, HOST, INSIDE, OUTSIDE, Outbox, Subnet};
-use tapnat::nat::{Behaviour, NatConfig};
+use tapnat::flow::{LinkId, LinkInfo, Prefix, Time};
+use tapnat::gateway::{Advertise, Fate, Gateway, GatewayConfig, HOST, INSIDE, OUTSIDE, Outbox, Subnet};
+use tapnat::nat::{Behaviour, NatConfig, PrefixTranslation};
 use tapnat::wire::{
     Buffer, Frame, MacAddr, Offload, Packet, PartialChecksum, Segment, SegmentKind, checksum, ethernet,
 };
@@ -18,12 +18,17 @@ const HOST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
 const EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const SUBNET: Subnet = Subnet { gateway: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), prefix: 24 };
 
+const EXTERNAL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+const SUBNET6: Subnet =
+    Subnet { gateway: IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 1)), prefix: 64 };
+
 /// A run of a gateway: a byte that chooses its settings, then steps of a byte that says what comes,
 /// two that say how much, and that much.
 ///
 /// ```text
 /// step: bits 0-1 from the inside, outside, host; or time passes
-///       bit  2   as it is, without a link header of ours and without a right header checksum
+///       bit  2   as it is, without a link header of ours and without a right header checksum or
+///                length (a packet that begins with 6 is given those of IPv6)
 ///       bit  3   with an unfinished checksum, bit 4 as a super-frame
 ///       bits 5-7 milliseconds that pass before, as a power of eight
 /// ```
@@ -56,20 +61,32 @@ pub fn frame(data: &[u8]) {
 fn settings(choice: u8) -> GatewayConfig {
     const CLASSES: [Behaviour; 3] =
         [Behaviour::EndpointIndependent, Behaviour::AddressDependent, Behaviour::AddressAndPortDependent];
-    let mut nat = NatConfig::new(vec![IpAddr::V4(EXTERNAL)]);
+    let mut nat = NatConfig::new(vec![IpAddr::V4(EXTERNAL), IpAddr::V6(EXTERNAL6)]);
     nat.policy.mapping = CLASSES[usize::from(choice & 3) % 3];
     nat.policy.filtering = CLASSES[usize::from(choice >> 2 & 3) % 3];
     nat.limits.sessions = 64;
     let small = LinkInfo::plain(if choice & 16 == 0 { 1500 } else { 576 }, 0);
     let outside = if choice & 32 == 0 { LinkInfo::offloading(1500, 0) } else { small };
-    GatewayConfig::new(vec![SUBNET], MAC, LinkInfo::offloading(1500, 14), outside, nat)
+    let inside = LinkInfo::offloading(1500, 14);
+    let mut config = GatewayConfig::new(vec![SUBNET, SUBNET6], MAC, inside, outside, nat);
+    config.advertise = (choice & 64 != 0).then(Advertise::default);
+    if choice & 128 != 0 {
+        let outside = Prefix::new(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0), 48);
+        config.translations.extend(PrefixTranslation::new(Prefix::new(SUBNET6.gateway, 48), outside));
+    }
+    config
 }
 
 /// The packet as a link would hand it over.
 fn packet(step: u8, link: LinkId, bytes: &[u8]) -> Buffer {
     let mut bytes = bytes.to_vec();
     let raw = step & 4 != 0;
-    if !raw && bytes.len() >= 20 {
+    let six = bytes.len() >= 40 && bytes[0] >> 4 == 6;
+    if !raw && six {
+        let length = u16::try_from(bytes.len() - 40).unwrap_or(u16::MAX).to_be_bytes();
+        bytes[4..6].copy_from_slice(&length);
+        fix_icmp6(&mut bytes);
+    } else if !raw && bytes.len() >= 20 {
         bytes[0] = 0x40 | (bytes[0] & 15).max(5);
         let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_be_bytes();
         bytes[2..4].copy_from_slice(&length);
@@ -81,19 +98,40 @@ fn packet(step: u8, link: LinkId, bytes: &[u8]) -> Buffer {
     let header = if link == INSIDE && !raw { ethernet::HEADER } else { 0 };
     let mut buffer = Buffer::from_bytes(&bytes);
     if header != 0 {
-        let frame = Frame { destination: MAC, source: HOST_MAC, ethertype: ethernet::IPV4 };
+        let ethertype = if six { ethernet::IPV6 } else { ethernet::IPV4 };
+        let frame = Frame { destination: MAC, source: HOST_MAC, ethertype };
         buffer.push_front(&frame.to_bytes());
     }
-    let transport = u16::try_from(header + 20).unwrap_or(0);
-    let offset = if bytes.get(9) == Some(&6) { 16 } else { 6 };
+    let (length, protocol) = if six { (40, 6) } else { (20, 9) };
+    let transport = u16::try_from(header + length).unwrap_or(0);
+    let tcp = bytes.get(protocol) == Some(&6);
+    let offset = if tcp { 16 } else { 6 };
     if step & 8 != 0 {
         buffer.offload.checksum = Some(PartialChecksum { start: transport, offset });
     }
     if step & 16 != 0 {
-        let kind = if bytes.get(9) == Some(&6) { SegmentKind::Tcp4 } else { SegmentKind::Udp };
+        let kind = match (tcp, six) {
+            (true, true) => SegmentKind::Tcp6,
+            (true, false) => SegmentKind::Tcp4,
+            (false, _) => SegmentKind::Udp,
+        };
         buffer.offload.segment = Some(Segment { kind, size: 536, header: transport + 20, ecn: false });
     }
     buffer
+}
+
+/// Puts the right checksum into an ICMPv6 message right behind its IPv6 header.
+fn fix_icmp6(packet: &mut [u8]) {
+    const ICMPV6: u8 = 58;
+    if packet[6] != ICMPV6 || packet.len() < 44 {
+        return;
+    }
+    packet[42..44].fill(0);
+    let addressed = checksum::sum(&packet[8..40]);
+    let length = checksum::sum(&(packet.len() as u32 - 40).to_be_bytes());
+    let pseudo = checksum::add(checksum::add(addressed, length), ICMPV6.into());
+    let sum = !checksum::add(pseudo, checksum::sum(&packet[40..]));
+    packet[42..44].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// What leaves is a right packet, and outside never from an inside address.
@@ -107,9 +145,12 @@ fn check(to: LinkId, packet: &Buffer) {
         let read = Packet::parse(bytes, &Offload::default());
         assert!(read.is_ok(), "what is sent can be read: {read:?}: {bytes:02x?}");
     }
-    let source: [u8; 4] = bytes[12..16].try_into().expect("four bytes");
-    let source = IpAddr::from(source);
-    assert!(to == INSIDE || !SUBNET.covers(source), "an inside address leaves: {bytes:02x?}");
+    let source = match bytes[0] >> 4 {
+        6 => IpAddr::from(*bytes[8..].first_chunk::<16>().expect("sixteen bytes")),
+        _ => IpAddr::from(*bytes[12..].first_chunk::<4>().expect("four bytes")),
+    };
+    let inside = SUBNET.covers(source) || SUBNET6.covers(source);
+    assert!(to == INSIDE || !inside, "an inside address leaves: {bytes:02x?}");
 }
 
 /// A configuration file.

@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use tapnat::flow::{Endpoint, LinkId, Protocol, Time};
 use tapnat::gateway::{Command, Fate, Gateway, GatewayConfig, INSIDE, OUTSIDE, Outbox, Reply};
@@ -95,7 +95,13 @@ pub struct Network {
 impl Network {
     pub fn new(config: GatewayConfig, faults: Faults, seed: u64) -> Self {
         let host = |node: Node, ip, gateway, seed| {
-            Host::new(node.mac().0, Ipv4Net::new(ip, 24).unwrap(), Some(gateway), 1500, seed)
+            Host::new(
+                node.mac().0,
+                Ipv4Net::new(ip, 24).unwrap().into(),
+                Some(IpAddr::V4(gateway)),
+                1500,
+                seed,
+            )
         };
         Network {
             gateway: Gateway::new(config, [seed as u8; 32]),
