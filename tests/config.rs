@@ -562,6 +562,27 @@ fn both_families_are_read_side_by_side() {
 }
 
 #[test]
+fn what_is_advertised_inside_is_for_ipv6_alone() {
+    let both = "--inside 10.88.0.1/24 --inside fd00:88::1/64";
+    let settings = given(&format!("{both} --dns 2001:db8::53 --dns fd00:88::1")).unwrap();
+    assert!(settings.advertise);
+    assert_eq!(
+        settings.dns,
+        ["2001:db8::53", "fd00:88::1"].map(|text| text.parse::<std::net::Ipv6Addr>().unwrap())
+    );
+    assert!(!given(&format!("{both} --advertise off")).unwrap().advertise);
+    let wrong = |more: &str| given(&format!("--inside fd00:88::1/64 {more}")).unwrap_err();
+    assert!(wrong("--dns 9.9.9.9").contains("is no IPv6 address"));
+    assert!(wrong("--dns ff02::1").contains("is not an address for a host"));
+    assert!(wrong("--mtu 1279").contains("IPv6 needs 1280 bytes"));
+    assert_eq!(given("--inside 10.88.0.1/24 --mtu 1279").unwrap().mtu, 1279);
+    let nobody = given("--inside 10.88.0.1/24 --dns 2001:db8::53").unwrap_err();
+    assert!(nobody.contains("would be advertised to nobody"), "{nobody}");
+    let nine: String = (1..10).map(|number| format!(" --dns fd00::{number}")).collect();
+    assert!(wrong(&nine).contains("is one too many"));
+}
+
+#[test]
 fn the_difference_of_two_settings_is_told_by_key() {
     let old =
         given("--inside 10.88.0.1/24 --publish 80:10.88.0.2/tcp --rule 10.88.0.64/26=symmetric").unwrap();

@@ -46,6 +46,13 @@ pub struct RunFlags {
     #[arg(long, value_name = "N", help_heading = "Inside")]
     pub mtu: Option<String>,
 
+    /// Whether hosts inside are told by router advertisements that this is their IPv6 router
+    /// [default: on]
+    #[arg(long, value_name = "on|off", help_heading = "Inside")]
+    pub advertise: Option<String>,
+    /// A DNS server's IPv6 address for the hosts inside, advertised with the router; can be repeated
+    #[arg(long, value_name = "ADDRESS", help_heading = "Inside")]
+    pub dns: Vec<String>,
     /// Outside interface [default: that of the default route]
     #[arg(long, value_name = "IFACE", help_heading = "Outside")]
     pub outside: Option<String>,
@@ -124,7 +131,7 @@ impl RunFlags {
     /// A `--timeout`, `--limit` or `--rule` without `=`.
     pub fn raw(&self) -> Result<Raw, ConfigError> {
         let mut raw = Raw::default();
-        let one: [(&str, &Option<String>); 22] = [
+        let one: [(&str, &Option<String>); 23] = [
             ("name", &self.name),
             ("control", &self.control),
             ("tap", &self.tap),
@@ -133,6 +140,7 @@ impl RunFlags {
             ("bridge", &self.bridge),
             ("mac", &self.mac),
             ("mtu", &self.mtu),
+            ("advertise", &self.advertise),
             ("outside", &self.outside),
             ("uplink", &self.uplink),
             ("guard", &self.guard),
@@ -150,6 +158,7 @@ impl RunFlags {
         ];
         let many = [
             ("inside", &self.inside),
+            ("dns", &self.dns),
             ("external", &self.external),
             ("publish", &self.publish),
             ("exempt", &self.exempt),

@@ -20,7 +20,7 @@ pub enum Shape {
 }
 
 /// Every key of the configuration file, with the flag that says the same.
-pub const KEYS: [(&str, &str, Shape); 29] = [
+pub const KEYS: [(&str, &str, Shape); 31] = [
     ("name", "--name", Shape::One),
     ("control", "--control", Shape::One),
     ("tap", "--tap", Shape::One),
@@ -30,6 +30,8 @@ pub const KEYS: [(&str, &str, Shape); 29] = [
     ("inside", "--inside", Shape::Many),
     ("mac", "--mac", Shape::One),
     ("mtu", "--mtu", Shape::One),
+    ("advertise", "--advertise", Shape::One),
+    ("dns", "--dns", Shape::Many),
     ("outside", "--outside", Shape::One),
     ("external", "--external", Shape::Many),
     ("uplink", "--uplink", Shape::One),

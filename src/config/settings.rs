@@ -6,7 +6,7 @@ use crate::gateway::RefusalAnswer;
 use crate::nat::{Exemption, Limits, NatConfig, Policy, Rule};
 use ipnet::IpNet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -35,6 +35,10 @@ pub struct Settings {
     pub mac: Option<[u8; 6]>,
     /// MTU of the inside, in bytes (68 to 65521).
     pub mtu: u16,
+    /// Hosts inside are told by router advertisements that the gateway is their IPv6 router.
+    pub advertise: bool,
+    /// DNS servers that are advertised with it, 8 at most; none without IPv6 inside.
+    pub dns: Vec<Ipv6Addr>,
     /// The outside interface; `None` for that of the default route.
     pub outside: Option<String>,
     /// Addresses to translate to; of a family without any, those of the outside interface.

@@ -97,6 +97,8 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     put("inside", listed(&settings.inside));
     put("mac", settings.mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":")).unwrap_or_default());
     put("mtu", settings.mtu.to_string());
+    put("advertise", on_off(settings.advertise));
+    put("dns", listed(&settings.dns));
     put("outside", settings.outside.clone().unwrap_or_default());
     put("external", listed(&settings.external));
     put("uplink", word(settings.uplink, &super::resolve::UPLINKS));

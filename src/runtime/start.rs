@@ -81,7 +81,7 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     addresses::answer_for(&foreign, &outside);
     let config = GatewayConfig {
         refusal: settings.refusal,
-        advertise: Some(Advertise::default()),
+        advertise: advertise(settings),
         ..GatewayConfig::new(subnets(settings), mac, tap.info(), uplink.link.info(), nat)
     };
     let about = about(settings, &tap, &outside, &uplink, &guard, &config, clock);
@@ -129,7 +129,13 @@ pub fn again(
     let host_addresses = addresses::others(&netlink, settings, &external)?;
     addresses::check_overlap(settings, &external, &host_addresses)?;
     let nat = nat_config(settings, &external, &host_addresses, config.nat.leased);
-    Ok(GatewayConfig { subnets: subnets(settings), nat, refusal: settings.refusal, ..config.clone() })
+    Ok(GatewayConfig {
+        subnets: subnets(settings),
+        nat,
+        refusal: settings.refusal,
+        advertise: advertise(settings),
+        ..config.clone()
+    })
 }
 
 /// Bridge and outside addresses are made ready for the families that the inside speaks at start.
@@ -144,6 +150,11 @@ fn check_families(settings: &Settings, config: &GatewayConfig) -> anyhow::Result
         }
         None => Ok(()),
     }
+}
+
+/// What hosts inside are told of their router.
+fn advertise(settings: &Settings) -> Option<Advertise> {
+    settings.advertise.then(|| Advertise { dns: settings.dns.clone(), ..Advertise::default() })
 }
 
 /// The inside as the gateway knows it.

@@ -36,10 +36,11 @@ pub const EVERY_FORM: [Named; 8] = [
 ];
 
 /// Tests to which only the uplink matters.
-pub const EVERY_UPLINK: [Named; 8] = [
+pub const EVERY_UPLINK: [Named; 9] = [
     ("last_hop_gives_time_exceeded", last_hop_gives_time_exceeded),
     ("too_big_for_inside_is_told_outside", too_big_for_inside_is_told_outside),
     ("a_container_configures_itself", a_container_configures_itself),
+    ("nothing_is_advertised_unasked_for", nothing_is_advertised_unasked_for),
     ("ipv6_alone_and_beside_ipv4", ipv6_alone_and_beside_ipv4),
     ("hairpin_between_containers", hairpin_between_containers),
     ("inside_addresses_never_leave", inside_addresses_never_leave),
@@ -303,22 +304,38 @@ fn ready(netns: &Netns, interface: &'static str) -> Vec<Ipv6Addr> {
 
 fn a_container_configures_itself(form: Form) {
     let options = Options { six: WithSix::Advertised, inside_mtu: 1400, ..Options::default() };
-    let six = start(form, options, &["--mtu", "1400"]);
-    let red = six.on("red");
+    let Six { mut setup, _servers } = start(form, options, &["--mtu", "1400"]);
+    let world = &setup.world;
+    let red = world.on("red");
     eventually("an address by advertisement", SOON * 2, || !ready(red, UPLINK).is_empty());
     let own = ready(red, UPLINK)[0];
     assert_eq!(own.segments()[..4], GATEWAY_SIX.segments()[..4], "of the advertised prefix");
-    let route = red.run(|| Netlink::open().unwrap().default_route(Family::Six).unwrap()).unwrap();
-    let gateway = route.and_then(|route| route.gateway).expect("a default route");
-    assert!(matches!(gateway, IpAddr::V6(ip) if ip.is_unicast_link_local()), "{gateway}");
+    let router = default_route(world, "red").expect("a default route");
+    assert!(matches!(router, IpAddr::V6(ip) if ip.is_unicast_link_local()), "{router}");
     let mtu = red.run(|| sysctl("net/ipv6/conf/eth0/mtu").unwrap()).unwrap();
     assert_eq!(mtu, "1400", "and the MTU");
     assert_eq!(seen_as(red, at(SERVERS_SIX[0], 80)), HOST_SIX);
     assert_eq!(page(red, at(SERVERS_SIX[0], 80), "/bytes/1000000").unwrap().length, 1_000_000);
     // The host, which believes advertisements on its other interfaces, takes none of ours.
-    assert_eq!(ready(six.on("host"), BRIDGE), [] as [Ipv6Addr; 0]);
-    let route = six.on("host").run(|| Netlink::open().unwrap().default_route(Family::Six).unwrap()).unwrap();
-    assert_eq!(route.and_then(|route| route.gateway), Some(ROUTER_SIX.into()));
+    assert_eq!(ready(world.on("host"), BRIDGE), [] as [Ipv6Addr; 0]);
+    assert_eq!(default_route(world, "host"), Some(ROUTER_SIX.into()));
+    // The last advertisement takes the router back (RFC 4861 section 6.2.5).
+    setup.gateway.0.terminate(SOON).unwrap().expect("it ends when it is asked to");
+    eventually("the container has no router", SOON, || default_route(&setup.world, "red").is_none());
+}
+
+fn default_route(world: &World, host: &str) -> Option<IpAddr> {
+    let route = world.on(host).run(|| Netlink::open().unwrap().default_route(Family::Six).unwrap());
+    route.unwrap().and_then(|route| route.gateway)
+}
+
+fn nothing_is_advertised_unasked_for(form: Form) {
+    let options = Options { six: WithSix::Advertised, ..Options::default() };
+    let six = start(form, options, &["--advertise", "off"]);
+    crate::lab_setup::assert_ping(six.on("red"), SERVERS[0]);
+    // A kernel asks for routers three times, four seconds apart, and the first time within one.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(ready(six.on("red"), UPLINK), [] as [Ipv6Addr; 0]);
 }
 
 fn ipv6_alone_and_beside_ipv4(form: Form) {
