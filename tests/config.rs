@@ -275,6 +275,30 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
             "--subscribers 10.88.0.0/26 --rule 10.88.0.64/26=cgnat",
             "--rule: `10.88.0.64/26` has hosts that have no block of ports; name hosts of `subscribers` (10.88.0.0/26), or widen that",
         ),
+        (
+            "--dns fd00:88::53",
+            "--dns: `fd00:88::53` would be told to nobody: nothing is advertised; add an IPv6 --inside and leave --advertise on, or leave it out",
+        ),
+        (
+            "--dns 10.88.0.53",
+            "--dns: `10.88.0.53` is no IPv6 address; give an IPv6 address, e.g. fd00:88::53",
+        ),
+        (
+            "--prefix-translation fd00:88::/64",
+            "--prefix-translation: `fd00:88::/64` has no =; write INSIDE=OUTSIDE, e.g. fd00:88::/64=2001:db8:1::/64",
+        ),
+        (
+            "--prefix-translation 10.88.0.0/24=192.0.2.0/24",
+            "--prefix-translation: `10.88.0.0/24=192.0.2.0/24` is not possible: prefix translation is for IPv6 only; IPv4 hosts are translated by port; write INSIDE=OUTSIDE, e.g. fd00:88::/64=2001:db8:1::/64",
+        ),
+        (
+            "--prefix-translation fd00:89::/64=2001:db8:1::/64",
+            "--prefix-translation: `fd00:89::/64=2001:db8:1::/64` begins outside every inside subnet; name the prefix of an --inside subnet",
+        ),
+        (
+            "--inside fd00:88::1/64 --inside fd00:89::1/64 --prefix-translation fd00:88::/64=2001:db8:1::/64 --prefix-translation fd00:89::/64=2001:db8:1::/64",
+            "--prefix-translation: `fd00:89::/64=2001:db8:1::/64` overlaps fd00:88::/64=2001:db8:1::/64; give prefixes that have no address in common",
+        ),
         ("--uplink sockets", "--uplink: `sockets` is not a value of it; known: auto, packet, raw"),
         (
             "--guard tcp",
@@ -552,6 +576,19 @@ fn both_families_are_read_side_by_side() {
         .map(|(protocol, outside, inside)| format!("{protocol} {outside} {inside}"))
         .collect();
     assert_eq!(forwards, ["tcp [2001:db8::1]:80 [fd00:88::2]:8080", "tcp 203.0.113.1:80 10.88.0.2:80"]);
+    let six = "--inside fd00:88::1/64 --dns fd00:88::53 --prefix-translation fd00:88::/64=2001:db8:1::/64";
+    let link = tapnat::flow::LinkInfo::plain(1500, 14);
+    let gateway = |line: &str| {
+        let settings = given(line).unwrap();
+        let nat = settings.nat(Vec::new());
+        let mac = tapnat::wire::MacAddr([2, 0, 0, 0, 0, 1]);
+        settings.gateway(tapnat::gateway::GatewayConfig::new(Vec::new(), mac, link, link, nat))
+    };
+    let told = gateway(six);
+    assert_eq!(told.advertise.unwrap().dns, ["fd00:88::53".parse::<std::net::Ipv6Addr>().unwrap()]);
+    assert_eq!((told.subnets.len(), told.translations.len()), (1, 1));
+    assert_eq!(gateway("--inside fd00:88::1/64 --advertise off").advertise, None);
+    assert_eq!(gateway("--inside 10.88.0.1/24").advertise, None, "there is nobody to tell");
     assert!(given("--inside fd00:88::1/64").is_ok(), "one family is enough, either");
     let odd = given("--inside 2a00:1450::1/64").unwrap();
     assert!(
@@ -559,27 +596,6 @@ fn both_families_are_read_side_by_side() {
         "{:?}",
         odd.warnings
     );
-}
-
-#[test]
-fn what_is_advertised_inside_is_for_ipv6_alone() {
-    let both = "--inside 10.88.0.1/24 --inside fd00:88::1/64";
-    let settings = given(&format!("{both} --dns 2001:db8::53 --dns fd00:88::1")).unwrap();
-    assert!(settings.advertise);
-    assert_eq!(
-        settings.dns,
-        ["2001:db8::53", "fd00:88::1"].map(|text| text.parse::<std::net::Ipv6Addr>().unwrap())
-    );
-    assert!(!given(&format!("{both} --advertise off")).unwrap().advertise);
-    let wrong = |more: &str| given(&format!("--inside fd00:88::1/64 {more}")).unwrap_err();
-    assert!(wrong("--dns 9.9.9.9").contains("is no IPv6 address"));
-    assert!(wrong("--dns ff02::1").contains("is not an address for a host"));
-    assert!(wrong("--mtu 1279").contains("IPv6 needs 1280 bytes"));
-    assert_eq!(given("--inside 10.88.0.1/24 --mtu 1279").unwrap().mtu, 1279);
-    let nobody = given("--inside 10.88.0.1/24 --dns 2001:db8::53").unwrap_err();
-    assert!(nobody.contains("would be advertised to nobody"), "{nobody}");
-    let nine: String = (1..10).map(|number| format!(" --dns fd00::{number}")).collect();
-    assert!(wrong(&nine).contains("is one too many"));
 }
 
 #[test]

@@ -45,14 +45,13 @@ pub struct RunFlags {
     /// MTU of the inside, in bytes [default: 1500]
     #[arg(long, value_name = "N", help_heading = "Inside")]
     pub mtu: Option<String>,
-
-    /// Whether hosts inside are told by router advertisements that this is their IPv6 router
-    /// [default: on]
+    /// Whether IPv6 hosts are told prefix, MTU, router and DNS servers by advertisements [default: on]
     #[arg(long, value_name = "on|off", help_heading = "Inside")]
     pub advertise: Option<String>,
-    /// A DNS server's IPv6 address for the hosts inside, advertised with the router; can be repeated
-    #[arg(long, value_name = "ADDRESS", help_heading = "Inside")]
+    /// DNS server that advertisements name; can be repeated
+    #[arg(long, value_name = "ADDR", help_heading = "Inside")]
     pub dns: Vec<String>,
+
     /// Outside interface [default: that of the default route]
     #[arg(long, value_name = "IFACE", help_heading = "Outside")]
     pub outside: Option<String>,
@@ -85,6 +84,9 @@ pub struct RunFlags {
     )]
     pub exempt: Vec<String>,
 
+    /// Translate an IPv6 prefix to another, without state (RFC 6296); can be repeated
+    #[arg(long, value_name = "INSIDE=OUTSIDE", help_heading = "Translation")]
+    pub prefix_translation: Vec<String>,
     /// A named set of behaviours: rfc4787, full-cone, restricted-cone, port-restricted, symmetric, linux
     /// or cgnat; the options below change single ones [default: rfc4787]
     #[arg(long, value_name = "NAME", help_heading = "Translation")]
@@ -158,10 +160,11 @@ impl RunFlags {
         ];
         let many = [
             ("inside", &self.inside),
-            ("dns", &self.dns),
             ("external", &self.external),
             ("publish", &self.publish),
             ("exempt", &self.exempt),
+            ("dns", &self.dns),
+            ("prefix-translation", &self.prefix_translation),
         ];
         let tables = [("timeouts", &self.timeout), ("limits", &self.limit)];
         let many = one

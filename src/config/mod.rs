@@ -18,6 +18,7 @@ pub mod resolve;
 pub mod rule;
 pub mod settings;
 pub mod show;
+pub mod six;
 pub mod translation;
 
 pub use error::ConfigError;

@@ -9,7 +9,7 @@ use super::settings::PublishSpec;
 use crate::flow::Prefix;
 use crate::nat::Exemption;
 use ipnet::IpNet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 /// Reads the gateway's own addresses inside: at least one, no two subnets with a common address.
@@ -100,34 +100,6 @@ pub fn external(raw: &Raw, inside: &[IpNet]) -> Checked<Vec<IpAddr>> {
             return Err(ConfigError::at(written, "is given twice", "give it once"));
         }
         all.push(address);
-    }
-    Ok(all)
-}
-
-/// Reads the DNS servers that are advertised inside.
-///
-/// # Errors
-/// Not IPv6 addresses of hosts, too many, or nobody to tell them to.
-pub fn dns(raw: &Raw, inside: &[IpNet]) -> Checked<Vec<Ipv6Addr>> {
-    const MOST: usize = 8;
-    let mut all = Vec::new();
-    for written in raw.many("dns") {
-        let example = "give an IPv6 address, e.g. 2001:db8::53";
-        let address = written.text.parse::<Ipv6Addr>();
-        let address = address.map_err(|_| ConfigError::at(written, "is no IPv6 address", example))?;
-        if !usable(address.into()) {
-            return Err(ConfigError::at(written, "is not an address for a host", example));
-        }
-        if !inside.iter().any(|net| net.addr().is_ipv6()) {
-            let cure = "name an IPv6 subnet with --inside, or leave it out";
-            return Err(ConfigError::at(written, "would be advertised to nobody", cure));
-        }
-        if all.len() == MOST {
-            return Err(ConfigError::at(written, "is one too many", "give at most 8"));
-        }
-        if !all.contains(&address) {
-            all.push(address);
-        }
     }
     Ok(all)
 }

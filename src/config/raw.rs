@@ -20,7 +20,7 @@ pub enum Shape {
 }
 
 /// Every key of the configuration file, with the flag that says the same.
-pub const KEYS: [(&str, &str, Shape); 31] = [
+pub const KEYS: [(&str, &str, Shape); 32] = [
     ("name", "--name", Shape::One),
     ("control", "--control", Shape::One),
     ("tap", "--tap", Shape::One),
@@ -39,6 +39,7 @@ pub const KEYS: [(&str, &str, Shape); 31] = [
     ("ports", "--ports", Shape::One),
     ("publish", "--publish", Shape::Many),
     ("exempt", "--exempt", Shape::Many),
+    ("prefix-translation", "--prefix-translation", Shape::Many),
     ("profile", "--profile", Shape::One),
     ("rule", "--rule", Shape::Rules),
     ("subscribers", "--subscribers", Shape::One),

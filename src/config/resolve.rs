@@ -8,9 +8,9 @@ use super::networks::{self, private};
 use super::raw::Raw;
 use super::rule;
 use super::settings::{GuardChoice, LogLevel, Settings, TapChoice, TapOffload, UplinkChoice};
+use super::six;
 use super::translation::{self, short_timeouts};
 use crate::gateway::RefusalAnswer;
-use ipnet::IpNet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -33,8 +33,6 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
     let name = instance_name(raw)?;
     let limits = translation::limits(raw)?;
     let inside = networks::inside(raw)?;
-    let mtu = mtu(raw, &inside)?;
-    let dns = networks::dns(raw, &inside)?;
     let external = networks::external(raw, &inside)?;
     let ports = raw.one("ports").map(networks::ports).transpose()?;
     let four = external.iter().filter(|address| address.is_ipv4()).count();
@@ -43,6 +41,9 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
     let policy = translation::overridden(raw, profile.policy(block.unwrap_or_default()))?;
     let rules = rule::rules(raw, &inside, (profile, &policy), block)?;
     let exempt = networks::exemptions(raw, &inside)?;
+    let advertise = choose(raw, "advertise", &SWITCH)?.unwrap_or(true);
+    let dns = six::dns(raw, &inside, advertise)?;
+    let translations = six::translations(raw, &inside)?;
     let publish = networks::publish_specs(raw, &inside, &external, limits.publish)?;
     let settings = Settings {
         control: control(raw, &name, runtime_dir)?,
@@ -53,9 +54,9 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         bridge: interface(raw, "bridge")?,
         inside,
         mac: mac(raw)?,
-        mtu,
-        advertise: choose(raw, "advertise", &SWITCH)?.unwrap_or(true),
+        advertise,
         dns,
+        mtu: number(raw, "mtu", 68..=65521, "bytes")?.unwrap_or(1500),
         outside: interface(raw, "outside")?,
         external,
         uplink: choose(raw, "uplink", &UPLINKS)?.unwrap_or_default(),
@@ -63,6 +64,7 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         ports,
         publish,
         exempt,
+        translations,
         profile,
         policy,
         rules,
@@ -75,20 +77,6 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
     };
     distinct_interfaces(raw, &settings)?;
     Ok(Settings { warnings: warnings(raw, &settings), ..settings })
-}
-
-/// The MTU inside, which must do for the families there.
-fn mtu(raw: &Raw, inside: &[IpNet]) -> Checked<u16> {
-    const LEAST_OF_IPV6: u16 = 1280;
-    let mtu = number(raw, "mtu", 68..=65521, "bytes")?.unwrap_or(1500);
-    let six = inside.iter().find(|net| net.addr().is_ipv6());
-    match (raw.one("mtu"), six) {
-        (Some(written), Some(net)) if mtu < LEAST_OF_IPV6 => {
-            let problem = format!("is too small for the inside subnet {net}");
-            Err(ConfigError::at(written, problem, "IPv6 needs 1280 bytes (RFC 8200 section 5)"))
-        }
-        _ => Ok(mtu),
-    }
 }
 
 /// Words of a key that is on or off.

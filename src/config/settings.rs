@@ -2,8 +2,8 @@
 
 use super::profile::Profile;
 use crate::flow::{Endpoint, Protocol};
-use crate::gateway::RefusalAnswer;
-use crate::nat::{Exemption, Limits, NatConfig, Policy, Rule};
+use crate::gateway::{Advertise, GatewayConfig, RefusalAnswer, Subnet};
+use crate::nat::{Exemption, Limits, NatConfig, Policy, PrefixTranslation, Rule};
 use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -35,9 +35,9 @@ pub struct Settings {
     pub mac: Option<[u8; 6]>,
     /// MTU of the inside, in bytes (68 to 65521).
     pub mtu: u16,
-    /// Hosts inside are told by router advertisements that the gateway is their IPv6 router.
+    /// Router advertisements to the IPv6 subnets inside.
     pub advertise: bool,
-    /// DNS servers that are advertised with it, 8 at most; none without IPv6 inside.
+    /// DNS servers that these name.
     pub dns: Vec<Ipv6Addr>,
     /// The outside interface; `None` for that of the default route.
     pub outside: Option<String>,
@@ -53,6 +53,8 @@ pub struct Settings {
     pub publish: Vec<PublishSpec>,
     /// What is not translated (RFC 6888 REQ-6).
     pub exempt: Vec<Exemption>,
+    /// Inside prefixes that are translated to outside prefixes (RFC 6296). No two overlap.
+    pub translations: Vec<PrefixTranslation>,
     /// The profile that `policy` comes from.
     pub profile: Profile,
     /// How inside hosts are treated that no rule names.
@@ -85,6 +87,20 @@ impl Settings {
             host_access: self.host_access,
             limits: self.limits,
             ..NatConfig::new(external)
+        }
+    }
+
+    /// `config` with what these settings say about the gateway, but for translator and links.
+    pub fn gateway(&self, config: GatewayConfig) -> GatewayConfig {
+        let subnet = |net: &IpNet| Subnet { gateway: net.addr(), prefix: net.prefix_len() };
+        let six = self.inside.iter().any(|net| net.addr().is_ipv6());
+        let advertise = || Advertise { dns: self.dns.clone(), ..Advertise::default() };
+        GatewayConfig {
+            subnets: self.inside.iter().map(subnet).collect(),
+            refusal: self.refusal,
+            advertise: (self.advertise && six).then(advertise),
+            translations: self.translations.clone(),
+            ..config
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::exempt;
 use super::settings::{PORTS, ProfiledRule, Settings, TapChoice, TapOffload};
+use super::six;
 use super::translation::{BEHAVIOURS, LIMITS, TIMEOUTS};
 use crate::nat::{Behaviour, Policy, PortChoice};
 use serde::{Deserialize, Serialize};
@@ -96,9 +97,10 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     put("bridge", settings.bridge.clone().unwrap_or_default());
     put("inside", listed(&settings.inside));
     put("mac", settings.mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":")).unwrap_or_default());
-    put("mtu", settings.mtu.to_string());
     put("advertise", on_off(settings.advertise));
     put("dns", listed(&settings.dns));
+    put("prefix-translation", settings.translations.iter().map(six::text).collect::<Vec<_>>().join(", "));
+    put("mtu", settings.mtu.to_string());
     put("outside", settings.outside.clone().unwrap_or_default());
     put("external", listed(&settings.external));
     put("uplink", word(settings.uplink, &super::resolve::UPLINKS));

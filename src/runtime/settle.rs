@@ -7,7 +7,7 @@ use super::reload::{Forward, Plan, Settled};
 use super::worker::{Watching, Worker};
 use crate::control::protocol::Problem;
 use crate::flow::{Endpoint, Protocol, Time};
-use crate::gateway::{Command, Reply};
+use crate::gateway::{Command, GatewayConfig, Reply};
 use crate::nat::{NatConfig, PublishError};
 use crate::observe::event::Note;
 use std::collections::BTreeSet;
@@ -44,8 +44,9 @@ impl Worker {
             let command = Command::Unpublish { protocol, outside };
             self.gateway.apply(command, now, &mut Watching::new(&self.feed));
         }
-        let old = self.gateway.config().nat.clone();
-        let command = Command::Reconfigure(Box::new(plan.config));
+        let old = self.gateway.config().clone();
+        let (inside, outside) = (old.inside, old.outside);
+        let command = Command::Reconfigure(Box::new(GatewayConfig { inside, outside, ..plan.config }));
         let reply = self.gateway.apply(command, now, &mut Watching::new(&self.feed));
         for (protocol, outside, inside) in late {
             let command = Command::Publish { protocol, outside, inside };
@@ -54,7 +55,7 @@ impl Worker {
                 tracing::warn!("publish {protocol} {outside}: {why}");
             }
         }
-        self.follow(&before, &old, now);
+        self.follow(&before, &old.nat, now);
         let Reply::Reconfigured { kept, ended } = reply else {
             return Err(Problem::new("gone", format!("the gateway answered {reply:?}"), "report it"));
         };

@@ -10,7 +10,7 @@ use crate::config::settings::PORTS;
 use crate::config::{GuardChoice, Settings, TapChoice, TapOffload, UplinkChoice};
 use crate::control::About;
 use crate::flow::LinkInfo;
-use crate::gateway::{Advertise, Gateway, GatewayConfig, Subnet};
+use crate::gateway::{Gateway, GatewayConfig, Subnet};
 use crate::io::filter::Wanted;
 use crate::io::guard::{self, Guard};
 use crate::io::netlink::{Family, Netlink};
@@ -79,11 +79,8 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let stock = nat.leased.then(|| Stock::new(&nat.external, &nat.ports, stock_seed));
     let lost = foreign.iter().map(|foreign| foreign.address).collect();
     addresses::answer_for(&foreign, &outside);
-    let config = GatewayConfig {
-        refusal: settings.refusal,
-        advertise: advertise(settings),
-        ..GatewayConfig::new(subnets(settings), mac, tap.info(), uplink.link.info(), nat)
-    };
+    let config = GatewayConfig::new(Vec::new(), mac, tap.info(), uplink.link.info(), nat);
+    let config = settings.gateway(config);
     let about = about(settings, &tap, &outside, &uplink, &guard, &config, clock);
     let links = Links::new(vec![Box::new(tap), uplink.link, Box::new(to_host)]);
     let host = Host { outside: outside.interface.name, inside, made, lost };
@@ -129,13 +126,7 @@ pub fn again(
     let host_addresses = addresses::others(&netlink, settings, &external)?;
     addresses::check_overlap(settings, &external, &host_addresses)?;
     let nat = nat_config(settings, &external, &host_addresses, config.nat.leased);
-    Ok(GatewayConfig {
-        subnets: subnets(settings),
-        nat,
-        refusal: settings.refusal,
-        advertise: advertise(settings),
-        ..config.clone()
-    })
+    Ok(settings.gateway(GatewayConfig { nat, ..config.clone() }))
 }
 
 /// Bridge and outside addresses are made ready for the families that the inside speaks at start.
@@ -150,17 +141,6 @@ fn check_families(settings: &Settings, config: &GatewayConfig) -> anyhow::Result
         }
         None => Ok(()),
     }
-}
-
-/// What hosts inside are told of their router.
-fn advertise(settings: &Settings) -> Option<Advertise> {
-    settings.advertise.then(|| Advertise { dns: settings.dns.clone(), ..Advertise::default() })
-}
-
-/// The inside as the gateway knows it.
-fn subnets(settings: &Settings) -> Vec<Subnet> {
-    let subnet = |net: &IpNet| Subnet { gateway: net.addr(), prefix: net.prefix_len() };
-    settings.inside.iter().map(subnet).collect()
 }
 
 fn inside_config(settings: &Settings) -> InsideConfig {

@@ -1,13 +1,12 @@
 //! A gateway from a configuration file, fed in virtual time, and all that it sends.
 
 use crate::capture::Stamped;
-use ipnet::IpNet;
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 use tapnat::config::{Settings, file, resolve};
 use tapnat::flow::{Endpoint, LinkId, LinkInfo, Time};
-use tapnat::gateway::{Command, Fate, Gateway, GatewayConfig, INSIDE, OUTSIDE, Outbox, Reply, Subnet};
+use tapnat::gateway::{Command, Fate, Gateway, GatewayConfig, INSIDE, OUTSIDE, Outbox, Reply};
 use tapnat::wire::{Buffer, MacAddr};
 
 /// The outside is an Ethernet-sized link in every case; the configuration says the MTU inside.
@@ -108,12 +107,9 @@ impl Replay {
 fn gateway_config(settings: &Settings) -> GatewayConfig {
     assert!(settings.ports.is_some(), "a case says its ports");
     let nat = settings.nat(settings.external.clone());
-    let subnet = |net: &IpNet| Subnet { gateway: net.addr(), prefix: net.prefix_len() };
-    let subnets = settings.inside.iter().map(subnet).collect();
     let mac = MacAddr(settings.mac.expect("a case says its MAC"));
     let (inside, outside) = (LinkInfo::plain(settings.mtu, 14), LinkInfo::plain(OUTSIDE_MTU, 0));
-    let refusal = settings.refusal;
-    GatewayConfig { refusal, ..GatewayConfig::new(subnets, mac, inside, outside, nat) }
+    settings.gateway(GatewayConfig::new(Vec::new(), mac, inside, outside, nat))
 }
 
 fn publish(settings: &Settings, gateway: &mut Gateway) {
