@@ -118,7 +118,7 @@ fn join(here: &Netlink, remote: &Netns) {
 }
 
 fn wanted() -> Wanted {
-    Wanted { addresses: vec![HOST.into()], ports: vec![PORT..=65535] }
+    Wanted { addresses: vec![HOST.into()], ports: vec![PORT..=65535], ..Wanted::default() }
 }
 
 fn here() -> Netns {

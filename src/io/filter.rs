@@ -12,7 +12,7 @@
 
 mod six;
 
-use crate::flow::Protocol;
+use crate::flow::{Prefix, Protocol};
 use socket2::SockFilter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -24,6 +24,7 @@ const LOAD_HALF_INDEXED: u16 = 0x48;
 const LOAD_BYTE_INDEXED: u16 = 0x50;
 const HEADER_LENGTH_TO_X: u16 = 0xb1;
 const CONSTANT_TO_X: u16 = 0x01;
+const AND: u16 = 0x54;
 const JUMP: u16 = 0x05;
 const JUMP_EQUAL: u16 = 0x15;
 const JUMP_ABOVE: u16 = 0x25;
@@ -49,6 +50,9 @@ pub struct Wanted {
     pub addresses: Vec<IpAddr>,
     /// The ports that we translate to. If they are too many for a program, all are let in.
     pub ports: Vec<RangeInclusive<u16>>,
+    /// IPv6 prefixes that we translate to whole (RFC 6296): every packet to them, of an AF_PACKET
+    /// socket. The kernel gives raw IP sockets nothing to addresses that the host does not have.
+    pub prefixes: Vec<Prefix>,
 }
 
 impl Wanted {
@@ -161,7 +165,7 @@ fn write(wanted: &Wanted, form: Form) -> Program {
         program.load(LOAD_BYTE, VLAN_PRESENT);
         program.require(JUMP_EQUAL, 0);
         program.load(LOAD_HALF, 12);
-        let mut six = six::in_frame(&wanted.six(), ip);
+        let mut six = six::in_frame(wanted, ip);
         program.0.push((JUMP_EQUAL, 0, 1, libc::ETH_P_IP.cast_unsigned()));
         program.jump(six.0.len() + 1);
         program.0.append(&mut six.0);
@@ -280,6 +284,10 @@ mod tests {
                     a = value;
                     continue;
                 }
+                AND => {
+                    a &= k;
+                    continue;
+                }
                 CONSTANT_TO_X => {
                     x = k;
                     continue;
@@ -331,6 +339,7 @@ mod tests {
         let wanted = Wanted {
             addresses: vec![Ipv4Addr::LOCALHOST.into(), OURS_SIX.into(), OURS.into()],
             ports: vec![80..=80, 61000..=65535],
+            ..Wanted::default()
         };
         let other = Ipv4Addr::new(192, 0, 2, 2);
         let cases = [
@@ -381,7 +390,10 @@ mod tests {
         let wanted = Wanted {
             addresses: vec![OURS.into(), other.into(), OURS_SIX.into()],
             ports: vec![61000..=65535],
+            prefixes: vec![Prefix::new(Ipv6Addr::new(0x2001, 0xdb8, 0xf000, 0x8000, 0, 0, 0, 0), 52)],
         };
+        let translated = Ipv6Addr::new(0x2001, 0xdb8, 0xf000, 0x8fff, 9, 9, 9, 9);
+        let beside = Ipv6Addr::new(0x2001, 0xdb8, 0xf000, 0x9000, 0, 0, 0, 0);
         let elsewhere = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, 1);
         let cases = [
             (six(6, OURS_SIX, &to_port(61000)), true),
@@ -398,6 +410,8 @@ mod tests {
             (six(58, OURS_SIX, &[135, 0, 0, 0]), false),
             (six(58, OURS_SIX, &[136, 0, 0, 0]), false),
             (six(47, OURS_SIX, &to_port(61000)), false),
+            (six(47, translated, &to_port(22)), true),
+            (six(6, beside, &to_port(61000)), false),
         ];
         let program = write(&wanted, Form::Frames).0;
         for (ip, expected) in cases {
@@ -415,7 +429,8 @@ mod tests {
 
     #[test]
     fn raw_sockets_of_ipv6_look_at_the_header_before_what_they_are_given() {
-        let wanted = Wanted { addresses: vec![OURS_SIX.into()], ports: vec![61000..=65535] };
+        let wanted =
+            Wanted { addresses: vec![OURS_SIX.into()], ports: vec![61000..=65535], ..Wanted::default() };
         let header = six(0, OURS_SIX, &[]);
         let cases = [
             (Protocol::Tcp, to_port(61000), true, true),
@@ -444,7 +459,8 @@ mod tests {
             let four = (0..count as u32).map(|number| IpAddr::from(Ipv4Addr::from_bits(number)));
             let six = (0..count as u128).map(|number| IpAddr::from(Ipv6Addr::from_bits(number)));
             let ports = (0..count as u16).map(|port| port..=port).collect();
-            let wanted = Wanted { addresses: four.chain(six).collect(), ports };
+            let prefixes = (0..count as u8).map(|length| Prefix::new(OURS_SIX, length)).collect();
+            let wanted = Wanted { addresses: four.chain(six).collect(), ports, prefixes };
             for form in [Form::Frames, Form::Packets, Form::Looped] {
                 socket.attach_filter(&build(&wanted, form)).unwrap();
                 for protocol in [Protocol::Tcp, Protocol::Icmp] {

@@ -18,7 +18,7 @@ use crate::io::setup::{self, InsideConfig, Outside};
 use crate::io::uplink::raw::RawUplink;
 use crate::io::uplink::{self, Chosen};
 use crate::io::{Link, tap::Tap};
-use crate::nat::NatConfig;
+use crate::nat::{NatConfig, PrefixTranslation};
 use crate::wire::MacAddr;
 use anyhow::{Context, bail};
 use ipnet::IpNet;
@@ -56,7 +56,8 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
 
     let inside = inside_config(settings);
     let (tap, made) = setup::inside(&inside)?;
-    let wanted = Wanted { addresses: external.clone(), ports: wanted_ports(settings) };
+    let prefixes = settings.translations.iter().map(PrefixTranslation::outside).collect();
+    let wanted = Wanted { addresses: external.clone(), ports: wanted_ports(settings), prefixes };
     let kind = match settings.uplink {
         UplinkChoice::Auto => None,
         UplinkChoice::Packet => Some(uplink::Kind::Packet),
@@ -71,6 +72,13 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
         GuardChoice::Off => Some(guard::Kind::Off),
     };
     let packet = uplink.kind == uplink::Kind::Packet;
+    if let (false, Some(pair)) = (packet, settings.translations.first()) {
+        bail!(
+            "prefix-translation {}: raw IP sockets are given nothing to addresses that the host does not have; \
+             use --uplink packet",
+            pair.inside()
+        );
+    }
     let guard = Guard::new(ask, packet, outside.interface.index, &external)?;
 
     let [seed, stock_seed, mac_seed] = seeds()?;

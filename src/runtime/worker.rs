@@ -401,9 +401,8 @@ impl Worker {
         let Reply::Published(published) = self.gateway.apply(Command::Published, now, &mut ()) else {
             return;
         };
-        let wanted = self
-            .host
-            .wanted(&self.gateway.config().nat, published.iter().map(|(_, outside, _)| outside.port));
+        let wanted =
+            self.host.wanted(self.gateway.config(), published.iter().map(|(_, outside, _)| outside.port));
         if let Err(error) = self.links.set_wanted(&wanted) {
             tracing::warn!("the packet filter could not be changed for published ports: {error}");
         }

@@ -3,12 +3,14 @@
 
 use crate::lab_setup::*;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 use tapnat::io::deliver;
 use tapnat::io::netlink::{Family, Netlink};
 use tapnat::io::sys::netns::Netns;
 use tapnat::io::uplink::sender::RawSender;
 use tapnat::lab::netns::sysctl;
+use tapnat::lab::product::Product;
 use tapnat::lab::programs::counters::Counters;
 use tapnat::lab::programs::icmp6::{Answer6, Ping6};
 use tapnat::lab::programs::pattern::{self, Pattern};
@@ -36,12 +38,13 @@ pub const EVERY_FORM: [Named; 8] = [
 ];
 
 /// Tests to which only the uplink matters.
-pub const EVERY_UPLINK: [Named; 9] = [
+pub const EVERY_UPLINK: [Named; 10] = [
     ("last_hop_gives_time_exceeded", last_hop_gives_time_exceeded),
     ("too_big_for_inside_is_told_outside", too_big_for_inside_is_told_outside),
     ("a_container_configures_itself", a_container_configures_itself),
     ("nothing_is_advertised_unasked_for", nothing_is_advertised_unasked_for),
     ("ipv6_alone_and_beside_ipv4", ipv6_alone_and_beside_ipv4),
+    ("a_prefix_is_translated_whole", a_prefix_is_translated_whole),
     ("hairpin_between_containers", hairpin_between_containers),
     ("inside_addresses_never_leave", inside_addresses_never_leave),
     ("the_hosts_own_connections_are_undisturbed", the_hosts_own_connections_are_undisturbed),
@@ -355,6 +358,39 @@ fn ipv6_alone_and_beside_ipv4(form: Form) {
         assert_ping(six.on(container), SERVERS_SIX[0]);
     }
     six.world.assert_checksums_right();
+}
+
+/// RFC 6296: every container has an address outside of its own, and is reached by it.
+fn a_prefix_is_translated_whole(form: Form) {
+    let more = ["--prefix-translation", "fd00:88::/64=2001:db8:88::/64"];
+    let (world, _servers) = world(fixed());
+    if form.uplink == "raw" {
+        let arguments: Vec<&str> = BOTH.into_iter().chain(more).collect();
+        let refused =
+            Product::start(Path::new(PROGRAM), world.on("host"), &world.arguments(form, &arguments), SOON);
+        assert!(refused.unwrap_err().to_string().contains("use --uplink packet"));
+        return;
+    }
+    let arguments: Vec<&str> = BOTH.into_iter().chain(more).collect();
+    let gateway = world.gateway(form, &arguments);
+    let setup = Setup { gateway, world };
+    // The network outside sends the prefix to the host.
+    setup
+        .on("internet")
+        .run(|| Netlink::open().unwrap().add_default_route(HOST_SIX.into()).unwrap())
+        .unwrap();
+    let mut seen = Vec::new();
+    for (container, address) in ["red", "blue"].into_iter().zip(CONTAINERS_SIX) {
+        let IpAddr::V6(outside) = seen_as(setup.on(container), at(SERVERS_SIX[0], 80)) else { panic!() };
+        assert_eq!(outside.segments()[..4], [0x2001, 0xdb8, 0x88, 0], "{container}");
+        assert_ping(setup.on(container), SERVERS_SIX[0]);
+        let _echo = udp::serve(setup.on(container), at(address, 7)).unwrap();
+        let echo = setup.on("internet").run(|| udp::ask(at(outside, 7), b"knock", SOON)).unwrap();
+        assert_eq!(echo.unwrap(), b"knock", "from outside, with nothing published");
+        seen.push(outside);
+    }
+    assert_ne!(seen[0], seen[1]);
+    setup.world.assert_checksums_right();
 }
 
 fn hairpin_between_containers(form: Form) {

@@ -56,7 +56,7 @@ fn wire_six() -> Netns {
 /// Of both families, so that each finds its own among the other's.
 fn wanted() -> Wanted {
     let four = Ipv4Addr::new(192, 0, 2, 1);
-    Wanted { addresses: vec![four.into(), HOST.into()], ports: vec![PORT..=65535] }
+    Wanted { addresses: vec![four.into(), HOST.into()], ports: vec![PORT..=65535], ..Wanted::default() }
 }
 
 fn add(a: u16, b: u16) -> u16 {

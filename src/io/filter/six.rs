@@ -1,16 +1,18 @@
 //! The IPv6 parts of the packet filters.
 
 use super::{
-    CONSTANT_TO_X, Form, JUMP_AT_LEAST, JUMP_EQUAL, LOAD_BYTE, LOAD_HALF, LOAD_WORD, Program, Wanted,
+    AND, CONSTANT_TO_X, Form, JUMP_AT_LEAST, JUMP_EQUAL, LOAD_BYTE, LOAD_HALF, LOAD_WORD, Program, Wanted,
     came_by, ports,
 };
-use crate::flow::Protocol;
-use std::net::Ipv6Addr;
+use crate::flow::{Prefix, Protocol};
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Places in the IPv6 header, wherever the program's packet starts (`SKF_NET_OFF`).
 pub(super) const NETWORK: u32 = libc::SKF_NET_OFF.cast_unsigned();
 /// More addresses than this are not told apart by the program; each takes nine instructions.
 pub(super) const MOST_ADDRESSES: usize = 128;
+/// Of more prefixes than this all packets are let in.
+const MOST_PREFIXES: usize = 32;
 
 const HEADER: u32 = 40;
 const NEXT_HEADER: u32 = 6;
@@ -25,10 +27,16 @@ const OF_THE_LINK: u32 = 130;
 
 /// Decides about a frame whose type is in the accumulator and is not IPv4, but for the port: leaves
 /// the length of the header in X.
-pub(super) fn in_frame(addresses: &[Ipv6Addr], ip: u32) -> Program {
+pub(super) fn in_frame(wanted: &Wanted, ip: u32) -> Program {
     let mut program = Program::default();
     program.require(JUMP_EQUAL, libc::ETH_P_IPV6.cast_unsigned());
-    to_one_of(&mut program, addresses, ip);
+    if wanted.prefixes.len() > MOST_PREFIXES {
+        program.accept();
+    }
+    for prefix in wanted.prefixes.iter().take(MOST_PREFIXES) {
+        accept_prefix(&mut program, *prefix, ip);
+    }
+    to_one_of(&mut program, &wanted.six(), ip);
     program.load(LOAD_BYTE, ip + NEXT_HEADER);
     for extension in EXTENSIONS {
         program.accept_if(JUMP_EQUAL, extension);
@@ -40,6 +48,21 @@ pub(super) fn in_frame(addresses: &[Ipv6Addr], ip: u32) -> Program {
     program.require_one_of(&[6, 17]);
     program.0.push((CONSTANT_TO_X, 0, 0, HEADER));
     program
+}
+
+/// Accepts a packet to an address in `prefix`.
+fn accept_prefix(program: &mut Program, prefix: Prefix, ip: u32) {
+    let IpAddr::V6(address) = prefix.ip else { return };
+    let mask = u128::MAX.checked_shl(128 - u32::from(prefix.length)).unwrap_or(0);
+    let word = |bits: u128, number: u32| (bits >> (96 - 32 * number)) as u32;
+    let words: Vec<u32> = (0..4).filter(|number| word(mask, *number) != 0).collect();
+    for (done, number) in words.iter().enumerate() {
+        program.load(LOAD_WORD, ip + DESTINATION + 4 * number);
+        program.load(AND, word(mask, *number));
+        let rest = u8::try_from(3 * (words.len() - done - 1) + 1).expect("four words at most");
+        program.0.push((JUMP_EQUAL, 0, rest, word(address.to_bits() & mask, *number)));
+    }
+    program.accept();
 }
 
 /// The program of a raw socket of `protocol`.
