@@ -15,6 +15,8 @@ mod lab_host;
 mod lab_reload;
 #[path = "support/lab_setup.rs"]
 mod lab_setup;
+#[path = "support/lab_six.rs"]
+mod lab_six;
 #[path = "support/lab_traffic.rs"]
 mod lab_traffic;
 
@@ -87,6 +89,10 @@ fn tests() -> Vec<Test> {
         let mut chosen: Vec<Named> = EVERY_FORM.to_vec();
         chosen.extend(EVERY_UPLINK_AND_GUARD.iter().filter(|_| every_tap));
         chosen.extend(EVERY_UPLINK.iter().filter(|_| only_uplink));
+        let six = lab_six::EVERY_FORM.iter().chain(lab_six::EVERY_UPLINK.iter().filter(|_| only_uplink));
+        for (name, test) in six {
+            add(format!("six/{name}/{form}"), form, Box::new(move || test(form)));
+        }
         for (name, test) in chosen {
             add(format!("{name}/{form}"), form, Box::new(move || test(form)));
         }

@@ -1,6 +1,7 @@
 //! Where time and threads live: opens what [`Settings`] name, runs the worker until a signal, and
 //! takes away what it made.
 
+pub mod addresses;
 pub mod clock;
 pub mod host;
 pub mod links;

@@ -148,6 +148,8 @@ impl Worker {
                 && let Some(name) = self.signals.take_one()
             {
                 self.note(Note::Stopping(name.to_owned()), now);
+                self.gateway.farewell(&mut out);
+                self.flush(&mut out);
                 return Ok(Ended::Signal(name));
             }
             self.between_bursts(woken, &mut out);
@@ -435,9 +437,8 @@ impl Worker {
         let Reply::Published(published) = self.gateway.apply(Command::Published, now, &mut ()) else {
             return;
         };
-        let wanted = self
-            .host
-            .wanted(&self.gateway.config().nat, published.iter().map(|(_, outside, _)| outside.port));
+        let wanted =
+            self.host.wanted(self.gateway.config(), published.iter().map(|(_, outside, _)| outside.port));
         if let Err(error) = self.links.set_wanted(&wanted) {
             tracing::warn!("the packet filter could not be changed for published ports: {error}");
         }
