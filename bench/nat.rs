@@ -58,13 +58,20 @@ struct Table {
 
 fn packet(protocol: Protocol, source: Endpoint, destination: Endpoint) -> Summary {
     let tcp = if protocol == Protocol::Tcp { TcpFlags::SYN } else { TcpFlags::default() };
-    Summary::Data(Data {
-        flow: Flow { protocol, source, destination },
-        tcp,
-        segment: Segment::default(),
-        asks: true,
-        length: 100,
-    })
+    segment(Flow { protocol, source, destination }, tcp)
+}
+
+/// A segment of a connection in which both sides began at 0, with 60 bytes of payload.
+fn segment(flow: Flow, tcp: TcpFlags) -> Summary {
+    let syn = tcp.has(TcpFlags::SYN);
+    let segment = Segment {
+        sequence: u32::from(!syn),
+        acknowledgement: u32::from(tcp.has(TcpFlags::ACK)),
+        window: 65535,
+        payload: if syn { 0 } else { 60 },
+        scale: syn.then_some(7),
+    };
+    Summary::Data(Data { flow, tcp, segment, asks: true, length: 100 })
 }
 
 /// The `n`th flow: each from an inside endpoint of its own, to a remote of its own; 100 a host.
@@ -82,18 +89,30 @@ fn empty(sessions: u32) -> Nat {
     Nat::new(config, [7; 32])
 }
 
-fn table(sessions: u32) -> Table {
+fn table(sessions: u32, protocol: Protocol) -> Table {
     let mut nat = empty(sessions);
     let (mut out, mut back) = (Vec::new(), Vec::new());
     // A step prime to the size visits all, far from one another.
     for n in (0..sessions).map(|n| (u64::from(n) * 7_368_787 % u64::from(sessions)) as u32) {
-        let packet = flow(n, Protocol::Udp);
+        let packet = flow(n, protocol);
         let Decision::Translate { edit, .. } = nat.outbound(&packet, Time::ZERO, &mut ()) else {
             panic!("refused: the table must hold every flow");
         };
         let outside = edit.source.expect("an outbound edit has a source");
-        out.push(packet);
-        back.push(self::packet(Protocol::Udp, packet.flow().destination, outside));
+        let returns = Flow { protocol, source: packet.flow().destination, destination: outside };
+        let (mut later, mut answer) = (packet, segment(returns, TcpFlags::default()));
+        if protocol == Protocol::Tcp {
+            let syn_ack = segment(returns, TcpFlags::SYN.with(TcpFlags::ACK));
+            later = segment(packet.flow(), TcpFlags::ACK);
+            answer = segment(returns, TcpFlags::ACK);
+            for passes in
+                [nat.inbound(&syn_ack, Time::ZERO, &mut ()), nat.outbound(&later, Time::ZERO, &mut ())]
+            {
+                assert!(matches!(passes, Decision::Translate { .. }), "{passes:?}");
+            }
+        }
+        out.push(later);
+        back.push(answer);
     }
     assert_eq!(nat.counts().sessions, sessions as usize);
     shuffle(&mut out);
@@ -142,21 +161,23 @@ fn decide(criterion: &mut Criterion<ProcessorTime>) {
     memory();
     let mut group = criterion.benchmark_group("decide");
     group.throughput(Throughput::Elements(1));
-    for sessions in [1_000, 64_000, 1_000_000] {
-        let Table { mut nat, out, back } = table(sessions);
-        for (name, packets) in [("outbound", &out), ("inbound", &back)] {
-            let mut at = 0;
-            group.bench_function(format!("{name}/{sessions}"), |bencher| {
-                bencher.iter(|| {
-                    at = if at + 1 == packets.len() { 0 } else { at + 1 };
-                    let packet = black_box(&packets[at]);
-                    if name == "outbound" {
-                        nat.outbound(packet, Time::ZERO, &mut ())
-                    } else {
-                        nat.inbound(packet, Time::ZERO, &mut ())
-                    }
+    for (protocol, suffix) in [(Protocol::Udp, ""), (Protocol::Tcp, "/tcp")] {
+        for sessions in [1_000, 64_000, 1_000_000] {
+            let Table { mut nat, out, back } = table(sessions, protocol);
+            for (name, packets) in [("outbound", &out), ("inbound", &back)] {
+                let mut at = 0;
+                group.bench_function(format!("{name}/{sessions}{suffix}"), |bencher| {
+                    bencher.iter(|| {
+                        at = if at + 1 == packets.len() { 0 } else { at + 1 };
+                        let packet = black_box(&packets[at]);
+                        if name == "outbound" {
+                            nat.outbound(packet, Time::ZERO, &mut ())
+                        } else {
+                            nat.inbound(packet, Time::ZERO, &mut ())
+                        }
+                    });
                 });
-            });
+            }
         }
     }
     group.finish();

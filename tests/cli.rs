@@ -106,6 +106,15 @@ fn every_verb_explains_itself_and_names_its_options() {
         "--guard",
         "--ports",
         "--publish",
+        "--exempt",
+        "--advertise",
+        "--dns",
+        "--prefix-translation",
+        "--profile",
+        "--rule",
+        "--subscribers",
+        "--block-size",
+        "--refusal",
         "--mapping",
         "--filtering",
         "--hairpin",
@@ -124,6 +133,8 @@ fn every_verb_explains_itself_and_names_its_options() {
         (vec!["publish", "add"], with(&["--json"], &[&target])),
         (vec!["publish", "remove"], with(&["--json"], &[&target])),
         (vec!["publish", "list"], with(&["--json"], &[&target])),
+        (vec!["reload"], with(&["--config", "--dry-run", "--json"], &[&target])),
+        (vec!["lookup"], with(&["--at", "--json"], &[&target])),
         (vec!["doctor"], vec!["--json"]),
     ] {
         let output = tapnat(&[&verb[..], &["--help"]].concat());
@@ -134,14 +145,9 @@ fn every_verb_explains_itself_and_names_its_options() {
             assert!(named, "{verb:?} --help does not name {option}:\n{help}");
         }
     }
-    for missing in ["--capture", "--profile"] {
-        let output = tapnat(&["run", missing, "x"]);
-        assert_eq!(output.status.code(), Some(2));
-        assert!(
-            text(&output.stderr).contains("unexpected argument"),
-            "{missing} does nothing, so it is refused"
-        );
-    }
+    let output = tapnat(&["run", "--capture", "x"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("unexpected argument"), "it does nothing, so it is refused");
 }
 
 #[test]
@@ -257,8 +263,10 @@ fn counters_in_three_forms() {
         table.starts_with("fake (pid 7), since ") && table.contains("\ndropped\n  no-mapping  3\n"),
         "{table}"
     );
+    assert!(table.contains("\n  profile  rfc4787; symmetric for 10.88.0.64/26\n"), "{table}");
     let json: serde_json::Value = serde_json::from_str(&bench.run(&["stats", "--json"])).unwrap();
     assert_eq!((&json["sessions"], &json["dropped"]["no-mapping"]), (&2.into(), &3.into()));
+    assert_eq!(json["about"]["config"]["timeouts.udp"], "5m", "every setting in force can be read out");
     let metrics = bench.run(&["stats", "--prometheus"]);
     assert!(metrics.contains("\ntapnat_dropped_total{name=\"fake\",reason=\"no-mapping\"} 3\n"), "{metrics}");
 }
@@ -285,6 +293,48 @@ fn port_forwards_come_and_go() {
     assert_eq!(
         bench.run(&["publish", "remove", "80/tcp", "--json"]),
         "{\"protocol\":\"tcp\",\"outside\":\"203.0.113.1:80\",\"inside\":\"10.88.0.2:8080\"}\n"
+    );
+}
+
+#[test]
+fn a_reload_shows_the_difference_and_what_became_of_flows() {
+    let bench = Bench::new(Vec::new());
+    let file = bench.home.path().join("gw.toml");
+    let file = file.to_str().unwrap();
+    let shown = bench.run(&["reload", "--config", file]);
+    assert_eq!(shown, format!("timeouts.udp: 5m -> {file}\nkept 12 flows, ended 1\n"));
+    let shown = bench.run(&["reload", "--config", file, "--dry-run"]);
+    assert_eq!(shown, format!("timeouts.udp: 5m -> {file}\n1 key would change\n"));
+    let shown = bench.run(&["reload", "--config", file, "--json"]);
+    assert_eq!(
+        shown,
+        format!(
+            "{{\"key\":\"timeouts.udp\",\"old\":\"5m\",\"new\":\"{file}\",\"restart\":false}}\n{{\"dry_run\":false,\"kept\":12,\"ended\":1}}\n"
+        )
+    );
+    let refused = bench.command(&["reload"]).output().unwrap();
+    assert_eq!(
+        (refused.status.code(), text(&refused.stderr)),
+        (Some(1), "tapnat: started without --config; give one\n".into())
+    );
+}
+
+#[test]
+fn lookup_as_a_table_and_as_json() {
+    let bench = Bench::new(kinds());
+    assert_eq!(
+        bench.run(&["lookup", "203.0.113.1:8080"]),
+        "WHY      PROTO  INSIDE        OUTSIDE           FLOWS  SINCE                 UNTIL\n\
+         forward  tcp    10.88.0.6:80  203.0.113.1:8080      1  2023-11-14T22:13:21Z\n"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&bench.run(&["lookup", "10.88.0.3", "--json"])).unwrap();
+    assert_eq!((&json["why"], &json["protocol"]), (&"mapping".into(), &"icmp".into()));
+    let nobody = bench.command(&["lookup", "203.0.113.1:9/tcp"]).output().unwrap();
+    assert_eq!(nobody.status.code(), Some(1));
+    assert_eq!(
+        text(&nobody.stderr),
+        "tapnat: nobody has 203.0.113.1:9/tcp; `tapnat flows` shows what is in use\n"
     );
 }
 

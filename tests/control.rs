@@ -155,6 +155,65 @@ fn forwards_are_made_wholly_or_not_at_all() {
 }
 
 #[test]
+fn a_reload_is_told_key_by_key_or_refused() {
+    let bench = Bench::new(Fake::default());
+    let mut client = bench.client();
+    let reload = |config: Option<&str>, dry_run| Request::Reload { config: config.map(Into::into), dry_run };
+    assert_eq!(refused(client.all(&reload(None, false))).0, "no-file");
+    let (bodies, count) = client.all(&reload(Some("/etc/gw.toml"), false)).unwrap();
+    let [Body::Change(change), Body::Reloaded(record)] = &bodies[..] else { panic!("{bodies:?}") };
+    assert_eq!((change.to_string().as_str(), count), ("timeouts.udp: 5m -> /etc/gw.toml", 1));
+    assert_eq!((record.dry_run, record.kept, record.ended), (false, 12, 1));
+}
+
+#[test]
+fn lookup_finds_the_holder_of_an_outside_port_and_the_ports_of_a_host() {
+    let bench = Bench::with_sessions();
+    let mut client = bench.client();
+    client.all(&Request::PublishAdd { spec: "203.0.113.1:80:10.88.0.3:8080/tcp".into() }).unwrap();
+    let mut ask = |who: &str, at: Option<&str>| {
+        let (bodies, _) = client.all(&Request::Lookup { who: who.into(), at: at.map(Into::into) })?;
+        let holder = |body: Body| match body {
+            Body::Holder(holder) => format!(
+                "{} {} {} {} {}",
+                holder.why,
+                holder.protocol.unwrap_or_default(),
+                holder.inside,
+                holder.outside,
+                holder.flows
+            ),
+            other => panic!("{other:?}"),
+        };
+        Ok::<Vec<String>, ClientError>(bodies.into_iter().map(holder).collect())
+    };
+    assert_eq!(
+        ask("203.0.113.1:61234/udp", None).unwrap(),
+        ["mapping udp 10.88.0.2:40000 203.0.113.1:61234 1"]
+    );
+    assert_eq!(ask("203.0.113.1:80", None).unwrap(), ["forward tcp 10.88.0.3:8080 203.0.113.1:80 0"]);
+    assert_eq!(
+        ask("10.88.0.3", None).unwrap(),
+        ["mapping tcp 10.88.0.3:40000 203.0.113.1:61234 1", "forward tcp 10.88.0.3:8080 203.0.113.1:80 0"]
+    );
+    assert_eq!(ask("10.88.0.2:40000/tcp", Some("2023-11-14T22:13:21Z")).unwrap().len(), 1);
+    let refused = |result: Result<Vec<String>, ClientError>| match result {
+        Err(ClientError::Refused(problem)) => problem.word,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(ask("10.88.0.2:40000/tcp", Some("2023-11-14T22:13:20Z"))), "not-found");
+    assert_eq!(refused(ask("203.0.113.1:9", None)), "not-found");
+    let own = "block  10.88.0.2 203.0.113.1:5056-9087 0";
+    let lent = "lent-block  10.88.0.9 203.0.113.1:5100-5199 0";
+    assert_eq!(ask("203.0.113.1:5100", None).unwrap(), [own, lent]);
+    assert_eq!(ask("203.0.113.1:5100", Some("2023-11-14T22:13:23Z")).unwrap(), [own, lent]);
+    assert_eq!(ask("203.0.113.1:5100", Some("2023-11-14T22:13:26Z")).unwrap(), [own], "between two");
+    for bad in ["203.0.113.1", "ten", "10.88.0.2/sctp", ""] {
+        assert_eq!(refused(ask(bad, None)), "bad-request", "{bad}");
+    }
+    assert_eq!(refused(ask("10.88.0.2", Some("yesterday"))), "bad-request");
+}
+
+#[test]
 fn bad_requests_are_answered_and_the_connection_lives() {
     let bench = Bench::with_sessions();
     let (mut stream, mut reader) = bench.raw();

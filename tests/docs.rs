@@ -8,10 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tapnat::cli::{Cli, Verb};
-use tapnat::config::raw::KEYS;
-use tapnat::config::{ConfigError, RunFlags, Settings, file, load, resolve};
+use tapnat::config::raw::{KEYS, RULE_KEYS};
+use tapnat::config::{ConfigError, Profile, RunFlags, Settings, file, load, resolve, show};
 use tapnat::control::protocol::{Answer, Body, Greeting, LONGEST_REQUEST, PROTOCOL, REQUESTS, parse_request};
-use tapnat::nat::{Limits, Timeouts};
+use tapnat::nat::{Limits, PortChoice, Timeouts};
 use tapnat::observe::Kind;
 
 const CONFIGURATION: &str = "docs/configuration.md";
@@ -127,14 +127,31 @@ fn defaults_that_have_no_word_are_as_the_page_says() {
 
 /// Name and value; a field that is added does not compile until it is here, and on the page.
 fn timeouts() -> Vec<(&'static str, Duration)> {
-    let Timeouts { udp, udp_dns, tcp_opening, tcp_established, tcp_closing, icmp, other, lease, port_hold } =
-        Timeouts::default();
+    let Timeouts {
+        udp,
+        udp_unreplied,
+        udp_dns,
+        tcp_opening,
+        tcp_syn_received,
+        tcp_established,
+        tcp_half_closed,
+        tcp_closing,
+        tcp_reset,
+        icmp,
+        other,
+        lease,
+        port_hold,
+    } = Timeouts::default();
     vec![
         ("udp", udp),
+        ("udp-unreplied", udp_unreplied),
         ("udp-dns", udp_dns),
         ("tcp-opening", tcp_opening),
+        ("tcp-syn-received", tcp_syn_received),
         ("tcp-established", tcp_established),
+        ("tcp-half-closed", tcp_half_closed),
         ("tcp-closing", tcp_closing),
+        ("tcp-reset", tcp_reset),
         ("icmp", icmp),
         ("other", other),
         ("lease", lease),
@@ -183,15 +200,36 @@ fn each_name_of_a_timeout_or_limit_is_an_option() {
     for (name, default) in timeouts() {
         let same = format!("{name}={}s", default.as_secs());
         let other = format!("{name}={}s", default.as_secs() + 1);
-        assert_eq!(settings(&["--timeout", &same]).unwrap().nat.timeouts, Timeouts::default(), "{name}");
-        assert_ne!(settings(&["--timeout", &other]).unwrap().nat.timeouts, Timeouts::default(), "{name}");
+        assert_eq!(settings(&["--timeout", &same]).unwrap().policy.timeouts, Timeouts::default(), "{name}");
+        assert_ne!(settings(&["--timeout", &other]).unwrap().policy.timeouts, Timeouts::default(), "{name}");
     }
     for (name, default) in limits() {
         let same = format!("{name}={default}");
         let other = format!("{name}={}", default + 1);
-        assert_eq!(settings(&["--limit", &same]).unwrap().nat.limits, Limits::default(), "{name}");
-        assert_ne!(settings(&["--limit", &other]).unwrap().nat.limits, Limits::default(), "{name}");
+        assert_eq!(settings(&["--limit", &same]).unwrap().limits, Limits::default(), "{name}");
+        assert_ne!(settings(&["--limit", &other]).unwrap().limits, Limits::default(), "{name}");
     }
+}
+
+#[test]
+fn profiles_are_in_their_table_with_what_they_are() {
+    let page = read(CONFIGURATION);
+    let shown: Vec<Vec<String>> = table(&page, "Profiles")
+        .iter()
+        .map(|row| row.iter().take(4).map(|cell| plain(cell)).collect())
+        .collect();
+    let wanted: Vec<Vec<String>> = Profile::WORDS
+        .into_iter()
+        .map(|(word, profile)| {
+            let policy = profile.policy(PortChoice::Random);
+            let hairpin = if policy.hairpin { "on" } else { "off" };
+            let [mapping, filtering] = [policy.mapping, policy.filtering].map(show::behaviour);
+            vec![word.to_owned(), mapping, filtering, hairpin.to_owned()]
+        })
+        .collect();
+    assert_eq!(shown, wanted);
+    let keys: String = table(&page, "Rules").iter().map(|row| plain(row[0]) + ", ").collect();
+    assert_eq!(keys.trim_end_matches(", "), RULE_KEYS.map(|(key, _)| key).join(", "));
 }
 
 #[test]
@@ -233,6 +271,9 @@ fn errors_read_as_shown() {
         for (command, shown) in session(block) {
             if let Some(name) = command.strip_prefix("cat ") {
                 fs::write(folder.path().join(name), shown).unwrap();
+                continue;
+            }
+            if !command.starts_with("tapnat run") {
                 continue;
             }
             let mut flags = run_flags(&Cli::try_parse_from(words(command)).unwrap());

@@ -44,8 +44,10 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
     ("mapping-session-limit", || with(|config| config.nat.limits.sessions_per_mapping = 1, two_remotes)),
     ("no-session", || inside(&craft::tcp(at(A, 1000), at(S1, 80), TcpFlags::ACK, 1, b"late"))),
     ("bad-flags", || inside(&craft::tcp(at(A, 1000), at(S1, 80), TcpFlags::SYN.with(TcpFlags::FIN), 1, b""))),
+    ("out-of-window", out_of_window),
     ("error-without-session", || outside(&error_about(at(X, 40000), X))),
     ("error-misaddressed", error_misaddressed),
+    ("error-out-of-window", error_out_of_window),
     ("unsolicited-query", || outside(&craft::echo(S1, X, true, 7, 1, b"ping"))),
     ("hairpin-off", || with(|config| config.nat.policy.hairpin = false, to_a_published_port)),
     ("host-access-off", || with(|config| config.nat.host_access = false, to_the_host)),
@@ -230,6 +232,26 @@ fn error_misaddressed() -> Rig {
     let sent = rig.sent_outside().remove(0);
     let receiver = if source(&sent) == X { other } else { X };
     rig.outside(&error_about(at(source(&sent), source_port(&sent)), receiver));
+    rig
+}
+
+/// A SYN from A, and A's port at the uplink.
+fn syn_sent() -> (Rig, u16) {
+    let mut rig = inside(&craft::tcp(at(A, 1000), at(S1, 80), TcpFlags::SYN, 1, b""));
+    let port = source_port(&rig.sent_outside()[0]);
+    (rig, port)
+}
+
+fn out_of_window() -> Rig {
+    let (mut rig, port) = syn_sent();
+    rig.outside(&craft::tcp(at(S1, 80), at(X, port), TcpFlags::RST, 1, b""));
+    rig
+}
+
+fn error_out_of_window() -> Rig {
+    let (mut rig, port) = syn_sent();
+    let never_sent = craft::tcp(at(X, port), at(S1, 80), TcpFlags::ACK, 1_000_000, b"");
+    rig.outside(&craft::icmp_error(IcmpError::HostUnreachable, R9, X, &never_sent));
     rig
 }
 

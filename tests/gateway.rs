@@ -234,8 +234,10 @@ fn a_super_frame_passes_whole_with_its_partial_checksum() {
     let mut rig = Rig::new();
     rig.from(MAC_A, &syn(1460).packet(at(A, 1000), at(S1, 80), &[]));
     let port = source_port(&rig.sent_outside().remove(0));
-    rig.outside(&craft::tcp(at(S1, 80), at(X, port), TcpFlags::SYN.with(TcpFlags::ACK), 0, &[]));
-    let mut packet = Tcp::default().packet(at(A, 1000), at(S1, 80), &[5; 20000]);
+    let answer = Tcp { flags: TcpFlags::SYN.with(TcpFlags::ACK), acknowledgment: 1, ..Tcp::default() };
+    rig.outside(&answer.packet(at(S1, 80), at(X, port), &[]));
+    let data = Tcp { sequence: 1, acknowledgment: 1, ..Tcp::default() };
+    let mut packet = data.packet(at(A, 1000), at(S1, 80), &[5; 20000]);
     packet[6] = 0x40;
     fix_header(&mut packet);
     let offload = Offload {
@@ -261,7 +263,7 @@ fn the_mss_of_syns_is_clamped_to_the_smaller_link_both_ways() {
     assert_eq!(word(&out, 42), 1360);
     assert!(sums_are_right(&out));
     let flags = TcpFlags::SYN.with(TcpFlags::ACK);
-    let answer = Tcp { flags, mss: Some(1460), ..Tcp::default() };
+    let answer = Tcp { flags, acknowledgment: 1, mss: Some(1460), ..Tcp::default() };
     rig.outside(&answer.packet(at(S1, 80), at(X, source_port(&out)), &[]));
     let (_, back) = rig.sent_inside().remove(0);
     assert_eq!(word(&back, 42), 1360);
@@ -536,7 +538,8 @@ fn the_hosts_own_services_are_reached_through_the_host_link() {
     assert_eq!(rig.from(MAC_A, &craft::tcp(at(A, 1000), at(X, 22), TcpFlags::SYN, 1, &[])), Fate::Pass(HOST));
     let out = rig.sent_to_host().remove(0);
     assert_eq!((source(&out), destination(&out), destination_port(&out)), (X, X, 22));
-    let answer = craft::tcp(at(X, 22), at(X, source_port(&out)), TcpFlags::SYN.with(TcpFlags::ACK), 9, &[]);
+    let answer = Tcp { flags: TcpFlags::SYN.with(TcpFlags::ACK), acknowledgment: 2, ..Tcp::default() };
+    let answer = answer.packet(at(X, 22), at(X, source_port(&out)), &[]);
     assert_eq!(
         rig.outside(&answer),
         dropped(DropReason::Refused(Refusal::SourceIsOurs)),

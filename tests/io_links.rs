@@ -5,11 +5,14 @@
 //! fails where `CI` is set. An argument runs the cases whose name contains it.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/links_six.rs"]
+mod links_six;
+
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::Timespec;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use tapnat::flow::{Endpoint, LinkInfo, Protocol};
@@ -17,7 +20,7 @@ use tapnat::io::filter::Wanted;
 use tapnat::io::guard::tcx::Tcx;
 use tapnat::io::guard::{Guard, GuardError, Kind, LeaseError};
 use tapnat::io::memory::Memory;
-use tapnat::io::netlink::Netlink;
+use tapnat::io::netlink::{Family, Netlink};
 use tapnat::io::setup::{self, InsideConfig, SetupError};
 use tapnat::io::sys::netns::{Netns, enter_private};
 use tapnat::io::sys::tun;
@@ -65,7 +68,7 @@ fn main() -> ExitCode {
     }
     let only: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let mut failed = 0;
-    for (name, case) in CASES {
+    for (name, case) in CASES.into_iter().chain(links_six::CASES) {
         if !only.is_empty() && !only.iter().any(|part| name.contains(part.as_str())) {
             continue;
         }
@@ -115,7 +118,7 @@ fn join(here: &Netlink, remote: &Netns) {
 }
 
 fn wanted() -> Wanted {
-    Wanted { addresses: vec![HOST], ports: vec![PORT..=65535] }
+    Wanted { addresses: vec![HOST.into()], ports: vec![PORT..=65535], ..Wanted::default() }
 }
 
 fn here() -> Netns {
@@ -210,8 +213,14 @@ fn tap(offload: bool) {
     if without_tun() {
         return;
     }
-    let config =
-        InsideConfig { tap: "tap0".into(), tap_fd: None, offload, bridge: Some("br0".into()), mtu: 1400 };
+    let config = InsideConfig {
+        tap: "tap0".into(),
+        tap_fd: None,
+        offload,
+        bridge: Some("br0".into()),
+        mtu: 1400,
+        six: false,
+    };
     let (mut tap, _made) = setup::inside(&config).unwrap();
     assert_eq!(tap.offloading(), offload);
     assert_eq!(tap.info().tcp4, offload);
@@ -318,6 +327,7 @@ fn setup_undoes() {
         offload: true,
         bridge: Some(bridge.into()),
         mtu: 1500,
+        six: false,
     };
     let before = names();
     let (tap, mut made) = setup::inside(&config("br0")).unwrap();
@@ -343,13 +353,23 @@ fn setup_undoes() {
 fn outside_is_found() {
     let _remote = wire();
     let netlink = Netlink::open().unwrap();
-    assert!(matches!(setup::outside(&netlink, None), Err(SetupError::NoDefaultRoute)));
-    assert!(matches!(setup::outside(&netlink, Some("eth7")), Err(SetupError::NoInterface(_))));
+    assert!(matches!(
+        setup::outside(&netlink, None, &[Family::Four]),
+        Err(SetupError::NoDefaultRoute(Family::Four))
+    ));
+    assert!(matches!(
+        setup::outside(&netlink, Some("eth7"), &[Family::Four]),
+        Err(SetupError::NoInterface(_))
+    ));
     netlink.add_default_route(REMOTE.into()).unwrap();
-    let outside = setup::outside(&netlink, None).unwrap();
-    assert_eq!((outside.interface.name.as_str(), outside.addresses.as_slice()), ("eth0", &[HOST][..]));
+    let outside = setup::outside(&netlink, None, &[Family::Four]).unwrap();
+    assert_eq!(
+        (outside.interface.name.as_str(), outside.addresses.as_slice()),
+        ("eth0", &[IpAddr::from(HOST)][..])
+    );
     netlink.add_veth("plain0", "plain1").unwrap();
-    assert!(matches!(setup::outside(&netlink, Some("plain0")), Err(SetupError::NoAddress(_))));
+    let plain = setup::outside(&netlink, Some("plain0"), &[Family::Four]).unwrap();
+    assert!(matches!(plain.externals(Family::Four), Err(SetupError::NoAddress { .. })));
     assert!(matches!(PacketUplink::open("plain0", wanted()), Err(UplinkError::Down(_))));
     assert!(matches!(PacketUplink::open("eth7", wanted()), Err(UplinkError::NoInterface(_))));
     assert!(matches!(PacketUplink::open("lo", wanted()), Err(UplinkError::NotEthernet(_))));
@@ -380,7 +400,7 @@ fn raw_connection() {
 /// A TCP connection made by hand from a leased port: super-frames both ways, and a host that does
 /// not say a word.
 fn connection(link: &mut dyn Link, remote: &Netns) {
-    let mut guard = Guard::new(Some(Kind::Hold), false, 0, &[HOST]).unwrap();
+    let mut guard = Guard::new(Some(Kind::Hold), false, 0, &[HOST.into()]).unwrap();
     guard.lease(Protocol::Tcp, Endpoint::new(HOST, PORT)).unwrap();
     let before = Counters::read(&here()).unwrap();
     let listener = remote.run(|| TcpListener::bind((REMOTE, 80)).unwrap()).unwrap();
@@ -520,7 +540,7 @@ fn host_link() {
     let remote = wire();
     let mut host = RawUplink::host(wanted(), 1500).unwrap();
     let mut wire = RawUplink::wire("eth0", wanted(), 1500).unwrap();
-    let mut guard = Guard::new(Some(Kind::Hold), false, 0, &[HOST]).unwrap();
+    let mut guard = Guard::new(Some(Kind::Hold), false, 0, &[HOST.into()]).unwrap();
     guard.lease(Protocol::Tcp, Endpoint::new(HOST, PORT)).unwrap();
     let before = Counters::read(&here()).unwrap();
 
@@ -598,7 +618,7 @@ fn answers() -> (i64, i64) {
 fn guard_is_silent(kind: Kind) {
     let remote = wire();
     let eth0 = Netlink::open().unwrap().link("eth0").unwrap().unwrap().index;
-    let guard = Guard::new(Some(kind), true, eth0, &[HOST]);
+    let guard = Guard::new(Some(kind), true, eth0, &[HOST.into()]);
     if let Err(GuardError::Tcx(error)) = &guard {
         assert!(std::env::var_os("CI").is_none(), "{error}");
         println!("skipped: tcx: {error}");
@@ -632,20 +652,20 @@ fn guard_is_silent(kind: Kind) {
     let released = answers();
     assert!(released.0 > unguarded.0 && released.1 > unguarded.1, "a released port is the host's again");
     drop(guard);
-    assert!(matches!(Guard::new(Some(Kind::Tcx), false, eth0, &[HOST]), Err(GuardError::RawUplink)));
-    let chosen = Guard::new(None, false, eth0, &[HOST]).unwrap();
+    assert!(matches!(Guard::new(Some(Kind::Tcx), false, eth0, &[HOST.into()]), Err(GuardError::RawUplink)));
+    let chosen = Guard::new(None, false, eth0, &[HOST.into()]).unwrap();
     assert_eq!((chosen.kind(), chosen.why()), (Kind::Hold, "tcx stands in front of raw IP sockets"));
     for ask in [None, Some(Kind::Hold), Some(Kind::Tcx)] {
-        let stranger = Guard::new(ask, true, eth0, &[HOST, REMOTE]);
-        assert!(matches!(stranger, Err(GuardError::NotLocal(REMOTE))), "{ask:?}: {stranger:?}");
+        let stranger = Guard::new(ask, true, eth0, &[HOST.into(), REMOTE.into()]);
+        assert!(matches!(stranger, Err(GuardError::NotLocal(ip)) if ip == REMOTE), "{ask:?}: {stranger:?}");
     }
-    assert!(Guard::new(Some(Kind::Off), true, eth0, &[REMOTE]).is_ok());
+    assert!(Guard::new(Some(Kind::Off), true, eth0, &[REMOTE.into()]).is_ok());
 }
 
 fn tcx_alone() {
     let remote = wire();
     let eth0 = Netlink::open().unwrap().link("eth0").unwrap().unwrap().index;
-    let tcx = match Tcx::attach(eth0, &[Ipv4Addr::new(198, 51, 100, 1), HOST]) {
+    let tcx = match Tcx::attach(eth0, &[Ipv4Addr::new(198, 51, 100, 1).into(), HOST.into()]) {
         Ok(tcx) => tcx,
         Err(error) => {
             assert!(std::env::var_os("CI").is_none(), "{error}");
@@ -653,7 +673,7 @@ fn tcx_alone() {
         }
     };
     drop(Tcx::attach(eth0, &[]).expect("a program for no address lets all pass"));
-    let many: Vec<_> = (0..300).map(|n| Ipv4Addr::from_bits(HOST.to_bits() + n)).collect();
+    let many: Vec<_> = (0..300).map(|n| IpAddr::from(Ipv4Addr::from_bits(HOST.to_bits() + n))).collect();
     drop(Tcx::attach(eth0, &many).expect("one for as many as fit is taken too"));
     let start = answers();
     for port in [PORT, 65535, 1] {
@@ -680,7 +700,7 @@ fn tcx_alone() {
 
 fn leases() {
     let remote = wire();
-    let mut guard = Guard::new(Some(Kind::Hold), false, 0, &[HOST]).unwrap();
+    let mut guard = Guard::new(Some(Kind::Hold), false, 0, &[HOST.into()]).unwrap();
     let mut lease = |protocol, port| guard.lease(protocol, Endpoint::new(HOST, port));
     let taken = |result| matches!(result, Err(LeaseError::Taken { .. }));
 

@@ -31,13 +31,13 @@ const UNLEASED: RangeInclusive<u16> = 60_000..=60_099;
 /// One thing that happens. Numbers are small so that they meet.
 #[derive(Clone, Debug)]
 enum Op {
-    /// Host, its port, remote, its port, flags; remote 3 is our own address.
-    Out(Protocol, u8, u16, u8, u16, u8),
-    /// Remote, its port, outside port from the first of the range on, flags.
-    In(Protocol, u8, u16, u16, u8),
+    /// Host, its port, remote, its port, segment; remote 3 is our own address.
+    Out(Protocol, u8, u16, u8, u16, Kind),
+    /// Remote, its port, outside port from the first of the range on, segment.
+    In(Protocol, u8, u16, u16, Kind),
     /// A packet of the nth session, from the inside or from the remote, or from another port of the
-    /// remote; flags.
-    Of(usize, bool, u16, u8),
+    /// remote; segment.
+    Of(usize, bool, u16, Kind),
     /// Time goes on by so many eighths of a second.
     Wait(u64),
     Lease(Protocol, u16),
@@ -147,6 +147,10 @@ impl Change {
     }
 }
 
+/// Flags, by their place in [`flags`], and numbers: 0 are right, 1 far from everything, 2 begin
+/// anew, 3 acknowledge something else.
+type Kind = (u8, u8);
+
 fn protocol() -> impl Strategy<Value = Protocol> {
     prop_oneof![Just(Protocol::Udp), Just(Protocol::Tcp), Just(Protocol::Icmp)]
 }
@@ -155,9 +159,13 @@ fn ported() -> impl Strategy<Value = Protocol> {
     prop_oneof![Just(Protocol::Udp), Just(Protocol::Tcp)]
 }
 
-/// The flags of a packet that may open something: SYN, mostly.
-fn opening() -> impl Strategy<Value = u8> {
-    prop_oneof![3 => Just(0u8), 1 => 0..5u8]
+/// A segment that may open something: SYN, mostly.
+fn opening() -> impl Strategy<Value = Kind> {
+    prop_oneof![3 => Just((0, 0)), 1 => kind()]
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    (0..6u8, prop_oneof![5 => Just(0u8), 1 => 1..4u8])
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -172,7 +180,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (protocol(), 0..3u8, 0..4u16, 0..2u8, 0..2u16, 0..5u8)
             .prop_map(|(p, remote, port, host, to, flags)| Op::Direct(p, remote, port, host, to, flags)),
         3 => change().prop_map(Op::Reconfigure),
-        40 => (0..12usize, any::<bool>(), prop_oneof![4 => Just(0u16), 1 => 1..3u16], 0..5u8)
+        40 => (0..12usize, any::<bool>(), prop_oneof![4 => Just(0u16), 1 => 1..3u16], kind())
             .prop_map(|(nth, out, other, flags)| Op::Of(nth, out, other, flags)),
         1 => (0..9u64).prop_map(Op::Wait),
         2 => seconds.prop_map(|seconds| Op::Wait(seconds * 8)),
@@ -217,8 +225,29 @@ fn flags(protocol: Protocol, choice: u8) -> TcpFlags {
         TcpFlags::ACK,
         TcpFlags::FIN.with(TcpFlags::ACK),
         TcpFlags::RST,
+        TcpFlags::RST.with(TcpFlags::ACK),
     ];
     if protocol == Protocol::Tcp { all[usize::from(choice)] } else { TcpFlags::default() }
+}
+
+/// The numbers of a segment of a session whose ends began at `first`, so far as known.
+fn numbers(tcp: TcpFlags, kind: u8, [from, to]: [Option<u32>; 2]) -> Segment {
+    const WILD: u32 = 0x4000_0000;
+    const ANEW: u32 = 0x0100_0000;
+    let right = tuples::numbers(tcp);
+    let (sequence, acknowledgement) = match kind {
+        1 => (WILD, WILD),
+        2 => (ANEW, 0),
+        3 => (0, ANEW),
+        _ => (0, 0),
+    };
+    let more =
+        |number: u32, first: Option<u32>, off: u32| number.wrapping_add(first.unwrap_or(0)).wrapping_add(off);
+    Segment {
+        sequence: more(right.sequence, from, sequence),
+        acknowledgement: more(right.acknowledgement, to, acknowledgement),
+        ..right
+    }
 }
 
 impl Pair {
@@ -226,6 +255,10 @@ impl Pair {
         let mut config = NatConfig::new(vec![end(X).ip]);
         (config.policy.mapping, config.policy.filtering, config.leased) = (mapping, filtering, true);
         config.ports = vec![FIRST..=FIRST + PORTS - 1, UNLEASED];
+        let times = &mut config.policy.timeouts;
+        (times.udp_unreplied, times.tcp_reset) = (Duration::from_secs(61), Duration::from_secs(60));
+        (times.tcp_syn_received, times.tcp_half_closed) =
+            (Duration::from_secs(120), Duration::from_secs(600));
         let nat = Nat::new(config.clone(), [seed; 32]);
         Pair { nat, spec: Spec::new(config), now: Time::ZERO, asked: 0 }
     }
@@ -323,14 +356,11 @@ impl Pair {
         self.compare();
     }
 
-    fn leave(&mut self, flow: Flow, kind: u8) {
-        let data = Data {
-            flow,
-            tcp: flags(flow.protocol, kind),
-            segment: Segment::default(),
-            asks: true,
-            length: 100,
-        };
+    fn leave(&mut self, flow: Flow, (kind, off): Kind) {
+        let tcp = flags(flow.protocol, kind);
+        let first = self.spec.find(flow.protocol, flow.source, flow.destination).map(|s| s.first());
+        let segment = numbers(tcp, off, first.unwrap_or_default());
+        let data = Data { flow, tcp, segment, asks: true, length: 100 };
         let mut steps = Vec::new();
         let got = self.nat.outbound(&Summary::Data(data), self.now, &mut steps);
         let offered = steps.iter().find_map(|step| match step {
@@ -343,8 +373,8 @@ impl Pair {
     /// To an inside host's own address.
     fn direct(&mut self, flow: Flow, kind: u8) {
         let asks = flow.protocol != Protocol::Icmp || kind == 0;
-        let data =
-            Data { flow, tcp: flags(flow.protocol, kind), segment: Segment::default(), asks, length: 100 };
+        let tcp = flags(flow.protocol, kind);
+        let data = Data { flow, tcp, segment: tuples::numbers(tcp), asks, length: 100 };
         let packet = Summary::Data(data);
         let want = self.spec.direct(&data);
         let passes = matches!(want, Decision::Translate { .. });
@@ -354,14 +384,18 @@ impl Pair {
     }
 
     /// From the wire, or from the host where the source is ours, as only the host can send that.
-    fn arrive(&mut self, flow: Flow, kind: u8) {
+    fn arrive(&mut self, flow: Flow, (kind, off): Kind) {
         if !self.spec.config.external.contains(&flow.destination.ip) {
             return;
         }
         let local = self.spec.ours(flow.source.ip);
         let asks = flow.protocol != Protocol::Icmp || kind == 0;
-        let data =
-            Data { flow, tcp: flags(flow.protocol, kind), segment: Segment::default(), asks, length: 100 };
+        let tcp = flags(flow.protocol, kind);
+        let owner = self.spec.owner(flow.protocol, flow.destination);
+        let session = owner.and_then(|owner| self.spec.find(flow.protocol, owner.inside, flow.source));
+        let [inside, remote] = session.map(|session| session.first()).unwrap_or_default();
+        let segment = numbers(tcp, off, [remote, inside]);
+        let data = Data { flow, tcp, segment, asks, length: 100 };
         let packet = Summary::Data(data);
         let foretold = self.nat.would_admit(&data, !local, self.now);
         let got = if local {
@@ -499,7 +533,7 @@ proptest! {
             let mut nat = Nat::new(config(), [seed; 32]);
             let mut steps = Vec::new();
             for op in &ops {
-                if let Op::Out(protocol, host, port, remote, to, kind) = *op {
+                if let Op::Out(protocol, host, port, remote, to, (kind, _)) = *op {
                     let destination = Endpoint::new(IpAddr::from([198, 51, 100, remote]), to);
                     let flow = Flow { protocol, source: inside(host, port), destination };
                     let data = Data { flow, tcp: flags(protocol, kind), segment: Segment::default(), asks: true, length: 100 };

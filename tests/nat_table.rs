@@ -14,7 +14,7 @@ use tapnat::nat::{
     Behaviour, Closed, Decision, Exit, Nat, NatConfig, PublishError, Refusal, SessionView, Step, TcpState,
     Wanted,
 };
-use tuples::{end, error, from, gre, ping, pong, tcp, to, udp};
+use tuples::{at, end, error, from, gre, ping, pong, tcp, to, udp};
 
 const X: &str = "203.0.113.1";
 
@@ -98,10 +98,11 @@ impl Bench {
         self.steps.iter().filter_map(closed).collect()
     }
 
-    /// A TCP connection of A to S1:80, both SYNs seen; tells A's outside endpoint.
+    /// A TCP connection of A to S1:80, open; tells A's outside endpoint.
     fn connect(&mut self) -> Endpoint {
-        let x = self.leaves(&tcp("10.0.0.2:5000 > 198.51.100.7:80", "S"));
+        let x = self.leaves(&tcp(A_OUT, "S"));
         self.reaches(&to(&tcp("198.51.100.7:80 > 0.0.0.0", "S."), x), "10.0.0.2:5000");
+        self.leaves(&tcp(A_OUT, "."));
         x
     }
 }
@@ -289,7 +290,7 @@ fn changed_timeouts_hold_at_once() {
     let mut nat = nat(|_| {});
     let x = nat.leaves(&udp("10.0.0.2:1000 > 198.51.100.7:5000"));
     let mut config = nat.nat.config().clone();
-    config.policy.timeouts.udp = Duration::from_secs(10);
+    config.policy.timeouts.udp_unreplied = Duration::from_secs(10);
     nat.nat.reconfigure(config, nat.now, &mut nat.steps);
     nat.after(10.0).refuses_in(&to(&udp("198.51.100.7:5000 > 0.0.0.0"), x), Refusal::NoMapping);
 }
@@ -319,6 +320,8 @@ fn tcp_states_and_their_times() {
     let back = |flags| to(&tcp("198.51.100.7:80 > 0.0.0.0", flags), x);
     assert_eq!(nat.state(), Some(TcpState::Opening));
     nat.after(239.0).reaches(&back("S."), "10.0.0.2:5000");
+    assert_eq!(nat.state(), Some(TcpState::Opening));
+    nat.after(239.0).leaves(&tcp(A_OUT, "."));
     assert_eq!(nat.state(), Some(TcpState::Established));
     nat.after(7439.0).expire();
     nat.leaves(&tcp(A_OUT, "."));
@@ -412,9 +415,9 @@ fn reopened() {
         let before = nat.sessions()[0];
         nat.steps.clear();
         if syn_from_inside {
-            assert_eq!(nat.leaves(&tcp(A_OUT, "S")), x);
+            assert_eq!(nat.leaves(&at(&tcp(A_OUT, "S"), 1_000_000)), x);
         } else {
-            nat.reaches(&back("S"), "10.0.0.2:5000");
+            nat.reaches(&at(&back("S"), 1_000_000), "10.0.0.2:5000");
         }
         let after = nat.sessions()[0];
         assert_ne!(before.id, after.id);
@@ -488,6 +491,7 @@ fn hairpin_to_a_published_port() {
     assert_eq!(syn, hairpinned(a, "10.0.0.3:80"));
     let answer = nat.out(&to(&tcp("10.0.0.3:80 > 0.0.0.0", "S."), a));
     assert_eq!(answer, hairpinned(end("203.0.113.1:8080"), "10.0.0.2:1000"));
+    nat.out(&tcp("10.0.0.2:1000 > 203.0.113.1:8080", "."));
     assert!(nat.sessions().iter().all(|session| session.tcp == Some(TcpState::Established)));
 }
 

@@ -11,8 +11,12 @@ mod lab_edges;
 mod lab_harness;
 #[path = "support/lab_host.rs"]
 mod lab_host;
+#[path = "support/lab_reload.rs"]
+mod lab_reload;
 #[path = "support/lab_setup.rs"]
 mod lab_setup;
+#[path = "support/lab_six.rs"]
+mod lab_six;
 #[path = "support/lab_traffic.rs"]
 mod lab_traffic;
 
@@ -37,7 +41,7 @@ const EVERY_FORM: [Named; 9] = [
 ];
 
 /// Tests to which uplink and guard matter, but not the TAP.
-const EVERY_UPLINK_AND_GUARD: [Named; 7] = [
+const EVERY_UPLINK_AND_GUARD: [Named; 9] = [
     (
         "ports_in_use_at_a_kill_rest_after_the_restart",
         lab_host::ports_in_use_at_a_kill_rest_after_the_restart,
@@ -47,12 +51,16 @@ const EVERY_UPLINK_AND_GUARD: [Named; 7] = [
     ("ports_of_the_host_are_never_given", lab_host::ports_of_the_host_are_never_given),
     ("our_ports_are_refused_to_host_programs", lab_host::our_ports_are_refused_to_host_programs),
     ("outside_interface_down_and_up_again", lab_host::outside_interface_down_and_up_again),
+    ("reload_keeps_flows_that_are_still_allowed", lab_reload::reload_keeps_flows_that_are_still_allowed),
+    ("a_bad_reload_changes_nothing", lab_reload::a_bad_reload_changes_nothing),
     ("hostile_frames_disturb_nobody_else", lab_edges::hostile_frames_disturb_nobody_else),
 ];
 
 /// Tests of what only one form has, or that no form changes.
-const ONCE: [(&str, fn()); 1] =
-    [("pool_addresses_are_answered_for_outside", lab_host::pool_addresses_are_answered_for_outside)];
+const ONCE: [(&str, fn()); 2] = [
+    ("nothing_is_logged_of_who_talks_to_whom", lab_host::nothing_is_logged_of_who_talks_to_whom),
+    ("pool_addresses_are_answered_for_outside", lab_host::pool_addresses_are_answered_for_outside),
+];
 
 /// Tests to which only the uplink matters.
 const EVERY_UPLINK: [Named; 9] = [
@@ -83,6 +91,10 @@ fn tests() -> Vec<Test> {
         let mut chosen: Vec<Named> = EVERY_FORM.to_vec();
         chosen.extend(EVERY_UPLINK_AND_GUARD.iter().filter(|_| every_tap));
         chosen.extend(EVERY_UPLINK.iter().filter(|_| only_uplink));
+        let six = lab_six::EVERY_FORM.iter().chain(lab_six::EVERY_UPLINK.iter().filter(|_| only_uplink));
+        for (name, test) in six {
+            add(format!("six/{name}/{form}"), form, Box::new(move || test(form)));
+        }
         for (name, test) in chosen {
             add(format!("{name}/{form}"), form, Box::new(move || test(form)));
         }

@@ -89,8 +89,9 @@ fn tcp_arrives_whole_both_ways_over_clean_wires() {
 #[test]
 fn tcp_arrives_whole_both_ways_over_bad_wires() {
     for seed in 1..=5 {
-        let network = outgoing_transfer(Faults::BAD, seed);
+        let mut network = outgoing_transfer(Faults::BAD, seed);
         assert!(network.lost > 0 && network.doubled > 0 && network.delayed > 0, "seed {seed}");
+        assert!(network.dropped().iter().all(|(word, _)| *word != "out-of-window"), "seed {seed}");
     }
 }
 

@@ -10,8 +10,10 @@ pub mod doctor;
 pub mod events;
 pub mod flows;
 pub mod flush;
+pub mod lookup;
 pub mod packet;
 pub mod publish;
+pub mod reload;
 pub mod run;
 pub mod selftest;
 pub mod stats;
@@ -60,6 +62,10 @@ pub enum Verb {
     Publish(publish::PublishArgs),
     /// The NAT behaviour report: every demand of the RFCs put to this gateway, or to the kernel beside it
     Selftest(selftest::SelftestArgs),
+    /// Who has an outside port, or which outside ports an inside host has
+    Lookup(lookup::LookupArgs),
+    /// Have a running gateway read its settings again
+    Reload(reload::ReloadArgs),
     /// What this host allows, what is missing, and the command that mends it
     Doctor(doctor::DoctorArgs),
 }
@@ -96,6 +102,8 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Flush(args) => flush::run(&args),
         Verb::Publish(args) => publish::run(&args),
         Verb::Selftest(args) => selftest::run(&args),
+        Verb::Lookup(args) => lookup::run(&args),
+        Verb::Reload(args) => reload::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
     }
 }

@@ -36,12 +36,13 @@ A file that says the same as the first and third together:
 /// # Errors
 /// The settings are wrong, or the gateway cannot run with them.
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
-    let settings = load(&args.flags, runtime_dir().as_deref())?;
+    let runtime_dir = runtime_dir();
+    let settings = load(&args.flags, runtime_dir.as_deref())?;
     log_to_stderr(settings.log);
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
-    crate::runtime::run(&settings)
+    crate::runtime::run(&settings, &args.flags, runtime_dir.as_deref())
 }
 
 fn log_to_stderr(level: LogLevel) {

@@ -16,7 +16,7 @@ pub struct StatsArgs {
     /// Which gateway.
     #[command(flatten)]
     pub gateway: GatewayArgs,
-    /// One JSON object
+    /// One JSON object; its key `about` has what the gateway is, and every setting in force
     #[arg(long)]
     pub json: bool,
     /// Prometheus text, for a textfile collector
@@ -33,6 +33,7 @@ Every drop has a reason with a stable word; docs/drop-reasons.md says cause and 
 Examples:
   tapnat stats
   tapnat stats --json | jq .dropped
+  tapnat stats --json | jq -r '.about.config[\"timeouts.udp\"]'
   tapnat stats --prometheus > /var/lib/node_exporter/tapnat.prom";
 
 /// Shows the counters of a running gateway.
@@ -44,7 +45,9 @@ pub fn run(args: &StatsArgs) -> anyhow::Result<()> {
     let stats = fetch(&mut client)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
-        writeln!(out, "{}", serde_json::to_string(&stats)?)?;
+        let mut whole = serde_json::to_value(&stats)?;
+        whole["about"] = serde_json::to_value(about(&mut client)?)?;
+        writeln!(out, "{whole}")?;
     } else if args.prometheus {
         let name = client.greeting().name.clone();
         write!(out, "{}", stats.prometheus(&name))?;
@@ -95,6 +98,7 @@ pub fn lines(about: &About, stats: &StatsRecord, all: bool, paint: Paint) -> Vec
             about.uplink,
             about.guard
         ),
+        format!("  profile  {}", profiles(about)),
         format!(
             "  tables   {}, {}, {}, {}",
             plural(stats.sessions, "session"),
@@ -113,6 +117,12 @@ pub fn lines(about: &About, stats: &StatsRecord, all: bool, paint: Paint) -> Vec
         group(&mut lines, heading, words, all, paint);
     }
     lines
+}
+
+/// The profile, and those of the rules.
+fn profiles(about: &About) -> String {
+    let rules = about.rules.iter().map(|rule| format!("; {} for {}", rule.profile, rule.inside));
+    std::iter::once(about.profile.clone()).chain(rules).collect()
 }
 
 fn group(lines: &mut Vec<String>, heading: &str, Words(words): &Words, all: bool, paint: Paint) {

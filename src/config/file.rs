@@ -1,7 +1,8 @@
 //! The configuration file: TOML with the same keys as the options of `tapnat run`.
 
 use super::error::{ConfigError, did_you_mean};
-use super::raw::{KEYS, Place, Raw, Shape, Written};
+use super::raw::{KEYS, Place, RULE_KEYS, Raw, RawRule, Shape, Written};
+use super::rule;
 use std::ops::Range;
 use std::path::Path;
 use toml::Spanned;
@@ -71,28 +72,76 @@ impl Reader<'_> {
             let place = self.place(key.span(), word);
             return Err(ConfigError::new(&place, "no such key", did_you_mean(word, &known)));
         };
-        let place = self.place(value.span(), key);
+        match (shape, value.get_ref()) {
+            (Shape::Rules, DeValue::Array(values)) => {
+                values.iter().try_for_each(|value| self.rule(raw, value))
+            }
+            (Shape::Rules, _) => self.rule(raw, value),
+            _ => self.value(raw, key, key, *shape, value),
+        }
+    }
+
+    /// A rule: a table of its own, or the text of the flag.
+    fn rule(&self, raw: &mut Raw, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
+        let rule = match value.get_ref() {
+            DeValue::Table(table) => self.rule_table(value, table)?,
+            DeValue::String(_) => rule::split(self.scalar("rule", value)?)?,
+            _ => {
+                let cure = "write a table: [[rule]] and KEY = VALUE lines, or a text such as \"10.88.0.64/26=symmetric\"";
+                let place = self.place(value.span(), "rule");
+                return Err(ConfigError::new(&place, format!("is {}", kind(value)), cure));
+            }
+        };
+        raw.add_rule(rule);
+        Ok(())
+    }
+
+    fn rule_table(&self, whole: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<RawRule, ConfigError> {
+        let mut keys = Raw::default();
+        for (key, value) in table {
+            let word = key.get_ref().as_ref();
+            let name = format!("rule.{word}");
+            let Some((key, shape)) = RULE_KEYS.iter().find(|(known, _)| *known == word) else {
+                let place = self.place(key.span(), &name);
+                let known = RULE_KEYS.map(|(known, _)| known);
+                return Err(ConfigError::new(&place, "no such key", did_you_mean(word, &known)));
+            };
+            self.value(&mut keys, key, &name, *shape, value)?;
+        }
+        Ok(RawRule { place: self.place(whole.span(), "rule"), keys })
+    }
+
+    /// A value of `key`, which errors call `name`.
+    fn value(
+        &self,
+        raw: &mut Raw,
+        key: &'static str,
+        name: &str,
+        shape: Shape,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<(), ConfigError> {
+        let place = self.place(value.span(), name);
         match (shape, value.get_ref()) {
             (Shape::Many, DeValue::Array(values)) => {
                 for value in values.iter() {
-                    raw.add(key, None, self.scalar(key, value)?);
+                    raw.add(key, None, self.scalar(name, value)?);
                 }
             }
             (Shape::Table, DeValue::Table(values)) => {
-                for (name, value) in values {
-                    let name = name.get_ref().to_string();
-                    let written = self.scalar(&format!("{key}.{name}"), value)?;
-                    raw.add(key, Some(name), written);
+                for (entry, value) in values {
+                    let entry = entry.get_ref().to_string();
+                    let written = self.scalar(&format!("{name}.{entry}"), value)?;
+                    raw.add(key, Some(entry), written);
                 }
             }
             (Shape::Table, _) => {
-                let cure = format!("write a table: [{key}] and NAME = VALUE lines");
+                let cure = format!("write a table: [{name}] and NAME = VALUE lines");
                 return Err(ConfigError::new(&place, format!("is {}", kind(value)), cure));
             }
             (Shape::One, DeValue::Array(_)) => {
                 return Err(ConfigError::new(&place, "is a list", "it takes one value"));
             }
-            _ => raw.add(key, None, self.scalar(key, value)?),
+            _ => raw.add(key, None, self.scalar(name, value)?),
         }
         Ok(())
     }

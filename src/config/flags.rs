@@ -2,6 +2,7 @@
 
 use super::error::ConfigError;
 use super::raw::{KEYS, Place, Raw, Written};
+use super::rule;
 use std::path::PathBuf;
 
 /// The options of `tapnat run`. Each but `--config` is also a key of the file.
@@ -35,7 +36,7 @@ pub struct RunFlags {
     /// Make the TAP a port of this bridge; create the bridge if there is none
     #[arg(long, value_name = "NAME", help_heading = "Inside")]
     pub bridge: Option<String>,
-    /// The gateway's own address and prefix inside, e.g. 10.88.0.1/24; can be repeated
+    /// The gateway's own address and prefix inside, e.g. 10.88.0.1/24 or fd00:88::1/64; can be repeated
     #[arg(long, value_name = "CIDR", help_heading = "Inside")]
     pub inside: Vec<String>,
     /// The gateway's MAC inside [default: made up at each start]
@@ -44,6 +45,12 @@ pub struct RunFlags {
     /// MTU of the inside, in bytes [default: 1500]
     #[arg(long, value_name = "N", help_heading = "Inside")]
     pub mtu: Option<String>,
+    /// Whether IPv6 hosts are told prefix, MTU, router and DNS servers by advertisements [default: on]
+    #[arg(long, value_name = "on|off", help_heading = "Inside")]
+    pub advertise: Option<String>,
+    /// DNS server that advertisements name; can be repeated
+    #[arg(long, value_name = "ADDR", help_heading = "Inside")]
+    pub dns: Vec<String>,
 
     /// Outside interface [default: that of the default route]
     #[arg(long, value_name = "IFACE", help_heading = "Outside")]
@@ -57,8 +64,8 @@ pub struct RunFlags {
     /// How the host's own stack is kept off our ports [default: auto]
     #[arg(long, value_name = "auto|tcx|hold|off", help_heading = "Outside")]
     pub guard: Option<String>,
-    /// External ports to use
-    #[arg(long, value_name = "FIRST-LAST", help_heading = "Outside")]
+    /// External ports to use: ranges with commas between them
+    #[arg(long, value_name = "FIRST-LAST,...", help_heading = "Outside")]
     pub ports: Option<String>,
     /// Port forwards.
     #[arg(
@@ -68,26 +75,55 @@ pub struct RunFlags {
         help = "Forward a port: [ADDR:]PORT[-PORT]:INSIDE[:PORT[-PORT]]/tcp|udp; can be repeated"
     )]
     pub publish: Vec<String>,
+    /// Destinations that are not translated.
+    #[arg(
+        long,
+        value_name = "SPEC",
+        help_heading = "Outside",
+        help = "Do not translate what goes there: ADDR[/LEN][:PORT[-PORT]][/tcp|udp|icmp]; can be repeated"
+    )]
+    pub exempt: Vec<String>,
 
+    /// Translate an IPv6 prefix to another, without state (RFC 6296); can be repeated
+    #[arg(long, value_name = "INSIDE=OUTSIDE", help_heading = "Translation")]
+    pub prefix_translation: Vec<String>,
+    /// A named set of behaviours: rfc4787, full-cone, restricted-cone, port-restricted, symmetric, linux
+    /// or cgnat; the options below change single ones [default: rfc4787]
+    #[arg(long, value_name = "NAME", help_heading = "Translation")]
+    pub profile: Option<String>,
+    /// Another profile for some inside hosts, e.g. 10.88.0.64/26=symmetric; can be repeated
+    #[arg(long, value_name = "INSIDE=PROFILE", help_heading = "Translation")]
+    pub rule: Vec<String>,
+    /// Profile cgnat: the inside hosts that have a block of ports each [default: the inside subnet]
+    #[arg(long, value_name = "CIDR", help_heading = "Translation")]
+    pub subscribers: Option<String>,
+    /// Profile cgnat: ports of a block [default: seven eighths of all ports, evenly]
+    #[arg(long, value_name = "N", help_heading = "Translation")]
+    pub block_size: Option<String>,
     /// endpoint-independent, address-dependent or address-and-port-dependent (RFC 4787)
-    /// [default: endpoint-independent]
+    /// [default: the profile's]
     #[arg(long, value_name = "BEHAVIOUR", help_heading = "Translation")]
     pub mapping: Option<String>,
-    /// Which remotes may answer, in the same words [default: address-dependent]
+    /// Which remotes may answer, in the same words [default: the profile's]
     #[arg(long, value_name = "BEHAVIOUR", help_heading = "Translation")]
     pub filtering: Option<String>,
-    /// Whether inside hosts reach each other by their outside endpoints [default: on]
+    /// Whether inside hosts reach each other by their outside endpoints [default: the profile's]
     #[arg(long, value_name = "on|off", help_heading = "Translation")]
     pub hairpin: Option<String>,
     /// Whether inside hosts reach services of the host itself [default: on]
     #[arg(long, value_name = "on|off", help_heading = "Translation")]
     pub host_access: Option<String>,
+    /// What an inside host is told when ports or a limit refuse it [default: prohibited]
+    #[arg(long, value_name = "prohibited|host-unreachable|silence", help_heading = "Translation")]
+    pub refusal: Option<String>,
     /// How long idle flows live, e.g. udp=5m, tcp-established=2h4m; can be repeated. Names: udp,
-    /// udp-dns, tcp-opening, tcp-established, tcp-closing, icmp, other, lease
+    /// udp-unreplied, udp-dns, tcp-opening, tcp-syn-received, tcp-established, tcp-half-closed,
+    /// tcp-closing, tcp-reset, icmp, other, lease, port-hold
     #[arg(long, value_name = "NAME=DURATION", help_heading = "Translation")]
     pub timeout: Vec<String>,
     /// How many things may live, e.g. sessions=1000000; can be repeated. Names: sessions,
-    /// sessions-per-host, mappings-per-host, sessions-per-mapping, publish
+    /// sessions-per-host, mappings-per-host, sessions-per-mapping, publish, held-ports,
+    /// new-sessions-per-host
     #[arg(long, value_name = "NAME=N", help_heading = "Translation")]
     pub limit: Vec<String>,
 }
@@ -96,10 +132,10 @@ impl RunFlags {
     /// The options as [`Raw`] settings.
     ///
     /// # Errors
-    /// A `--timeout` or `--limit` without `=`.
+    /// A `--timeout`, `--limit` or `--rule` without `=`.
     pub fn raw(&self) -> Result<Raw, ConfigError> {
         let mut raw = Raw::default();
-        let one: [(&str, &Option<String>); 18] = [
+        let one: [(&str, &Option<String>); 23] = [
             ("name", &self.name),
             ("control", &self.control),
             ("tap", &self.tap),
@@ -108,18 +144,30 @@ impl RunFlags {
             ("bridge", &self.bridge),
             ("mac", &self.mac),
             ("mtu", &self.mtu),
+            ("advertise", &self.advertise),
             ("outside", &self.outside),
             ("uplink", &self.uplink),
             ("guard", &self.guard),
             ("ports", &self.ports),
+            ("profile", &self.profile),
+            ("subscribers", &self.subscribers),
+            ("block-size", &self.block_size),
             ("mapping", &self.mapping),
             ("filtering", &self.filtering),
             ("hairpin", &self.hairpin),
             ("host-access", &self.host_access),
+            ("refusal", &self.refusal),
             ("ready-fd", &self.ready_fd),
             ("log", &self.log),
         ];
-        let many = [("inside", &self.inside), ("external", &self.external), ("publish", &self.publish)];
+        let many = [
+            ("inside", &self.inside),
+            ("external", &self.external),
+            ("publish", &self.publish),
+            ("exempt", &self.exempt),
+            ("dns", &self.dns),
+            ("prefix-translation", &self.prefix_translation),
+        ];
         let tables = [("timeouts", &self.timeout), ("limits", &self.limit)];
         let many = one
             .into_iter()
@@ -127,6 +175,10 @@ impl RunFlags {
             .chain(many.into_iter().flat_map(|(key, values)| values.iter().map(move |text| (key, text))));
         for (key, text) in many {
             raw.add(known(key).0, None, Written { text: text.clone(), place: Place::Flag(known(key).1) });
+        }
+        for text in &self.rule {
+            let place = Place::Flag(known("rule").1);
+            raw.add_rule(rule::split(Written { text: text.clone(), place })?);
         }
         for (key, values) in tables {
             let (key, flag) = known(key);

@@ -7,19 +7,28 @@
 //! ```
 
 pub mod error;
+pub mod exempt;
 pub mod file;
 pub mod flags;
+pub mod networks;
+pub mod profile;
 pub mod publish;
 pub mod raw;
 pub mod resolve;
+pub mod rule;
 pub mod settings;
+pub mod show;
+pub mod six;
+pub mod translation;
 
 pub use error::ConfigError;
 pub use flags::RunFlags;
+pub use profile::Profile;
 pub use resolve::{check_name, default_control, resolve};
 pub use settings::{
-    GuardChoice, LogLevel, NatSettings, PublishSpec, Settings, TapChoice, TapOffload, UplinkChoice,
+    GuardChoice, LogLevel, ProfiledRule, PublishSpec, Settings, TapChoice, TapOffload, UplinkChoice,
 };
+pub use show::Change;
 
 use std::path::Path;
 

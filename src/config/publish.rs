@@ -2,7 +2,7 @@
 
 use super::settings::PublishSpec;
 use crate::flow::Protocol;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -54,18 +54,16 @@ pub fn parse(text: &str) -> Result<PublishSpec, BadSpec> {
         [ports, inside, inside_ports] => (range(ports)?, inside, Some(range(inside_ports)?)),
         _ => return Err(bad("is not a port forward", SHAPE)),
     };
-    let inside = match self::address(inside)? {
-        IpAddr::V4(inside) => inside,
-        IpAddr::V6(_) => {
-            return Err(bad("forwards to IPv6, which this version does not carry", "name an IPv4 host"));
-        }
-    };
+    let inside = self::address(inside)?;
     let inside_ports = inside_ports.unwrap_or_else(|| ports.clone());
     if ports.len() != inside_ports.len() {
         let problem = format!("maps {} ports to {}", ports.len(), inside_ports.len());
         return Err(bad(problem, "give two ranges of the same length"));
     }
-    if inside == Ipv4Addr::UNSPECIFIED {
+    if address.is_some_and(|address: IpAddr| address.is_ipv4() != inside.is_ipv4()) {
+        return Err(bad("forwards to another family of addresses", "give both ends IPv4 or both IPv6"));
+    }
+    if inside.is_unspecified() {
         return Err(bad("forwards to no host", SHAPE));
     }
     Ok(PublishSpec { protocol, address, ports, inside, inside_ports })
@@ -124,7 +122,8 @@ mod tests {
             "8080:10.88.0.2:80/tcp",
             "203.0.113.1:53:10.88.0.3:53/udp",
             "8000-8010:10.88.0.2:9000-9010/tcp",
-            "[2001:db8::1]:443:10.88.0.2:443/tcp",
+            "[2001:db8::1]:443:[fd00:88::2]:443/tcp",
+            "80:[fd00:88::2]:8080/tcp",
         ] {
             assert_eq!(parse(text).unwrap().to_string(), text);
         }
@@ -146,7 +145,7 @@ mod tests {
             ("[::1:80:10.88.0.2/tcp", "has a [ without ]"),
             ("65536:10.88.0.2/tcp", "has `65536`, which is no port or range of ports"),
             ("+80:10.88.0.2/tcp", "has `+80`, which is no port or range of ports"),
-            ("80:[fd00::2]:80/tcp", "forwards to IPv6, which this version does not carry"),
+            ("203.0.113.1:80:[fd00::2]:80/tcp", "forwards to another family of addresses"),
         ] {
             assert_eq!(parse(text).unwrap_err().problem, problem, "{text}");
         }

@@ -15,10 +15,12 @@ pub enum Shape {
     Many,
     /// Named values: a table in the file, a repeated `NAME=VALUE` as flag.
     Table,
+    /// Tables of [`RULE_KEYS`]; the flag is repeated, and a text `INSIDE=PROFILE`.
+    Rules,
 }
 
 /// Every key of the configuration file, with the flag that says the same.
-pub const KEYS: [(&str, &str, Shape); 23] = [
+pub const KEYS: [(&str, &str, Shape); 32] = [
     ("name", "--name", Shape::One),
     ("control", "--control", Shape::One),
     ("tap", "--tap", Shape::One),
@@ -28,20 +30,39 @@ pub const KEYS: [(&str, &str, Shape); 23] = [
     ("inside", "--inside", Shape::Many),
     ("mac", "--mac", Shape::One),
     ("mtu", "--mtu", Shape::One),
+    ("advertise", "--advertise", Shape::One),
+    ("dns", "--dns", Shape::Many),
     ("outside", "--outside", Shape::One),
     ("external", "--external", Shape::Many),
     ("uplink", "--uplink", Shape::One),
     ("guard", "--guard", Shape::One),
     ("ports", "--ports", Shape::One),
     ("publish", "--publish", Shape::Many),
+    ("exempt", "--exempt", Shape::Many),
+    ("prefix-translation", "--prefix-translation", Shape::Many),
+    ("profile", "--profile", Shape::One),
+    ("rule", "--rule", Shape::Rules),
+    ("subscribers", "--subscribers", Shape::One),
+    ("block-size", "--block-size", Shape::One),
     ("mapping", "--mapping", Shape::One),
     ("filtering", "--filtering", Shape::One),
     ("hairpin", "--hairpin", Shape::One),
     ("host-access", "--host-access", Shape::One),
+    ("refusal", "--refusal", Shape::One),
     ("timeouts", "--timeout", Shape::Table),
     ("limits", "--limit", Shape::Table),
     ("ready-fd", "--ready-fd", Shape::One),
     ("log", "--log", Shape::One),
+];
+
+/// Every key of a `[[rule]]`.
+pub const RULE_KEYS: [(&str, Shape); 6] = [
+    ("inside", Shape::One),
+    ("profile", Shape::One),
+    ("mapping", Shape::One),
+    ("filtering", Shape::One),
+    ("hairpin", Shape::One),
+    ("timeouts", Shape::Table),
 ];
 
 /// Where a piece of text stands.
@@ -92,6 +113,16 @@ pub struct Given {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Raw {
     keys: BTreeMap<&'static str, Given>,
+    rules: Vec<RawRule>,
+}
+
+/// A rule as written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RawRule {
+    /// Where it begins.
+    pub place: Place,
+    /// What it says, under [`RULE_KEYS`].
+    pub keys: Raw,
 }
 
 impl Raw {
@@ -100,6 +131,16 @@ impl Raw {
         let given = self.keys.entry(key).or_default();
         given.values.push(value);
         given.names.extend(name);
+    }
+
+    /// Adds a rule.
+    pub fn add_rule(&mut self, rule: RawRule) {
+        self.rules.push(rule);
+    }
+
+    /// The rules, in order.
+    pub fn rules(&self) -> &[RawRule] {
+        &self.rules
     }
 
     /// Whether the key was given.
@@ -129,6 +170,9 @@ impl Raw {
     pub fn over(self, mut below: Raw, rivals: &[&str]) -> Raw {
         if rivals.iter().any(|rival| self.has(rival)) {
             below.keys.retain(|key, _| !rivals.contains(key));
+        }
+        if !self.rules.is_empty() {
+            below.rules = self.rules;
         }
         for (key, given) in self.keys {
             if given.names.is_empty() {

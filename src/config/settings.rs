@@ -1,10 +1,13 @@
 //! What `tapnat run` does, resolved and checked: plain data.
 
-use crate::flow::Protocol;
-use crate::nat::{Behaviour, Limits, Timeouts};
-use ipnet::Ipv4Net;
+use super::profile::Profile;
+use crate::flow::{Endpoint, Protocol};
+use crate::gateway::{Advertise, GatewayConfig, RefusalAnswer, Subnet};
+use crate::nat::config::DEFAULT_PORTS;
+use crate::nat::{Exemption, Limits, NatConfig, Policy, PrefixTranslation, Rule};
+use ipnet::IpNet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -24,25 +27,43 @@ pub struct Settings {
     pub bridge: Option<String>,
     /// The gateway's own addresses and prefixes inside. Never empty, never overlapping; each address
     /// is a host address of its prefix.
-    pub inside: Vec<Ipv4Net>,
+    pub inside: Vec<IpNet>,
     /// The gateway's MAC inside, unicast and not zero; `None` to make one up.
     pub mac: Option<[u8; 6]>,
     /// MTU of the inside, in bytes (68 to 65521).
     pub mtu: u16,
+    /// Router advertisements to the IPv6 subnets inside.
+    pub advertise: bool,
+    /// DNS servers that these name.
+    pub dns: Vec<Ipv6Addr>,
     /// The outside interface; `None` for that of the default route.
     pub outside: Option<String>,
-    /// Addresses to translate to, all IPv4; empty for those of the outside interface.
+    /// Addresses to translate to; of a family without any, those of the outside interface.
     pub external: Vec<IpAddr>,
     /// What carries packets outside.
     pub uplink: UplinkChoice,
     /// How the host's own stack is kept off our ports.
     pub guard: GuardChoice,
-    /// External ports to use (never 0); `None` for the default of the uplink and guard.
-    pub ports: Option<RangeInclusive<u16>>,
+    /// External ports to use (never 0), ascending, none twice; `None` for [`DEFAULT_PORTS`].
+    pub ports: Option<Vec<RangeInclusive<u16>>>,
     /// Port forwards to make at start. They do not clash with each other.
     pub publish: Vec<PublishSpec>,
-    /// How the translator behaves.
-    pub nat: NatSettings,
+    /// What is not translated (RFC 6888 REQ-6).
+    pub exempt: Vec<Exemption>,
+    /// Inside prefixes that are translated to outside prefixes (RFC 6296). No two overlap.
+    pub translations: Vec<PrefixTranslation>,
+    /// The profile that `policy` comes from.
+    pub profile: Profile,
+    /// How inside hosts are treated that no rule names.
+    pub policy: Policy,
+    /// How some of them are treated instead; no two are for the same prefix.
+    pub rules: Vec<ProfiledRule>,
+    /// Inside hosts may reach services of the host itself on its external address.
+    pub host_access: bool,
+    /// What an inside host is told when ports or a limit keep it from opening a session.
+    pub refusal: RefusalAnswer,
+    /// How many things may live.
+    pub limits: Limits,
     /// Write one line here and close it when packets can flow.
     pub ready_fd: Option<i32>,
     /// How much is logged.
@@ -51,34 +72,43 @@ pub struct Settings {
     pub warnings: Vec<String>,
 }
 
-/// The part of [`crate::nat::NatConfig`] that does not depend on the host.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NatSettings {
-    /// Mapping behaviour (RFC 4787 §4.1).
-    pub mapping: Behaviour,
-    /// Filtering behaviour (RFC 4787 §5).
-    pub filtering: Behaviour,
-    /// Inside hosts may reach each other by their outside endpoints (RFC 4787 REQ-9).
-    pub hairpin: bool,
-    /// Inside hosts may reach services of the host itself on its external address.
-    pub host_access: bool,
-    /// How long things live.
-    pub timeouts: Timeouts,
-    /// How many things may live.
-    pub limits: Limits,
-}
-
-impl Default for NatSettings {
-    fn default() -> Self {
-        NatSettings {
-            mapping: Behaviour::EndpointIndependent,
-            filtering: Behaviour::AddressDependent,
-            hairpin: true,
-            host_access: true,
-            timeouts: Timeouts::default(),
-            limits: Limits::default(),
+impl Settings {
+    /// The translator's settings for these external addresses, on a host that has no other address
+    /// and no say in which ports are ours.
+    pub fn nat(&self, external: Vec<IpAddr>) -> NatConfig {
+        NatConfig {
+            ports: self.ports.clone().unwrap_or_else(|| DEFAULT_PORTS.to_vec()),
+            policy: self.policy.clone(),
+            rules: self.rules.iter().map(|rule| rule.rule.clone()).collect(),
+            exempt: self.exempt.clone(),
+            host_access: self.host_access,
+            limits: self.limits,
+            ..NatConfig::new(external)
         }
     }
+
+    /// `config` with what these settings say about the gateway, but for translator and links.
+    pub fn gateway(&self, config: GatewayConfig) -> GatewayConfig {
+        let subnet = |net: &IpNet| Subnet { gateway: net.addr(), prefix: net.prefix_len() };
+        let six = self.inside.iter().any(|net| net.addr().is_ipv6());
+        let advertise = || Advertise { dns: self.dns.clone(), ..Advertise::default() };
+        GatewayConfig {
+            subnets: self.inside.iter().map(subnet).collect(),
+            refusal: self.refusal,
+            advertise: (self.advertise && six).then(advertise),
+            translations: self.translations.clone(),
+            ..config
+        }
+    }
+}
+
+/// A rule, and the profile that it comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProfiledRule {
+    /// The profile from which its policy may depart in single behaviours.
+    pub profile: Profile,
+    /// Who it is for, and how they are treated.
+    pub rule: Rule,
 }
 
 /// Which TAP the gateway serves.
@@ -151,8 +181,8 @@ pub struct PublishSpec {
     pub address: Option<IpAddr>,
     /// External ports, never 0.
     pub ports: RangeInclusive<u16>,
-    /// Who answers.
-    pub inside: Ipv4Addr,
+    /// Who answers; of the external address's family.
+    pub inside: IpAddr,
     /// Inside ports, never 0; as many as the external ones.
     pub inside_ports: RangeInclusive<u16>,
 }
@@ -161,6 +191,23 @@ impl PublishSpec {
     /// The pairs of an external and an inside port, in order.
     pub fn pairs(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
         self.ports.clone().zip(self.inside_ports.clone())
+    }
+
+    /// Each port of it: protocol, outside, inside. Without an address of its own, on all of
+    /// `external` of its family.
+    pub fn forwards(&self, external: &[IpAddr]) -> Vec<(Protocol, Endpoint, Endpoint)> {
+        let family = |address: &&IpAddr| address.is_ipv4() == self.inside.is_ipv4();
+        let addresses: Vec<IpAddr> = match self.address {
+            Some(address) => vec![address],
+            None => external.iter().filter(family).copied().collect(),
+        };
+        let on = |ip| {
+            let ends =
+                move |(outside, inside)| (Endpoint::new(ip, outside), Endpoint::new(self.inside, inside));
+            self.pairs().map(ends)
+        };
+        let all = addresses.into_iter().flat_map(on);
+        all.map(|(outside, inside)| (self.protocol, outside, inside)).collect()
     }
 }
 
@@ -177,7 +224,10 @@ impl fmt::Display for PublishSpec {
             None => {}
         }
         range(f, &self.ports)?;
-        write!(f, ":{}:", self.inside)?;
+        match self.inside {
+            IpAddr::V4(inside) => write!(f, ":{inside}:")?,
+            IpAddr::V6(inside) => write!(f, ":[{inside}]:")?,
+        }
         range(f, &self.inside_ports)?;
         write!(f, "/{}", self.protocol)
     }

@@ -1,11 +1,15 @@
 //! What the control interface needs from a running gateway.
 
+use super::protocol::Problem;
+use crate::config::Change;
 use crate::flow::Time;
 use crate::gateway::{Command, Reply};
 use crate::observe::{Feed, FlowBoard};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::SystemTime;
 
 /// A running gateway, as the control interface sees it. Called from several threads.
@@ -15,6 +19,13 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`Gone`] if the gateway is ending, or does not answer in a few seconds.
     fn ask(&self, command: Command) -> Result<Reply, Gone>;
+
+    /// Reads the settings again, from `file` or else from that of the start, and has them take effect.
+    /// With `dry_run` they are only checked and compared.
+    ///
+    /// # Errors
+    /// They are wrong, or cannot take effect; those in force then stay as they are, wholly.
+    fn reload(&self, file: Option<&Path>, dry_run: bool) -> Result<Reloaded, Problem>;
 
     /// Wakes the worker, so that it looks at [`FlowBoard::wanted`].
     fn wake(&self);
@@ -33,6 +44,17 @@ pub trait Engine: Send + Sync {
 
     /// The time.
     fn now(&self) -> Time;
+}
+
+/// What a reload has done, or would do.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Reloaded {
+    /// The keys that differ.
+    pub changes: Vec<Change>,
+    /// Sessions that live on; none of a dry run.
+    pub kept: usize,
+    /// Sessions that had to end; none of a dry run.
+    pub ended: usize,
 }
 
 /// The gateway does not answer.
@@ -67,12 +89,28 @@ pub struct About {
     pub outside: String,
     /// The addresses it translates to.
     pub external: Vec<IpAddr>,
-    /// The ports it uses there: `FIRST-LAST`.
+    /// The ports it uses there: `FIRST-LAST`, several with commas between.
     pub ports: String,
+    /// The profile of inside hosts that no rule names.
+    pub profile: String,
+    /// The rules.
+    pub rules: Vec<AboutRule>,
+    /// Every key with the value in force, as the options would say it: `timeouts.udp`, `limits.sessions`.
+    pub config: BTreeMap<String, String>,
     /// The uplink in use: `packet` or `raw`.
     pub uplink: String,
     /// The guard in use: `tcx`, `hold` or `off`.
     pub guard: String,
     /// Why these were chosen, one line each.
     pub reasons: Vec<String>,
+}
+
+/// A policy of its own for some inside hosts.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AboutRule {
+    /// Which.
+    pub inside: String,
+    /// The profile that it comes from; `config` has every value of it.
+    pub profile: String,
 }

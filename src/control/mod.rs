@@ -8,12 +8,13 @@
 pub mod client;
 pub mod connection;
 pub mod engine;
+pub mod lookup;
 pub mod protocol;
 pub mod requests;
 pub mod server;
 pub mod socket;
 
 pub use client::{Client, ClientError};
-pub use engine::{About, Engine, Gone};
+pub use engine::{About, AboutRule, Engine, Gone, Reloaded};
 pub use server::Server;
 pub use socket::SocketError;

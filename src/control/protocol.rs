@@ -14,11 +14,13 @@
 //! new kinds of events may come at any time, so a client ignores what it does not know.
 
 use super::engine::About;
-use crate::config::PublishSpec;
+use crate::config::{Change, PublishSpec};
 use crate::flow::{Endpoint, Protocol};
+use crate::nat::PublishError;
 use crate::observe::{EventRecord, Filter, SessionRecord, StatsRecord};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::path::PathBuf;
 
 /// The version of what is promised here.
 pub const PROTOCOL: u32 = 1;
@@ -85,11 +87,39 @@ pub enum Request {
     },
     /// The port forwards: a `forward` each.
     PublishList {},
+    /// Read the settings again and have them take effect: a `change` for each key that differs, and
+    /// one `reloaded`. They take effect wholly or not at all.
+    Reload {
+        /// The file to read, on the gateway's host; that of the start if it is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        config: Option<PathBuf>,
+        /// Only check and compare.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        dry_run: bool,
+    },
+    /// Who has an outside port, or which outside ports an inside host has: a `holder` each.
+    Lookup {
+        /// `ADDRESS:PORT[/tcp|udp|icmp]`, or the address of an inside host.
+        who: String,
+        /// When, in RFC 3339; now if it is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<String>,
+    },
 }
 
 /// The words of [`Request`], for errors.
-pub const REQUESTS: [&str; 8] =
-    ["about", "flows", "stats", "events", "flush", "publish-add", "publish-remove", "publish-list"];
+pub const REQUESTS: [&str; 10] = [
+    "about",
+    "flows",
+    "stats",
+    "events",
+    "flush",
+    "publish-add",
+    "publish-remove",
+    "publish-list",
+    "reload",
+    "lookup",
+];
 
 /// A line of an answer.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -120,6 +150,12 @@ pub enum Body {
     Lost(u64),
     /// A port forward.
     Forward(ForwardRecord),
+    /// A key of the settings that differs.
+    Change(Change),
+    /// The settings were read again.
+    Reloaded(ReloadRecord),
+    /// Who has outside ports.
+    Holder(HolderRecord),
     /// The last line of an answer. Always true.
     Done(bool),
     /// The last line of an answer to what could not be done.
@@ -148,12 +184,47 @@ impl ForwardRecord {
     }
 }
 
+/// Who has outside ports, and why.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct HolderRecord {
+    /// `mapping`, `forward`, `block` (a port block that follows from the inside address) or `lent-block`
+    /// (one that was lent beside it).
+    pub why: String,
+    /// `tcp`, `udp`, `icmp` or `proto-N`; none for all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// The inside host, with its port if it has one in this.
+    pub inside: String,
+    /// `ADDRESS:PORT` or `ADDRESS:FIRST-LAST`.
+    pub outside: String,
+    /// How many flows use it.
+    pub flows: u64,
+    /// Since when, RFC 3339; none for what was so from the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Until when; none for what is still so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+}
+
+/// What became of the flows when settings were read again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReloadRecord {
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// Flows that live on.
+    pub kept: u64,
+    /// Flows that the new settings do not allow.
+    pub ended: u64,
+}
+
 /// Why something could not be done.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}; {cure}")]
 pub struct Problem {
     /// A stable word: `bad-request`, `too-long`, `busy`, `gone`, `timeout`, `taken`,
-    /// `foreign-address`, `not-inside`, `limit`, `not-leased` or `not-found`.
+    /// `foreign-address`, `not-inside`, `limit`, `not-leased`, `not-found`, `bad-config`, `no-file` or
+    /// `needs-restart`.
     pub word: String,
     /// What is wrong.
     pub message: String,
@@ -165,6 +236,24 @@ impl Problem {
     /// A problem.
     pub fn new(word: &str, message: impl Into<String>, cure: impl Into<String>) -> Self {
         Problem { word: word.to_owned(), message: message.into(), cure: cure.into() }
+    }
+
+    /// The translator cannot make a port forward.
+    pub fn not_published(protocol: Protocol, outside: Endpoint, why: PublishError) -> Self {
+        let (word, cure) = match why {
+            PublishError::Taken => ("taken", "`tapnat publish list` shows the forwards; take another port"),
+            PublishError::ForeignAddress => {
+                ("foreign-address", "leave the address out, or see `tapnat stats`")
+            }
+            PublishError::Limit => ("limit", "remove a forward, or raise --limit publish=N"),
+        };
+        Problem::new(word, format!("{protocol} {outside}: {why}"), cure)
+    }
+
+    /// The host does not give the port of a forward.
+    pub fn not_leased(protocol: Protocol, outside: Endpoint, why: &str) -> Self {
+        let cure = "stop the host's program that has the port, or take another";
+        Problem::new("not-leased", format!("{protocol} {outside}: {why}"), cure)
     }
 }
 
@@ -203,6 +292,8 @@ fn unknown_key(object: &serde_json::Map<String, Value>, word: &str) -> Option<St
         "flows" | "flush" => &["filter"],
         "events" => &["kinds", "packets", "filter"],
         "publish-add" | "publish-remove" => &["spec"],
+        "reload" => &["config", "dry_run"],
+        "lookup" => &["who", "at"],
         _ => &[],
     };
     let known = |key: &String| key == "id" || key == "request" || own.contains(&key.as_str());
@@ -224,9 +315,11 @@ impl std::str::FromStr for RemoveSpec {
     /// Reads a whole port forward, or one without its inside part: `[ADDR:]PORT[-PORT]/tcp|udp`.
     fn from_str(text: &str) -> Result<RemoveSpec, Problem> {
         let whole = text.parse::<PublishSpec>();
-        let short =
-            text.rsplit_once('/').map(|(outside, protocol)| format!("{outside}:255.255.255.255/{protocol}"));
-        let short = short.and_then(|text| text.parse::<PublishSpec>().ok());
+        let with = |inside: &str| {
+            let (outside, protocol) = text.rsplit_once('/')?;
+            format!("{outside}:{inside}/{protocol}").parse::<PublishSpec>().ok()
+        };
+        let short = with("255.255.255.255").or_else(|| with("[ff02::1]"));
         match (whole, short) {
             (Ok(spec), _) => Ok(RemoveSpec { spec, with_inside: true }),
             (Err(_), Some(spec)) => Ok(RemoveSpec { spec, with_inside: false }),
@@ -278,6 +371,9 @@ mod tests {
             Request::PublishAdd { spec: "x".into() },
             Request::PublishRemove { spec: "x".into() },
             Request::PublishList {},
+            Request::Lookup { who: "10.88.0.7".into(), at: None },
+            Request::Reload { config: None, dry_run: false },
+            Request::Reload { config: Some("/etc/gw.toml".into()), dry_run: true },
         ] {
             let mut value = serde_json::to_value(&request).unwrap();
             value["id"] = 9.into();
@@ -290,6 +386,8 @@ mod tests {
         assert!("80:10.0.0.2:80/tcp".parse::<RemoveSpec>().unwrap().with_inside);
         let short = "203.0.113.1:80-81/udp".parse::<RemoveSpec>().unwrap();
         assert!(!short.with_inside && short.spec.ports == (80..=81));
+        let six = "[2001:db8::1]:80/tcp".parse::<RemoveSpec>().unwrap();
+        assert!(!six.with_inside && six.spec.address == "2001:db8::1".parse().ok());
         assert!("80".parse::<RemoveSpec>().unwrap_err().message.contains("names no protocol"));
     }
 }

@@ -1,16 +1,16 @@
 //! What each request does: a question to the engine, an answer in lines.
 
 use super::connection::{Bell, Connection, PATIENCE};
-use super::engine::{Engine, Gone};
-use super::protocol::{Body, ForwardRecord, Problem, RemoveSpec, Request};
+use super::engine::{Engine, Gone, Reloaded};
+use super::lookup;
+use super::protocol::{Body, ForwardRecord, Problem, ReloadRecord, RemoveSpec, Request};
 use crate::config::PublishSpec;
 use crate::flow::{Endpoint, Protocol};
 use crate::gateway::{Command, Reply};
-use crate::nat::{PublishError, SessionView};
+use crate::nat::SessionView;
 use crate::observe::{EventRecord, Filter, Kind, Kinds, SessionRecord, StatsRecord, Told, Wanted};
 use rustix::event::PollFlags;
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// How long the worker may take for a sweep of its sessions.
@@ -22,7 +22,7 @@ const FORGET: usize = 1024;
 /// How many events are written at a time.
 const BATCH: usize = 256;
 
-type Done<T> = Result<T, Problem>;
+pub(super) type Done<T> = Result<T, Problem>;
 
 impl From<Gone> for Problem {
     fn from(gone: Gone) -> Problem {
@@ -31,7 +31,7 @@ impl From<Gone> for Problem {
 }
 
 /// An answer of the engine to another question than was asked.
-fn astray(reply: &Reply) -> Problem {
+pub(super) fn astray(reply: &Reply) -> Problem {
     Problem::new("gone", format!("the gateway answered {reply:?}"), "this is a fault of tapnat: report it")
 }
 
@@ -85,6 +85,34 @@ pub fn answer(
         Request::PublishAdd { spec } => say_forwards(client, id, publish(engine, &spec))?,
         Request::PublishRemove { spec } => say_forwards(client, id, unpublish(engine, &spec))?,
         Request::PublishList {} => say_forwards(client, id, published(engine))?,
+        Request::Lookup { who, at } => match lookup::Question::new(&who, at.as_deref(), engine) {
+            Ok(question) => match sessions(client, engine, &question.filter())? {
+                Ok(sessions) => match question.holders(engine, &sessions) {
+                    Ok(holders) => {
+                        let count = holders.len() as u64;
+                        for holder in holders {
+                            client.say(id, Body::Holder(holder), None)?;
+                        }
+                        Ok(count)
+                    }
+                    Err(problem) => Err(problem),
+                },
+                Err(problem) => Err(problem),
+            },
+            Err(problem) => Err(problem),
+        },
+        Request::Reload { config, dry_run } => match engine.reload(config.as_deref(), dry_run) {
+            Ok(Reloaded { changes, kept, ended }) => {
+                let count = changes.len() as u64;
+                for change in changes {
+                    client.say(id, Body::Change(change), None)?;
+                }
+                let record = ReloadRecord { dry_run, kept: kept as u64, ended: ended as u64 };
+                client.say(id, Body::Reloaded(record), None)?;
+                Ok(count)
+            }
+            Err(problem) => Err(problem),
+        },
     };
     client.finish(id, result)
 }
@@ -199,7 +227,7 @@ fn events(client: &mut Connection, engine: &dyn Engine, id: Option<u64>, wanted:
     Ok(told)
 }
 
-type Forward = (Protocol, Endpoint, Endpoint);
+pub(super) type Forward = (Protocol, Endpoint, Endpoint);
 
 fn say_forwards(
     client: &mut Connection,
@@ -216,7 +244,7 @@ fn say_forwards(
     Ok(Ok(forwards.len() as u64))
 }
 
-fn published(engine: &dyn Engine) -> Done<Vec<Forward>> {
+pub(super) fn published(engine: &dyn Engine) -> Done<Vec<Forward>> {
     match engine.ask(Command::Published)? {
         Reply::Published(mut forwards) => {
             forwards.sort_unstable();
@@ -232,7 +260,7 @@ fn publish(engine: &dyn Engine, text: &str) -> Done<Vec<Forward>> {
         Problem::new("bad-request", format!("`{text}` {}", why.problem), why.cure)
     })?;
     let about = engine.about();
-    let Some(net) = about.inside.iter().find(|net| net.contains(&IpAddr::V4(spec.inside))) else {
+    let Some(net) = about.inside.iter().find(|net| net.contains(&spec.inside)) else {
         let message = format!("{} is not inside", spec.inside);
         return Err(Problem::new("not-inside", message, "name a host of an inside subnet"));
     };
@@ -240,57 +268,33 @@ fn publish(engine: &dyn Engine, text: &str) -> Done<Vec<Forward>> {
         let message = format!("{} is the gateway itself", spec.inside);
         return Err(Problem::new("not-inside", message, "name a host behind the gateway"));
     }
-    if [net.network(), net.broadcast()].contains(&IpAddr::V4(spec.inside)) {
+    let broadcast = spec.inside.is_ipv4() && spec.inside == net.broadcast();
+    if broadcast || spec.inside == net.network() {
         let message = format!("{} is an address that no host has", spec.inside);
         return Err(Problem::new("not-inside", message, "name one host of the subnet"));
     }
     let mut made: Vec<Forward> = Vec::new();
-    for address in addresses(&spec, &about.external) {
-        for (outside, inside) in spec.pairs() {
-            let (outside, inside) = (Endpoint::new(address, outside), Endpoint::new(spec.inside, inside));
-            match publish_one(engine, (spec.protocol, outside, inside)) {
-                Ok(()) => made.push((spec.protocol, outside, inside)),
-                Err(problem) => {
-                    for (protocol, outside, _) in made {
-                        engine.ask(Command::Unpublish { protocol, outside })?;
-                    }
-                    return Err(problem);
+    for forward in spec.forwards(&about.external) {
+        match publish_one(engine, forward) {
+            Ok(()) => made.push(forward),
+            Err(problem) => {
+                for (protocol, outside, _) in made {
+                    engine.ask(Command::Unpublish { protocol, outside })?;
                 }
+                return Err(problem);
             }
         }
     }
     Ok(made)
 }
 
-/// The external addresses that a spec is about.
-fn addresses(spec: &PublishSpec, external: &[IpAddr]) -> Vec<IpAddr> {
-    match spec.address {
-        Some(address) => vec![address],
-        None => external.to_vec(),
-    }
-}
-
 fn publish_one(engine: &dyn Engine, (protocol, outside, inside): Forward) -> Done<()> {
-    let (word, why, cure) = match engine.ask(Command::Publish { protocol, outside, inside })? {
-        Reply::Done => return Ok(()),
-        Reply::NotPublished(why) => {
-            let (word, cure) = match why {
-                PublishError::Taken => {
-                    ("taken", "`tapnat publish list` shows the forwards; take another port")
-                }
-                PublishError::ForeignAddress => {
-                    ("foreign-address", "leave the address out, or see `tapnat stats`")
-                }
-                PublishError::Limit => ("limit", "remove a forward, or raise --limit publish=N"),
-            };
-            (word, why.to_string(), cure)
-        }
-        Reply::NotLeased(why) => {
-            ("not-leased", why, "stop the host's program that has the port, or take another")
-        }
-        other => return Err(astray(&other)),
-    };
-    Err(Problem::new(word, format!("{protocol} {outside}: {why}"), cure))
+    match engine.ask(Command::Publish { protocol, outside, inside })? {
+        Reply::Done => Ok(()),
+        Reply::NotPublished(why) => Err(Problem::not_published(protocol, outside, why)),
+        Reply::NotLeased(why) => Err(Problem::not_leased(protocol, outside, &why)),
+        other => Err(astray(&other)),
+    }
 }
 
 /// Removes those forwards of a spec that there are.

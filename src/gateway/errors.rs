@@ -65,6 +65,8 @@ impl Reason {
             | Refusal::Filtered
             | Refusal::NoSession
             | Refusal::BadFlags
+            | Refusal::OutOfWindow
+            | Refusal::ErrorOutOfWindow
             | Refusal::ErrorWithoutSession
             | Refusal::ErrorMisaddressed
             | Refusal::UnsolicitedQuery

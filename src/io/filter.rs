@@ -2,14 +2,19 @@
 //!
 //! ```text
 //! for the host itself, not tagged     (frames only)
-//! IPv4                                (frames only)
+//! IPv4, or IPv6                       (frames only)
 //! by loopback, or not by loopback     (packets only)
-//! to one of our external addresses
+//! to one of our external addresses of that family
 //! ICMP: yes       TCP, UDP: a later fragment, or to one of our ports       the rest: no
+//! ICMPv6: errors and echo; what neighbours, routers and multicast need is the kernel's own
+//! IPv6 with extension headers: yes, since a program without loops cannot look behind them
 //! ```
 
+mod six;
+
+use crate::flow::{Prefix, Protocol};
 use socket2::SockFilter;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 const LOAD_WORD: u16 = 0x20;
@@ -18,6 +23,8 @@ const LOAD_BYTE: u16 = 0x30;
 const LOAD_HALF_INDEXED: u16 = 0x48;
 const LOAD_BYTE_INDEXED: u16 = 0x50;
 const HEADER_LENGTH_TO_X: u16 = 0xb1;
+const CONSTANT_TO_X: u16 = 0x01;
+const AND: u16 = 0x54;
 const JUMP: u16 = 0x05;
 const JUMP_EQUAL: u16 = 0x15;
 const JUMP_ABOVE: u16 = 0x25;
@@ -40,9 +47,30 @@ const MOST_ADDRESSES: usize = 512;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
     /// The addresses that we translate to. If they are too many for a program, all are let in.
-    pub addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<IpAddr>,
     /// The ports that we translate to. If they are too many for a program, all are let in.
     pub ports: Vec<RangeInclusive<u16>>,
+    /// IPv6 prefixes that we translate to whole (RFC 6296): every packet to them, of an AF_PACKET
+    /// socket. The kernel gives raw IP sockets nothing to addresses that the host does not have.
+    pub prefixes: Vec<Prefix>,
+}
+
+impl Wanted {
+    fn four(&self) -> Vec<Ipv4Addr> {
+        let four = |address: &IpAddr| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        };
+        self.addresses.iter().filter_map(four).collect()
+    }
+
+    fn six(&self) -> Vec<Ipv6Addr> {
+        let six = |address: &IpAddr| match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(*address),
+        };
+        self.addresses.iter().filter_map(six).collect()
+    }
 }
 
 /// Where a program reads, and what else it looks at.
@@ -50,10 +78,10 @@ pub struct Wanted {
 pub enum Form {
     /// Ethernet frames of an AF_PACKET socket.
     Frames,
-    /// IP packets of an AF_INET raw socket that came by a wire.
+    /// Packets of a raw IP socket that came by a wire.
     Packets,
-    /// IP packets of an AF_INET raw socket that came by loopback, without ICMP queries: there these
-    /// are our own.
+    /// Packets of a raw IP socket that came by loopback, without ICMP queries: there these are our
+    /// own.
     Looped,
 }
 
@@ -93,12 +121,17 @@ impl Program {
         self.drop();
     }
 
+    /// Goes on after this many more instructions.
+    fn jump(&mut self, over: usize) {
+        self.0.push((JUMP, 0, 0, u32::try_from(over).unwrap_or(u32::MAX)));
+    }
+
     /// Goes on behind the block if the value equals one of `values`, else drops.
     fn require_one_of(&mut self, values: &[u32]) {
         for (index, value) in values.iter().enumerate() {
             let rest = 2 * (values.len() - index - 1) + 1;
             self.0.push((JUMP_EQUAL, 0, 1, *value));
-            self.0.push((JUMP, 0, 0, u32::try_from(rest).unwrap_or(u32::MAX)));
+            self.jump(rest);
         }
         self.drop();
     }
@@ -111,35 +144,58 @@ pub fn nothing() -> Vec<SockFilter> {
     finish(program)
 }
 
-/// The filter for a socket.
+/// The filter for an AF_PACKET socket, or for an AF_INET raw socket.
 pub fn build(wanted: &Wanted, form: Form) -> Vec<SockFilter> {
     finish(write(wanted, form))
+}
+
+/// The filter for an AF_INET6 raw socket of `protocol`. Such a socket is given what stands behind
+/// the IPv6 headers.
+pub fn build_six(wanted: &Wanted, form: Form, protocol: Protocol) -> Vec<SockFilter> {
+    finish(six::raw(wanted, form, protocol))
 }
 
 fn write(wanted: &Wanted, form: Form) -> Program {
     let mut program = Program::default();
     let ip = if form == Form::Frames { 14 } else { 0 };
+    let mut four = four(&wanted.four(), ip, form);
     if form == Form::Frames {
         program.load(LOAD_BYTE, PACKET_TYPE);
         program.require(JUMP_EQUAL, u32::from(libc::PACKET_HOST));
         program.load(LOAD_BYTE, VLAN_PRESENT);
         program.require(JUMP_EQUAL, 0);
         program.load(LOAD_HALF, 12);
-        program.require(JUMP_EQUAL, libc::ETH_P_IP.cast_unsigned());
+        let mut six = six::in_frame(wanted, ip);
+        program.0.push((JUMP_EQUAL, 0, 1, libc::ETH_P_IP.cast_unsigned()));
+        program.jump(six.0.len() + 1);
+        program.0.append(&mut six.0);
+        program.jump(four.0.len());
+    } else {
+        came_by(&mut program, form);
     }
-    // Binding the socket to a device does not tell the two apart: the kernel says of a looped packet
-    // that it came by the device that owns the address.
-    if form != Form::Frames {
-        program.load(LOAD_WORD, DEVICE);
-    }
+    program.0.append(&mut four.0);
+    program.load(LOAD_HALF_INDEXED, ip + 2);
+    ports(&mut program, wanted);
+    program
+}
+
+/// Looks at the device by which a packet of a raw IP socket came. Binding the socket to a device
+/// does not tell the wire from loopback: the kernel says of a looped packet that it came by the
+/// device that owns the address.
+fn came_by(program: &mut Program, form: Form) {
+    program.load(LOAD_WORD, DEVICE);
     match form {
-        Form::Frames => {}
-        Form::Packets => program.drop_if(JUMP_EQUAL, LOOPBACK),
         Form::Looped => program.require(JUMP_EQUAL, LOOPBACK),
+        Form::Packets | Form::Frames => program.drop_if(JUMP_EQUAL, LOOPBACK),
     }
-    if wanted.addresses.len() <= MOST_ADDRESSES {
+}
+
+/// Decides about an IPv4 packet, but for its port: leaves the length of its header in X.
+fn four(addresses: &[Ipv4Addr], ip: u32, form: Form) -> Program {
+    let mut program = Program::default();
+    if addresses.len() <= MOST_ADDRESSES {
         program.load(LOAD_WORD, ip + 16);
-        let addresses: Vec<u32> = wanted.addresses.iter().map(|address| address.to_bits()).collect();
+        let addresses: Vec<u32> = addresses.iter().map(|address| address.to_bits()).collect();
         program.require_one_of(&addresses);
     }
     program.load(LOAD_BYTE, ip + 9);
@@ -148,7 +204,11 @@ fn write(wanted: &Wanted, form: Form) -> Program {
     program.load(LOAD_HALF, ip + 6);
     program.accept_if(JUMP_ANY_BIT, 0x1fff);
     program.load(HEADER_LENGTH_TO_X, ip);
-    program.load(LOAD_HALF_INDEXED, ip + 2);
+    program
+}
+
+/// Decides by the destination port, which is in the accumulator.
+fn ports(program: &mut Program, wanted: &Wanted) {
     if program.0.len() + 4 * wanted.ports.len() < LONGEST {
         for range in &wanted.ports {
             program.0.push((JUMP_AT_LEAST, 0, 2, u32::from(*range.start())));
@@ -159,7 +219,6 @@ fn write(wanted: &Wanted, form: Form) -> Program {
     } else {
         program.accept();
     }
-    program
 }
 
 /// Decides about ICMP; the protocol is in the accumulator and is there again afterwards.
@@ -191,10 +250,14 @@ mod tests {
     use super::*;
 
     /// A classic BPF machine in a few lines, held against the packets that matter.
-    fn run(program: &[(u16, u8, u8, u32)], packet: &[u8], device: u32) -> bool {
+    /// `network` is where the IP header is, if not at the start of what the program is given.
+    fn run_behind(program: &[(u16, u8, u8, u32)], network: &[u8], packet: &[u8], device: u32) -> bool {
         let (mut at, mut a, mut x) = (0, 0u32, 0u32);
         let read = |from: u32, count: usize| {
-            let from = from as usize;
+            let (packet, from) = match from.checked_sub(six::NETWORK) {
+                Some(from) if from < 65536 => (network, from as usize),
+                _ => (packet, from as usize),
+            };
             packet.get(from..from + count).map(|bytes| bytes.iter().fold(0, |n, b| n << 8 | u32::from(*b)))
         };
         loop {
@@ -221,6 +284,14 @@ mod tests {
                     a = value;
                     continue;
                 }
+                AND => {
+                    a &= k;
+                    continue;
+                }
+                CONSTANT_TO_X => {
+                    x = k;
+                    continue;
+                }
                 HEADER_LENGTH_TO_X => {
                     x = (read(k, 1).unwrap() & 15) * 4;
                     continue;
@@ -240,7 +311,13 @@ mod tests {
         }
     }
 
+    fn run(program: &[(u16, u8, u8, u32)], packet: &[u8], device: u32) -> bool {
+        run_behind(program, &[], packet, device)
+    }
+
     const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+    const OURS_SIX: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
     fn packet(protocol: u8, destination: Ipv4Addr, fragment: u16, word: [u8; 4]) -> Vec<u8> {
         let mut bytes = vec![0; 24];
@@ -259,8 +336,11 @@ mod tests {
 
     #[test]
     fn what_is_ours_passes_and_nothing_else() {
-        let wanted =
-            Wanted { addresses: vec![Ipv4Addr::LOCALHOST, OURS], ports: vec![80..=80, 61000..=65535] };
+        let wanted = Wanted {
+            addresses: vec![Ipv4Addr::LOCALHOST.into(), OURS_SIX.into(), OURS.into()],
+            ports: vec![80..=80, 61000..=65535],
+            ..Wanted::default()
+        };
         let other = Ipv4Addr::new(192, 0, 2, 2);
         let cases = [
             (packet(6, OURS, 0x4000, to_port(61000)), true, true),
@@ -295,15 +375,97 @@ mod tests {
         }
     }
 
+    /// An IPv6 header, and what stands behind it.
+    fn six(next: u8, destination: Ipv6Addr, behind: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x60, 0, 0, 0, 0, 0, next, 64];
+        bytes.extend([0xfe; 16]);
+        bytes.extend(destination.octets());
+        bytes.extend(behind);
+        bytes
+    }
+
+    #[test]
+    fn of_ipv6_the_kernel_keeps_what_neighbours_need() {
+        let other = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 1, 0, 0, 1);
+        let wanted = Wanted {
+            addresses: vec![OURS.into(), other.into(), OURS_SIX.into()],
+            ports: vec![61000..=65535],
+            prefixes: vec![Prefix::new(Ipv6Addr::new(0x2001, 0xdb8, 0xf000, 0x8000, 0, 0, 0, 0), 52)],
+        };
+        let translated = Ipv6Addr::new(0x2001, 0xdb8, 0xf000, 0x8fff, 9, 9, 9, 9);
+        let beside = Ipv6Addr::new(0x2001, 0xdb8, 0xf000, 0x9000, 0, 0, 0, 0);
+        let elsewhere = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, 1);
+        let cases = [
+            (six(6, OURS_SIX, &to_port(61000)), true),
+            (six(17, other, &to_port(65535)), true),
+            (six(6, OURS_SIX, &to_port(22)), false),
+            (six(6, elsewhere, &to_port(61000)), false),
+            (six(44, OURS_SIX, &[17, 0, 0, 9]), true),
+            (six(44, elsewhere, &[17, 0, 0, 9]), false),
+            (six(0, OURS_SIX, &[6, 0, 1, 4]), true),
+            (six(58, OURS_SIX, &[1, 4, 0, 0]), true),
+            (six(58, OURS_SIX, &[2, 0, 0, 0]), true),
+            (six(58, OURS_SIX, &[129, 0, 0, 0]), true),
+            (six(58, OURS_SIX, &[130, 0, 0, 0]), false),
+            (six(58, OURS_SIX, &[135, 0, 0, 0]), false),
+            (six(58, OURS_SIX, &[136, 0, 0, 0]), false),
+            (six(47, OURS_SIX, &to_port(61000)), false),
+            (six(47, translated, &to_port(22)), true),
+            (six(6, beside, &to_port(61000)), false),
+        ];
+        let program = write(&wanted, Form::Frames).0;
+        for (ip, expected) in cases {
+            let mut frame = vec![0; 14];
+            frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+            frame.extend(&ip);
+            assert_eq!(run(&program, &frame, 2), expected, "{ip:?}");
+            for length in 0..frame.len() {
+                run(&program, &frame[..length], 2);
+            }
+            frame[12..14].copy_from_slice(&[0x88, 0xcc]);
+            assert!(!run(&program, &frame, 2), "neither IPv4 nor IPv6");
+        }
+    }
+
+    #[test]
+    fn raw_sockets_of_ipv6_look_at_the_header_before_what_they_are_given() {
+        let wanted =
+            Wanted { addresses: vec![OURS_SIX.into()], ports: vec![61000..=65535], ..Wanted::default() };
+        let header = six(0, OURS_SIX, &[]);
+        let cases = [
+            (Protocol::Tcp, to_port(61000), true, true),
+            (Protocol::Udp, to_port(80), false, false),
+            (Protocol::Icmp, [128, 0, 0, 0], true, false),
+            (Protocol::Icmp, [129, 0, 0, 0], true, true),
+            (Protocol::Icmp, [1, 0, 0, 0], true, true),
+            (Protocol::Icmp, [135, 0, 0, 0], false, false),
+        ];
+        for (protocol, behind, outside, looped) in cases {
+            for (form, device, expected) in [(Form::Packets, 2, outside), (Form::Looped, 1, looped)] {
+                let program = six::raw(&wanted, form, protocol).0;
+                assert_eq!(run_behind(&program, &header, &behind, device), expected, "{protocol} {form:?}");
+                assert!(!run_behind(&program, &header, &behind, 3 - device));
+                assert!(!run_behind(&program, &six(0, Ipv6Addr::LOCALHOST, &[]), &behind, device));
+            }
+        }
+    }
+
     #[test]
     fn the_kernel_takes_every_program_however_much_is_wanted() {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
-        for count in [0, 1, MOST_ADDRESSES, MOST_ADDRESSES + 1, 5000] {
-            let addresses = (0..count as u32).map(Ipv4Addr::from_bits).collect();
+        for count in
+            [0, 1, six::MOST_ADDRESSES, six::MOST_ADDRESSES + 1, MOST_ADDRESSES, MOST_ADDRESSES + 1, 5000]
+        {
+            let four = (0..count as u32).map(|number| IpAddr::from(Ipv4Addr::from_bits(number)));
+            let six = (0..count as u128).map(|number| IpAddr::from(Ipv6Addr::from_bits(number)));
             let ports = (0..count as u16).map(|port| port..=port).collect();
-            let wanted = Wanted { addresses, ports };
+            let prefixes = (0..count as u8).map(|length| Prefix::new(OURS_SIX, length)).collect();
+            let wanted = Wanted { addresses: four.chain(six).collect(), ports, prefixes };
             for form in [Form::Frames, Form::Packets, Form::Looped] {
                 socket.attach_filter(&build(&wanted, form)).unwrap();
+                for protocol in [Protocol::Tcp, Protocol::Icmp] {
+                    socket.attach_filter(&build_six(&wanted, form, protocol)).unwrap();
+                }
             }
         }
         socket.attach_filter(&nothing()).unwrap();

@@ -21,7 +21,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::Socket;
 use std::collections::HashMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use tcx::Tcx;
 
 /// Descriptors that serve two addresses with TCP and UDP on every port.
@@ -63,7 +63,7 @@ pub enum GuardError {
         "external {0}: not an address of this host, so its ports cannot be held: \
          give it to the outside interface, or use --guard off if it is routed to this host"
     )]
-    NotLocal(Ipv4Addr),
+    NotLocal(IpAddr),
     /// TCX stands in front of raw IP sockets.
     #[error(
         "guard tcx works with the packet uplink only (a raw IP socket would see nothing): use --guard hold"
@@ -175,7 +175,7 @@ impl Guard {
         ask: Option<Kind>,
         packet_uplink: bool,
         interface: u32,
-        externals: &[Ipv4Addr],
+        externals: &[IpAddr],
     ) -> Result<Guard, GuardError> {
         let room = usize::try_from(raise_descriptor_limit()).unwrap_or(usize::MAX);
         let room = room.saturating_sub(RESERVE);
@@ -279,7 +279,7 @@ impl Guard {
 }
 
 /// Whether a socket can be bound to each address; any port will do.
-fn check_local(externals: &[Ipv4Addr], deafness: &Deafness) -> Result<(), GuardError> {
+fn check_local(externals: &[IpAddr], deafness: &Deafness) -> Result<(), GuardError> {
     for address in externals {
         match hold::hold(Protocol::Udp, Endpoint::new(*address, 0), deafness) {
             Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {

@@ -10,17 +10,18 @@
 mod facts;
 mod watcher;
 
-pub use facts::{LinkFacts, Neighbor, NeighborState, Route};
+pub use facts::{Address, Family, LinkFacts, Neighbor, NeighborState, Route};
 pub use watcher::{Change, Watcher};
 
-use facts::{family_of, link_facts, neighbor_facts, route_address, route_facts};
+use facts::{address_facts, family_of, link_facts, neighbor_facts, route_address, route_facts};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
     NlaBuffer, NlasIterator,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, BridgeMulticastRouterType, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind,
+    InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
@@ -226,35 +227,57 @@ impl Netlink {
         self.set(index, LinkAttribute::NetNsFd(netns.as_raw_fd()), "move to another namespace")
     }
 
+    /// Whether an interface makes itself an IPv6 address of the link when it is switched on, with
+    /// which go duplicate address detection, router solicitations and multicast reports.
+    ///
+    /// # Errors
+    /// `EAFNOSUPPORT` without IPv6; otherwise as [`Netlink`] describes.
+    pub fn set_link_local(&self, index: u32, makes: bool) -> io::Result<()> {
+        let mode = if makes { In6AddrGenMode::Eui64 } else { In6AddrGenMode::None };
+        let six = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)]);
+        self.set(index, LinkAttribute::AfSpecUnspec(vec![six]), "set the address generation of")
+    }
+
+    /// Has a bridge send every multicast frame to this port of it, whatever it has learnt about
+    /// who listens (`multicast_snooping`).
+    ///
+    /// # Errors
+    /// `EINVAL` if the bridge does not learn that; otherwise as [`Netlink`] describes.
+    pub fn flood_multicast_to(&self, index: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let router = InfoBridgePort::MulticastRouter(BridgeMulticastRouterType::Permanent);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![router])),
+        ]));
+        self.change_named(RouteNetlinkMessage::NewLink(message), 0, index, "flood multicast to")
+    }
+
     /// Every address of every interface: interface index, address, prefix length.
     ///
     /// # Errors
     /// As [`Netlink`] describes.
     pub fn addresses(&self) -> io::Result<Vec<(u32, IpAddr, u8)>> {
-        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let answers = self.ask(request, NLM_F_DUMP, "list the addresses")?;
-        Ok(answers
-            .iter()
-            .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewAddress(message) => Some(message),
-                _ => None,
-            })
-            .filter_map(|message| {
-                // On a point-to-point link "address" is the peer; "local" is ours where both are given.
-                let local = message.attributes.iter().find_map(|attribute| match attribute {
-                    AddressAttribute::Local(ip) => Some(*ip),
-                    _ => None,
-                });
-                let address = message.attributes.iter().find_map(|attribute| match attribute {
-                    AddressAttribute::Address(ip) => Some(*ip),
-                    _ => None,
-                });
-                local.or(address).map(|ip| (message.header.index, ip, message.header.prefix_len))
-            })
-            .collect())
+        let known = self.address_facts()?;
+        Ok(known.into_iter().map(|address| (address.ifindex, address.ip, address.prefix)).collect())
     }
 
-    /// Gives an interface an address.
+    /// Every address of every interface, and what may be done with it.
+    ///
+    /// # Errors
+    /// As [`Netlink`] describes.
+    pub fn address_facts(&self) -> io::Result<Vec<Address>> {
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answers = self.ask(request, NLM_F_DUMP, "list the addresses")?;
+        let address = |answer: &RouteNetlinkMessage| match answer {
+            RouteNetlinkMessage::NewAddress(message) => address_facts(message),
+            _ => None,
+        };
+        Ok(answers.iter().filter_map(address).collect())
+    }
+
+    /// Gives an interface an address, for use at once: without duplicate address detection.
     ///
     /// # Errors
     /// `EEXIST` if it has it already; otherwise as [`Netlink`] describes.
@@ -263,6 +286,9 @@ impl Netlink {
         message.header.family = family_of(ip);
         message.header.prefix_len = prefix;
         message.header.index = index;
+        if ip.is_ipv6() {
+            message.header.flags = AddressHeaderFlags::Nodad;
+        }
         message.attributes.push(AddressAttribute::Local(ip));
         message.attributes.push(AddressAttribute::Address(ip));
         self.change_named(
@@ -273,37 +299,36 @@ impl Netlink {
         )
     }
 
-    /// The default route with the lowest metric in the main table, IPv4 before IPv6.
+    /// The default route of a family with the lowest metric in the main table.
     ///
     /// # Errors
     /// As [`Netlink`] describes.
-    pub fn default_route(&self) -> io::Result<Option<Route>> {
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family;
-            let answers = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, "list the routes")?;
-            let best = answers
-                .iter()
-                .filter_map(new_route)
-                .filter(|route| {
-                    route.header.destination_prefix_length == 0
-                        && route.header.table == RouteHeader::RT_TABLE_MAIN
-                        && route.header.kind == RouteType::Unicast
-                        && route.header.address_family == family
-                })
-                .filter_map(|route| {
-                    let metric = route.attributes.iter().find_map(|attribute| match attribute {
-                        RouteAttribute::Priority(metric) => Some(*metric),
-                        _ => None,
-                    });
-                    route_facts(route).map(|facts| (metric.unwrap_or(0), facts))
-                })
-                .min_by_key(|(metric, _)| *metric);
-            if let Some((_, route)) = best {
-                return Ok(Some(route));
-            }
-        }
-        Ok(None)
+    pub fn default_route(&self, family: Family) -> io::Result<Option<Route>> {
+        let family = match family {
+            Family::Four => AddressFamily::Inet,
+            Family::Six => AddressFamily::Inet6,
+        };
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        let answers = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, "list the routes")?;
+        let best = answers
+            .iter()
+            .filter_map(new_route)
+            .filter(|route| {
+                route.header.destination_prefix_length == 0
+                    && route.header.table == RouteHeader::RT_TABLE_MAIN
+                    && route.header.kind == RouteType::Unicast
+                    && route.header.address_family == family
+            })
+            .filter_map(|route| {
+                let metric = route.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Priority(metric) => Some(*metric),
+                    _ => None,
+                });
+                route_facts(route).map(|facts| (metric.unwrap_or(0), facts))
+            })
+            .min_by_key(|(metric, _)| *metric);
+        Ok(best.map(|(_, route)| route))
     }
 
     /// How the kernel would send to `destination`, if need be through the interface `oif`.

@@ -1,9 +1,13 @@
 //! Whose MAC address a packet of the packet uplink goes to.
 //!
-//! The kernel stays the one who knows routes and speaks ARP. It is asked through netlink, once for
-//! each destination (route) and each next hop (neighbour), and the answers are kept until netlink
-//! tells of a change. Where it does not know a neighbour, the packet takes the kernel's own way out
-//! (a raw IP socket), which makes the kernel ask for the MAC address.
+//! The kernel stays the one who knows routes and speaks ARP and NDP. It is asked through netlink,
+//! once for each destination (route) and each next hop (neighbour), and the answers are kept until
+//! netlink tells of a change. Where it does not know a neighbour, the packet takes the kernel's own
+//! way out (a raw IP socket), which makes the kernel ask for the MAC address.
+//!
+//! A question costs a few system calls, and an inside host can name a new destination with every
+//! packet. So only so many are asked in a second; what comes beyond takes the kernel's way, which
+//! is right for every packet and only slower.
 //!
 //! Packets sent past the kernel do not tell it that a neighbour is in use, so an entry turns
 //! *stale* there. A stale entry is used, but one packet in thirty seconds goes the kernel's way and
@@ -13,7 +17,7 @@ use super::netlink::{Change, Neighbor, Netlink, Watcher};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -25,6 +29,10 @@ const NEIGHBORS: usize = 4_096;
 const VERIFY: Duration = Duration::from_secs(30);
 /// How often the kernel is asked about a neighbour that it does not know.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// Questions to the kernel at once.
+const QUESTIONS: u32 = 512;
+/// Questions to the kernel in a second, in the long run: a few percent of a processor.
+const QUESTIONS_A_SECOND: u32 = 4096;
 /// Changes read in one go; the rest waits for the next.
 const CHANGES: usize = 256;
 
@@ -60,11 +68,40 @@ pub struct NextHops {
     watcher: Watcher,
     interface: u32,
     /// The destination before this one, while nothing about it is in doubt.
-    last: Option<(Ipv4Addr, [u8; 6])>,
+    last: Option<(IpAddr, [u8; 6])>,
     /// The next hop of a destination; `None` if the kernel's way is the only one.
-    hops: HashMap<Ipv4Addr, Option<Ipv4Addr>, foldhash::fast::RandomState>,
-    neighbors: HashMap<Ipv4Addr, Entry, foldhash::fast::RandomState>,
+    hops: HashMap<IpAddr, Option<IpAddr>, foldhash::fast::RandomState>,
+    neighbors: HashMap<IpAddr, Entry, foldhash::fast::RandomState>,
     interface_changed: bool,
+    budget: Budget,
+    /// Packets that took the kernel's way because too much was asked already.
+    not_asked: u64,
+}
+
+/// How many questions may still be asked.
+#[derive(Debug)]
+struct Budget {
+    left: u32,
+    refilled: Duration,
+}
+
+impl Budget {
+    fn new(now: Duration) -> Self {
+        Budget { left: QUESTIONS, refilled: now }
+    }
+
+    fn take(&mut self, now: Duration) -> bool {
+        let passed = now.saturating_sub(self.refilled).as_micros();
+        let more = passed.saturating_mul(u128::from(QUESTIONS_A_SECOND)) / 1_000_000;
+        if more > 0 {
+            let more = u32::try_from(more).unwrap_or(u32::MAX);
+            self.left = self.left.saturating_add(more).min(QUESTIONS);
+            self.refilled = now;
+        }
+        let may = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        may
+    }
 }
 
 impl NextHops {
@@ -81,11 +118,13 @@ impl NextHops {
             hops: HashMap::default(),
             neighbors: HashMap::default(),
             interface_changed: false,
+            budget: Budget::new(coarse_now()),
+            not_asked: 0,
         })
     }
 
     /// Where a packet to `destination` goes. O(1) but for the first packet to it.
-    pub fn find(&mut self, destination: Ipv4Addr) -> NextHop {
+    pub fn find(&mut self, destination: IpAddr) -> NextHop {
         if let Some((last, mac)) = self.last
             && last == destination
         {
@@ -96,7 +135,7 @@ impl NextHops {
             // The answer may be here already.
             self.listen();
         }
-        if !self.neighbors.contains_key(&hop) {
+        if !self.neighbors.contains_key(&hop) && self.may_ask() {
             self.learn(hop);
         }
         let Some(entry) = self.neighbors.get_mut(&hop) else { return NextHop::Kernel };
@@ -122,16 +161,15 @@ impl NextHops {
         }
     }
 
-    fn hop(&mut self, destination: Ipv4Addr) -> Option<Ipv4Addr> {
+    fn hop(&mut self, destination: IpAddr) -> Option<IpAddr> {
         if let Some(hop) = self.hops.get(&destination) {
             return *hop;
         }
-        let hop = match self.netlink.route_to(destination.into(), Some(self.interface)) {
-            Ok(route) if route.ifindex == self.interface => match route.gateway {
-                None => Some(destination),
-                Some(IpAddr::V4(gateway)) => Some(gateway),
-                Some(IpAddr::V6(_)) => None,
-            },
+        if !self.may_ask() {
+            return None;
+        }
+        let hop = match self.netlink.route_to(destination, Some(self.interface)) {
+            Ok(route) if route.ifindex == self.interface => Some(route.gateway.unwrap_or(destination)),
             _ => None,
         };
         if self.hops.len() >= DESTINATIONS {
@@ -141,14 +179,25 @@ impl NextHops {
         hop
     }
 
-    fn learn(&mut self, hop: Ipv4Addr) {
-        let neighbor = self.netlink.neighbor(self.interface, hop.into()).unwrap_or(None);
+    fn learn(&mut self, hop: IpAddr) {
+        let neighbor = self.netlink.neighbor(self.interface, hop).unwrap_or(None);
         let entry = Entry::new(neighbor, None);
         let asked = if entry.mac.is_none() { Some(coarse_now()) } else { None };
         if self.neighbors.len() >= NEIGHBORS {
             self.neighbors.clear();
         }
         self.neighbors.insert(hop, Entry { asked, ..entry });
+    }
+
+    fn may_ask(&mut self) -> bool {
+        let may = self.budget.take(coarse_now());
+        self.not_asked += u64::from(!may);
+        may
+    }
+
+    /// Packets that took the kernel's way because the kernel was asked too much already.
+    pub fn not_asked(&self) -> u64 {
+        self.not_asked
     }
 
     /// Takes in what netlink has told. True if the interface itself changed since the last call.
@@ -176,7 +225,7 @@ impl NextHops {
 
     fn take_in(&mut self, change: Change) {
         match change {
-            Change::Neighbor { ifindex, ip: IpAddr::V4(ip), neighbor, gone } if ifindex == self.interface => {
+            Change::Neighbor { ifindex, ip, neighbor, gone } if ifindex == self.interface => {
                 self.last = None;
                 if gone {
                     self.neighbors.remove(&ip);
@@ -213,4 +262,48 @@ impl AsFd for NextHops {
 fn coarse_now() -> Duration {
     let now = clock_gettime(ClockId::MonotonicCoarse);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::netlink::NeighborState;
+
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(1_000_000 + millis)
+    }
+
+    #[test]
+    fn questions_are_bounded_and_come_back_with_time() {
+        let mut budget = Budget::new(at(0));
+        let taken = |budget: &mut Budget, now| (0..10_000).filter(|_| budget.take(now)).count();
+        assert_eq!(taken(&mut budget, at(0)), QUESTIONS as usize);
+        assert_eq!(taken(&mut budget, at(1)), 4);
+        assert_eq!(taken(&mut budget, at(1)), 0);
+        assert_eq!(taken(&mut budget, at(60_000)), QUESTIONS as usize);
+        let steady: usize = (60_001..61_001).map(|milli| taken(&mut budget, at(milli))).sum();
+        assert!(steady <= QUESTIONS_A_SECOND as usize, "{steady}");
+    }
+
+    /// A stale neighbour is used, and verified once in thirty seconds: the one packet that goes the
+    /// kernel's way makes the kernel look.
+    #[test]
+    fn a_stale_neighbour_in_use_is_verified_now_and_then() {
+        let ip = IpAddr::from([192, 0, 2, 1]);
+        let mac = [2, 0, 0, 0, 0, 1];
+        let known = |state| Neighbor { mac: Some(mac), state };
+        let mut hops = NextHops::open(1).unwrap();
+        hops.hops.insert(ip, Some(ip));
+        hops.neighbors.insert(ip, Entry::new(Some(known(NeighborState::Stale)), None));
+        assert_eq!(hops.find(ip), NextHop::Kernel, "the first packet verifies");
+        assert_eq!(hops.find(ip), NextHop::Mac(mac), "the next ones do not wait for the outcome");
+        assert_eq!(hops.find(ip), NextHop::Mac(mac));
+        let entry = hops.neighbors.get_mut(&ip).unwrap();
+        entry.asked = entry.asked.map(|asked| asked.saturating_sub(VERIFY));
+        assert_eq!(hops.find(ip), NextHop::Kernel, "thirty seconds later again");
+        let verified =
+            Change::Neighbor { ifindex: 1, ip, neighbor: known(NeighborState::Reachable), gone: false };
+        hops.take_in(verified);
+        assert_eq!((hops.find(ip), hops.last), (NextHop::Mac(mac), Some((ip, mac))));
+    }
 }

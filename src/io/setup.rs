@@ -5,10 +5,10 @@
 //! no undoing: it goes with its descriptor. After SIGKILL a bridge that was made here stays, and
 //! the next start finds it.
 
-use super::netlink::{LinkFacts, Netlink, errno};
+use super::netlink::{Address, Family, LinkFacts, Netlink, errno};
 use super::tap::{Tap, TapError};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 
 /// Frames that may wait in the TAP for the gateway; beyond that the kernel drops.
@@ -21,14 +21,32 @@ pub enum SetupError {
     #[error(transparent)]
     Tap(#[from] TapError),
     /// There is no default route to take the outside interface from.
-    #[error("there is no IPv4 default route: name the outside interface with --outside")]
-    NoDefaultRoute,
+    #[error("there is no {0} default route: name the outside interface with --outside")]
+    NoDefaultRoute(Family),
     /// The outside interface does not exist.
     #[error("interface {0} does not exist: see `ip link`, and choose another with --outside")]
     NoInterface(String),
     /// The outside interface has no address to translate to.
-    #[error("interface {0} has no IPv4 address: give it one, or name one with --external")]
-    NoAddress(String),
+    #[error(
+        "interface {interface} has no {family} address to translate to: give it one, or name one with --external"
+    )]
+    NoAddress {
+        /// The interface.
+        interface: String,
+        /// Of which family it has none.
+        family: Family,
+    },
+    /// The host would take our router advertisements for somebody else's.
+    #[error(
+        "bridge {bridge} takes router advertisements, and the host would route through its own containers' gateway; \
+         turning that off failed ({source}): write 0 to /proc/sys/net/ipv6/conf/{bridge}/accept_ra"
+    )]
+    TakesAdvertisements {
+        /// The bridge.
+        bridge: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The name of the bridge belongs to something else.
     #[error("{name} exists and is no bridge but {kind}: choose another name with --bridge")]
     NotABridge {
@@ -83,38 +101,69 @@ fn failed(what: &'static str, name: &str) -> impl Fn(io::Error) -> SetupError {
 pub struct Outside {
     /// The interface.
     pub interface: LinkFacts,
-    /// Its IPv4 addresses in the kernel's order; at least one.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Its addresses that may be translated to, in the kernel's order. Of IPv6 those of the best
+    /// kind that it has: global before local to a site, lasting before temporary.
+    pub addresses: Vec<IpAddr>,
 }
 
-/// The interface called `name`, or that of the IPv4 default route, and its addresses.
+impl Outside {
+    /// The addresses of a family; at least one.
+    ///
+    /// # Errors
+    /// [`SetupError::NoAddress`].
+    pub fn externals(&self, family: Family) -> Result<Vec<IpAddr>, SetupError> {
+        let of_family = self.addresses.iter().filter(|address| Family::of(**address) == family);
+        let found: Vec<IpAddr> = of_family.copied().collect();
+        if found.is_empty() {
+            return Err(SetupError::NoAddress { interface: self.interface.name.clone(), family });
+        }
+        Ok(found)
+    }
+}
+
+/// The interface called `name`, or that of the default route of the first of `families` that has
+/// one, and its addresses.
 ///
 /// # Errors
 /// See [`SetupError`].
-pub fn outside(netlink: &Netlink, name: Option<&str>) -> Result<Outside, SetupError> {
+pub fn outside(netlink: &Netlink, name: Option<&str>, families: &[Family]) -> Result<Outside, SetupError> {
     let interface = match name {
         Some(name) => netlink.link(name).map_err(failed("look up interface", name))?,
         None => {
-            let route = netlink.default_route().map_err(failed("look up", "the default route"))?;
-            let route = route.filter(|route| !matches!(route.gateway, Some(IpAddr::V6(_))));
-            let index = route.ok_or(SetupError::NoDefaultRoute)?.ifindex;
+            let mut found = None;
+            for family in families {
+                let route = netlink.default_route(*family).map_err(failed("look up", "the default route"))?;
+                found = found.or(route);
+            }
+            let family = families.first().copied().unwrap_or(Family::Four);
+            let index = found.ok_or(SetupError::NoDefaultRoute(family))?.ifindex;
             netlink.link_by_index(index).map_err(failed("look up", "the outside interface"))?
         }
     };
     let interface = interface
         .ok_or_else(|| SetupError::NoInterface(name.unwrap_or("of the default route").to_owned()))?;
-    let addresses = netlink.addresses().map_err(failed("list addresses of", &interface.name))?;
-    let addresses: Vec<_> = addresses
-        .into_iter()
-        .filter_map(|(index, address, _)| match address {
-            IpAddr::V4(address) if index == interface.index => Some(address),
-            _ => None,
-        })
-        .collect();
-    if addresses.is_empty() {
-        return Err(SetupError::NoAddress(interface.name));
-    }
+    let known = netlink.address_facts().map_err(failed("list addresses of", &interface.name))?;
+    let addresses = translatable(known.iter().filter(|address| address.ifindex == interface.index));
     Ok(Outside { interface, addresses })
+}
+
+/// How good an IPv6 address is to be known by, best first; `None` if it is not at all.
+fn rank(address: &Address) -> Option<(bool, bool, bool)> {
+    let IpAddr::V6(ip) = address.ip else { return None };
+    let of_the_link = ip.is_unicast_link_local() || ip.is_loopback() || ip.is_multicast();
+    (!of_the_link && !address.tentative).then_some((
+        address.deprecated,
+        ip.is_unique_local(),
+        address.temporary,
+    ))
+}
+
+fn translatable<'a>(known: impl Iterator<Item = &'a Address> + Clone) -> Vec<IpAddr> {
+    let best = known.clone().filter_map(rank).min();
+    known
+        .filter(|address| address.ip.is_ipv4() || (best.is_some() && rank(address) == best))
+        .map(|address| address.ip)
+        .collect()
 }
 
 /// What to make inside.
@@ -130,6 +179,8 @@ pub struct InsideConfig {
     pub bridge: Option<String>,
     /// MTU of TAP and new bridge, in bytes.
     pub mtu: u16,
+    /// An IPv6 network is served: routers are advertised on the TAP.
+    pub six: bool,
 }
 
 /// One change, and what undoes it.
@@ -140,6 +191,8 @@ enum Change {
     Mtu(u32, u32),
     Queue(u32, u32),
     Up(u32),
+    /// The bridge takes no router advertisements; what it had before.
+    AcceptRa(String, String),
 }
 
 /// What was made. Undone when dropped.
@@ -164,6 +217,11 @@ impl Made {
                 Change::Mtu(index, mtu) => self.netlink.set_mtu(index, mtu),
                 Change::Queue(index, length) => self.netlink.set_txqlen(index, length),
                 Change::Up(index) => self.netlink.set_up(index, false),
+                // A bridge that is gone has taken its file along.
+                Change::AcceptRa(name, before) => match write_accept_ra(&name, &before) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                    done => done,
+                },
             };
             match undone {
                 Err(error) if errno(&error) != Some(libc::ENODEV) && result.is_ok() => result = Err(error),
@@ -176,7 +234,7 @@ impl Made {
     /// Takes over what `older` has to undo, but for a TAP that is gone: it made this one anew.
     pub fn take_over(&mut self, older: &mut Made) {
         let mut changes = std::mem::take(&mut older.changes);
-        changes.retain(|change| matches!(change, Change::NewBridge(_)));
+        changes.retain(|change| matches!(change, Change::NewBridge(_) | Change::AcceptRa(..)));
         changes.append(&mut self.changes);
         self.changes = changes;
     }
@@ -217,6 +275,8 @@ impl Made {
         self.netlink.add_bridge(name).map_err(failed("make bridge", name))?;
         let made = look()?.ok_or_else(|| SetupError::NoInterface(name.to_owned()))?;
         self.changes.push(Change::NewBridge(made.index));
+        // Nobody talks to the bridge itself. A host without IPv6 has nothing to keep quiet.
+        let _ = self.netlink.set_link_local(made.index, false);
         self.netlink.set_mtu(made.index, mtu.into()).map_err(failed("set the MTU of", name))?;
         Ok(made)
     }
@@ -236,8 +296,35 @@ impl Made {
             .set_master(tap.index, Some(bridge.index))
             .map_err(failed("make a bridge port of", name))?;
         self.changes.push(Change::Master(tap.index));
+        // The kernel has nothing to say on a port of a bridge. A host without IPv6 cannot.
+        let _ = self.netlink.set_link_local(tap.index, false);
+        // What asks for the gateway's address goes to a multicast group (RFC 4861 §4.3) that the
+        // gateway does not join by reports. A bridge that does not learn groups floods them anyway.
+        let _ = self.netlink.flood_multicast_to(tap.index);
         Ok(())
     }
+
+    /// Keeps the host from taking its own containers' gateway for its router.
+    fn deaf_to_advertisements(&mut self, bridge: &str) -> Result<(), SetupError> {
+        let read = |name: &str| {
+            let path = format!("/proc/sys/net/ipv6/conf/{bridge}/{name}");
+            std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+        };
+        let accept = read("accept_ra");
+        // A host that forwards takes them only if it is told twice.
+        let takes = accept == "2" || (accept == "1" && read("forwarding") == "0");
+        if !takes {
+            return Ok(());
+        }
+        write_accept_ra(bridge, "0")
+            .map_err(|source| SetupError::TakesAdvertisements { bridge: bridge.to_owned(), source })?;
+        self.changes.push(Change::AcceptRa(bridge.to_owned(), accept));
+        Ok(())
+    }
+}
+
+fn write_accept_ra(bridge: &str, value: &str) -> io::Result<()> {
+    std::fs::write(format!("/proc/sys/net/ipv6/conf/{bridge}/accept_ra"), value)
 }
 
 impl Drop for Made {
@@ -269,6 +356,9 @@ pub fn inside(config: &InsideConfig) -> Result<(Tap, Made), SetupError> {
     made.tune(&link, config.mtu)?;
     if let Some(bridge) = &config.bridge {
         let bridge = made.bridge(bridge, config.mtu)?;
+        if config.six {
+            made.deaf_to_advertisements(&bridge.name)?;
+        }
         made.join(&link, &bridge)?;
         made.switch_on(&bridge)?;
     }

@@ -8,7 +8,7 @@ use crate::io::netlink::Netlink;
 use crate::io::sys::ethtool;
 use crate::io::sys::netns::Netns;
 use crate::lab::programs::now;
-use crate::lab::topology::{Host, Topology, Wire};
+use crate::lab::topology::{Host, Six, Topology, Wire};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -44,6 +44,9 @@ impl Lab {
                 .map_err(|error| at(end.host, error))?;
         }
         for host in &topology.hosts {
+            if let Some(six) = &host.six {
+                lab.host(host.name).run(|| give_six(six))?.map_err(|error| at(host.name, error))?;
+            }
             if let Some(gateway) = host.default_route {
                 lab.host(host.name)
                     .run(|| Netlink::open()?.add_default_route(IpAddr::V4(gateway)))?
@@ -113,15 +116,40 @@ fn prepare(host: &Host) -> io::Result<()> {
     }
     // A new namespace copies this from the machine's first one, where it may be 1.
     set_sysctl("net/ipv4/ip_forward", "0")?;
-    // No IPv6 chatter: a quiet wire makes a readable capture. Kernels without IPv6 have no such file.
-    if fs::exists("/proc/sys/net/ipv6/conf/default/disable_ipv6")? {
-        set_sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+    match &host.six {
+        Some(six) => prepare_six(six)?,
+        // Kernels without IPv6 have no such file.
+        None if fs::exists("/proc/sys/net/ipv6/conf/default/disable_ipv6")? => {
+            set_sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+        }
+        None => {}
     }
     for bridge in &host.bridges {
         netlink.add_bridge(bridge)?;
         netlink.set_up(known(&netlink, bridge)?, true)?;
     }
     Ok(())
+}
+
+/// What interfaces of IPv6 hosts begin with.
+fn prepare_six(six: &Six) -> io::Result<()> {
+    let word = |yes| if yes { "1" } else { "0" };
+    set_sysctl("net/ipv6/conf/default/disable_ipv6", "0")?;
+    set_sysctl("net/ipv6/conf/all/forwarding", "0")?;
+    set_sysctl("net/ipv6/conf/default/accept_ra", word(six.advertisements))?;
+    // A host with fixed addresses is there at once; another one looks first whether its own are free.
+    set_sysctl("net/ipv6/conf/default/accept_dad", word(six.addresses.is_empty()))
+}
+
+fn give_six(six: &Six) -> io::Result<()> {
+    let netlink = Netlink::open()?;
+    for (interface, net) in &six.addresses {
+        netlink.add_address(known(&netlink, interface)?, IpAddr::V6(net.addr()), net.prefix_len())?;
+    }
+    match six.default_route {
+        Some(gateway) => netlink.add_default_route(IpAddr::V6(gateway)),
+        None => Ok(()),
+    }
 }
 
 /// Waits until the kernel has noticed that both ends of a wire are up, which it does at its leisure:

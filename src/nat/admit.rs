@@ -5,6 +5,8 @@
 //! answer which of its ports are mapped, and the packet must not keep a mapping alive.
 
 use super::ports::Place;
+use super::session::Way;
+use super::tcp::Effect;
 use super::{Nat, Refusal};
 use crate::flow::{Data, Endpoint, Flow, Protocol, Time};
 
@@ -30,8 +32,11 @@ impl Nat {
         let row = &self.mappings[mapping];
         let known = self.look_up(protocol, row.inside, remote);
         if let Some(id) = known.filter(|id| !self.overdue(*id, now)) {
-            let its_own = self.sessions[id].mapping == mapping;
-            return if its_own { Ok(()) } else { Err(Refusal::Filtered) };
+            return match self.effect(id, Way::In, data) {
+                _ if self.sessions[id].mapping != mapping => Err(Refusal::Filtered),
+                Effect::Refuse => Err(Refusal::OutOfWindow),
+                _ => Ok(()),
+            };
         }
         if protocol == Protocol::Icmp {
             return Err(Refusal::UnsolicitedQuery);

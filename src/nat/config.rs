@@ -147,14 +147,22 @@ impl NatConfig {
 pub struct Timeouts {
     /// (`udp`) RFC 4787 REQ-5: at least 2 min, 5 min recommended.
     pub udp: Duration,
+    /// (`udp-unreplied`) UDP, but to port 53, until a packet has gone back (RFC 4787 REQ-5).
+    pub udp_unreplied: Duration,
     /// (`udp-dns`) UDP to port 53 (RFC 4787 REQ-5a allows less for well-known ports).
     pub udp_dns: Duration,
-    /// (`tcp-opening`) TCP until both sides have acknowledged (RFC 5382 REQ-5: at least 4 min).
+    /// (`tcp-opening`) TCP until the SYN is answered (RFC 5382 REQ-5: at least 4 min).
     pub tcp_opening: Duration,
-    /// (`tcp-established`) RFC 5382 REQ-5: at least 2 h 4 min; half-closed counts as established.
+    /// (`tcp-syn-received`) then until the answer is acknowledged (RFC 5382 REQ-5: at least 4 min).
+    pub tcp_syn_received: Duration,
+    /// (`tcp-established`) RFC 5382 REQ-5: at least 2 h 4 min.
     pub tcp_established: Duration,
-    /// (`tcp-closing`) after a FIN both ways or a RST (RFC 5382 REQ-5, RFC 7857 §2.2: 4 min).
+    /// (`tcp-half-closed`) after a FIN one way, which counts as established (RFC 5382 REQ-5).
+    pub tcp_half_closed: Duration,
+    /// (`tcp-closing`) after a FIN both ways (RFC 5382 REQ-5: at least 4 min).
     pub tcp_closing: Duration,
+    /// (`tcp-reset`) after a RST (RFC 7857 §2.2: 4 min).
+    pub tcp_reset: Duration,
     /// (`icmp`) RFC 5508 REQ-2: at least 60 s.
     pub icmp: Duration,
     /// (`other`) protocols without ports.
@@ -170,10 +178,14 @@ impl Default for Timeouts {
     fn default() -> Self {
         Timeouts {
             udp: Duration::from_secs(300),
+            udp_unreplied: Duration::from_secs(300),
             udp_dns: Duration::from_secs(120),
             tcp_opening: Duration::from_secs(240),
+            tcp_syn_received: Duration::from_secs(240),
             tcp_established: Duration::from_secs(7440),
+            tcp_half_closed: Duration::from_secs(7440),
             tcp_closing: Duration::from_secs(240),
+            tcp_reset: Duration::from_secs(240),
             icmp: Duration::from_secs(60),
             other: Duration::from_secs(600),
             lease: Duration::from_secs(60),

@@ -65,10 +65,16 @@ pub enum Refusal {
     NoSession,
     /// TCP flags that no TCP sends together (SYN+FIN, none, FIN without ACK).
     BadFlags,
+    /// A TCP segment that neither end of its session can have sent: its numbers are out of every
+    /// window (RFC 5382 §9, RFC 5961). Forged, or of a connection that was there before.
+    OutOfWindow,
     /// An ICMP error about a packet that no session of ours sent (RFC 5508 REQ-4).
     ErrorWithoutSession,
     /// An ICMP error that quotes a session of ours but is addressed to somebody else.
     ErrorMisaddressed,
+    /// An ICMP error that quotes a TCP segment which the receiver has not sent, by its sequence
+    /// number (RFC 5927 §4.1): forged.
+    ErrorOutOfWindow,
     /// An ICMP answer to a query that nobody here asked, or a query from outside.
     UnsolicitedQuery,
     /// Hairpinning is off (`--hairpin off`) and the packet is for another inside host's outside
@@ -84,7 +90,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, for tables and docs.
-    pub const ALL: [Refusal; 18] = [
+    pub const ALL: [Refusal; 20] = [
         Refusal::NoMapping,
         Refusal::Filtered,
         Refusal::PortsExhausted,
@@ -96,8 +102,10 @@ impl Refusal {
         Refusal::MappingSessionLimit,
         Refusal::NoSession,
         Refusal::BadFlags,
+        Refusal::OutOfWindow,
         Refusal::ErrorWithoutSession,
         Refusal::ErrorMisaddressed,
+        Refusal::ErrorOutOfWindow,
         Refusal::UnsolicitedQuery,
         Refusal::HairpinOff,
         Refusal::HostAccessOff,
@@ -119,8 +127,10 @@ impl Refusal {
             Refusal::MappingSessionLimit => "mapping-session-limit",
             Refusal::NoSession => "no-session",
             Refusal::BadFlags => "bad-flags",
+            Refusal::OutOfWindow => "out-of-window",
             Refusal::ErrorWithoutSession => "error-without-session",
             Refusal::ErrorMisaddressed => "error-misaddressed",
+            Refusal::ErrorOutOfWindow => "error-out-of-window",
             Refusal::UnsolicitedQuery => "unsolicited-query",
             Refusal::HairpinOff => "hairpin-off",
             Refusal::HostAccessOff => "host-access-off",

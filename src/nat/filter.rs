@@ -9,7 +9,7 @@
 
 use super::hash::Hash;
 use super::index::Index;
-use super::session::{Links, Session, Sessions};
+use super::session::{Links, Sessions};
 use super::slab::NONE;
 use super::{Behaviour, Closed, Nat, Observer};
 use crate::flow::Time;
@@ -22,7 +22,7 @@ pub(super) struct Peers {
 }
 
 fn key(hash: &Hash, sessions: &Sessions, id: u32) -> u64 {
-    hash.address(sessions[id].mapping, sessions[id].remote.ip)
+    hash.address(sessions[id].mapping, sessions.remote(id).ip)
 }
 
 impl Peers {
@@ -52,13 +52,13 @@ impl Peers {
     /// The first of the sessions of `mapping` with `remote`.
     fn head(&self, hash: &Hash, sessions: &Sessions, mapping: u32, remote: IpAddr) -> Option<u32> {
         self.heads.as_ref()?.find(hash.address(mapping, remote), |id| {
-            sessions[id].mapping == mapping && sessions[id].remote.ip == remote
+            sessions[id].mapping == mapping && sessions.talks_to_address(id, remote)
         })
     }
 
     /// Adds a session, whose mapping and remote are set.
     pub(super) fn insert(&mut self, hash: &Hash, sessions: &mut Sessions, id: u32) {
-        let Session { mapping, remote, .. } = sessions[id];
+        let (mapping, remote) = (sessions[id].mapping, sessions.remote(id));
         let head = self.head(hash, sessions, mapping, remote.ip);
         let Some(heads) = &mut self.heads else { return };
         sessions.links[id].peer_prev = NONE;

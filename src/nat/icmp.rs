@@ -12,12 +12,16 @@
 //!   X > A           about A:p > X:xB
 //! ```
 //!
+//! The sequence number of a quoted TCP segment must be one that its sender can have sent (RFC 5927
+//! §4.1): whoever only guesses the ports cannot slow or upset a connection.
+//!
 //! An error changes no session: it neither refreshes nor ends one (RFC 4787 REQ-12, RFC 5508
 //! REQ-6, RFC 7857 §7.1). Who reports it does not matter (RFC 4787 REQ-12a), unless it claims to
 //! be us.
 
 use super::addresses::Home;
 use super::mapping::Mapping;
+use super::session::{Phase, Way};
 use super::{Exit, Nat, Observer, Refusal, Verdict};
 use crate::flow::{Edit, Endpoint, ErrorAbout, Flow, Protocol, QuotedEdit, Time};
 
@@ -34,7 +38,7 @@ impl Nat {
         if wire && self.addresses.home(&self.hash, error.from).is_some() {
             return Err(Refusal::SourceIsOurs);
         }
-        let Some(inside) = self.quoted_inside(error.about, now, seen) else {
+        let Some((id, inside)) = self.quoted_inside(error.about, now, seen) else {
             let Flow { source: inside, destination: remote, .. } = error.about;
             if !wire || !self.error_exempt(error, inside, remote) {
                 return Err(Refusal::ErrorWithoutSession);
@@ -53,6 +57,7 @@ impl Nat {
         if error.to != error.about.source.ip {
             return Err(Refusal::ErrorMisaddressed);
         }
+        self.quoted_number(id, Way::Out, error)?;
         let edit = Edit {
             destination: Some(Endpoint { ip: inside.ip, port: 0 }),
             quoted: Some(QuotedEdit { source: Some(inside), destination: None }),
@@ -84,33 +89,51 @@ impl Nat {
         if error.to != remote.ip {
             return Err(Refusal::ErrorMisaddressed);
         }
+        self.quoted_number(id, Way::In, error)?;
         let outside = self.outside(self.sessions[id].mapping);
         let mut edit = Edit {
             source: Some(Endpoint { ip: outside.ip, port: 0 }),
             quoted: Some(QuotedEdit { source: None, destination: Some(outside) }),
             ..Edit::default()
         };
-        if !self.sessions[id].local {
+        if !self.sessions[id].local() {
             return Ok((edit, Exit::Outside));
         }
         if !self.is_hairpin(protocol, remote) {
             return Ok((edit, Exit::Host));
         }
         let sender = Flow { protocol, source: remote, destination: outside };
-        let sender = self.quoted_inside(sender, now, seen).ok_or(Refusal::ErrorWithoutSession)?;
+        let (id, sender) = self.quoted_inside(sender, now, seen).ok_or(Refusal::ErrorWithoutSession)?;
+        self.quoted_number(id, Way::Out, error)?;
         edit.destination = Some(Endpoint { ip: sender.ip, port: 0 });
         edit.quoted = Some(QuotedEdit { source: Some(sender), destination: Some(outside) });
         Ok((edit, Exit::Hairpin))
     }
 
-    /// Who the inside host is that sent a packet which left as `quoted`.
-    fn quoted_inside(&mut self, quoted: Flow, now: Time, seen: &mut impl Observer) -> Option<Endpoint> {
+    /// Whether a quoted TCP segment that went this way is one that was sent.
+    fn quoted_number(&self, id: u32, way: Way, error: &ErrorAbout) -> Result<(), Refusal> {
+        let Some(sequence) = error.sequence else { return Ok(()) };
+        let session = &self.sessions[id];
+        let generation = self.sessions.links[id].generation;
+        let sent = !matches!(session.phase, Phase::Tcp(_))
+            || session.windows.has_sent(way, sequence)
+            || self.knocks.began_at(id, generation, way, sequence);
+        if sent { Ok(()) } else { Err(Refusal::ErrorOutOfWindow) }
+    }
+
+    /// The session of a packet that left as `quoted`, and who the inside host is that sent it.
+    fn quoted_inside(
+        &mut self,
+        quoted: Flow,
+        now: Time,
+        seen: &mut impl Observer,
+    ) -> Option<(u32, Endpoint)> {
         let Flow { protocol, source: outside, destination: remote } = quoted;
         let external = self.addresses.external(&self.hash, outside.ip)?;
         let mapping = self.owner_at(protocol, external, outside.port, remote, now, seen)?;
         let Mapping { inside, .. } = self.mappings[mapping];
         let id = self.find(protocol, inside, remote, now, seen)?;
-        (self.sessions[id].mapping == mapping).then_some(inside)
+        (self.sessions[id].mapping == mapping).then_some((id, inside))
     }
 
     /// Whether this is an outside endpoint of an inside host.

@@ -7,15 +7,13 @@
 use super::choose::Newcomer;
 use super::mapping::{Mapping, Standing};
 use super::ports::Place;
-use super::session::{Kind, Session, Way};
+use super::session::{Lives, Phase, Way};
 use super::slab::NONE;
-use super::tcp::{self, Next, State};
+use super::tcp::State;
 use super::{Closed, Nat, Observer, Refusal, SessionView, Step};
 use crate::flow::{Data, Endpoint, Flow, Protocol, Time};
 use std::net::IpAddr;
 
-/// How many closed connections are remembered as first to be recycled. Older ones expire as usual.
-const CLOSING: usize = 65_536;
 /// How many of them are looked at for one newcomer.
 const CANDIDATES: usize = 64;
 /// How many sessions one call of `expire` looks at.
@@ -31,8 +29,13 @@ impl Nat {
     /// The moment from which a session counts as dead, in nanoseconds.
     #[inline]
     pub(super) fn deadline(&self, id: u32) -> u64 {
-        let session = &self.sessions[id];
-        session.deadline(self.policies.lives(self.mappings[session.mapping].policy))
+        self.sessions[id].deadline(self.lives(id))
+    }
+
+    /// The timeouts that hold for a session.
+    #[inline]
+    pub(super) fn lives(&self, id: u32) -> &Lives {
+        self.policies.lives(self.mappings[self.sessions[id].mapping].policy)
     }
 
     /// What [`Nat::expire`] does.
@@ -246,8 +249,7 @@ impl Nat {
         for _ in 0..CANDIDATES {
             let Some(&(id, generation)) = self.closing.get(at) else { return false };
             let session = &self.sessions[id];
-            let closing = session.kind == Kind::Tcp
-                && session.state == State::Closing
+            let closing = session.phase == Phase::Tcp(State::Closing)
                 && self.sessions.links[id].generation == generation;
             if !closing {
                 self.closing.remove(at);
@@ -269,7 +271,7 @@ impl Nat {
         let frees = !mapping.published() && mapping.sessions == 1 && mapping.external == newcomer.external;
         let same_side = mapping.outside_port >= 1024 || newcomer.inside.port < 1024;
         let shared = self.ports.is_shared(mapping.protocol, mapping.external, mapping.outside_port);
-        let same_remote = self.sessions[id].remote == newcomer.remote;
+        let same_remote = self.sessions.remote(id) == newcomer.remote;
         let same_host = mapping.inside.ip == newcomer.inside.ip;
         if self.lending.is_some() {
             return frees && same_host;
@@ -288,15 +290,8 @@ impl Nat {
         seen: &mut impl Observer,
     ) -> u32 {
         let Mapping { protocol, inside, host, .. } = self.mappings[mapping];
-        let session = Session {
-            mapping,
-            remote,
-            kind: Kind::of(protocol, remote),
-            state: State::opened_by(way),
-            local,
-            ..Session::default()
-        };
-        let id = self.sessions.insert(session, now);
+        let phase = Phase::opened_by(protocol, remote, way);
+        let id = self.sessions.insert(&self.hash, mapping, remote, (phase, local), now);
         self.mappings[mapping].recent = id;
         self.mappings[mapping].sessions += 1;
         self.hosts[host].sessions += 1;
@@ -321,7 +316,8 @@ impl Nat {
         if seen.wants() {
             seen.step(Step::Closed(self.view(id, now), why), now);
         }
-        let Session { mapping, remote, state, .. } = self.sessions[id];
+        let (mapping, remote) = (self.sessions[id].mapping, self.sessions.remote(id));
+        let closed = self.sessions[id].phase == Phase::Tcp(State::Closing);
         let Mapping { protocol, inside, host, .. } = self.mappings[mapping];
         self.wheel.unlink(&mut self.sessions, id);
         self.peers.remove(&self.hash, &mut self.sessions, id);
@@ -331,10 +327,9 @@ impl Nat {
         let key = self.hash.pair(protocol, inside, remote);
         let (sessions, mappings, hash) = (&self.sessions, &self.mappings, &self.hash);
         self.by_flow.remove(key, id, |id| flow_key(hash, sessions, mappings, id));
-        self.sessions.remove(id);
+        self.sessions.remove(&self.hash, id);
         self.hosts[host].sessions -= 1;
         self.mappings[mapping].sessions -= 1;
-        let closed = protocol == Protocol::Tcp && state == State::Closing;
         if !closed && !self.mappings[mapping].published() {
             self.mappings[mapping].standing = Standing::Untidy;
         }
@@ -351,98 +346,27 @@ impl Nat {
         self.mappings.remove(&self.hash, id);
     }
 
-    /// Lets a packet through a session: counts it, refreshes the session, moves its TCP state.
-    #[inline]
-    pub(super) fn pass(&mut self, id: u32, way: Way, data: &Data, now: Time, seen: &mut impl Observer) {
-        if self.sessions[id].kind == Kind::Tcp {
-            self.pass_tcp(id, way, data, now, seen);
-        } else {
-            let session = &mut self.sessions[id];
-            session.last_seen = now.as_nanos();
-            session.count(way, data.length);
-        }
-    }
-
-    fn pass_tcp(&mut self, id: u32, way: Way, data: &Data, now: Time, seen: &mut impl Observer) {
-        let was = self.sessions[id].state;
-        let next = tcp::next(was, way, data.tcp);
-        if next == Next::Reopen {
-            self.reopen(id, way, now, seen);
-        }
-        // A RST does not refresh (RFC 7857 §7.1).
-        let refreshes = !data.tcp.has(crate::flow::TcpFlags::RST);
-        let session = &mut self.sessions[id];
-        if refreshes {
-            session.last_seen = now.as_nanos();
-        }
-        session.count(way, data.length);
-        match next {
-            Next::Stay | Next::Reopen => return,
-            Next::Go(state) => session.state = state,
-            Next::Resume => session.state = session.before_reset,
-            Next::Rst => self.reset(id, now),
-        }
-        let is = self.sessions[id].state;
-        if is == State::Closing {
-            self.rearm(id, now);
-            if self.closing.len() == CLOSING {
-                self.closing.pop_front();
-            }
-            self.closing.push_back((id, self.sessions.links[id].generation));
-        } else if is == State::Reset {
-            self.rearm(id, now);
-        }
-        if is.view() != was.view() && seen.wants() {
-            seen.step(Step::Changed(self.view(id, now)), now);
-        }
-    }
-
-    /// A RST: the session lives for the closing time from here, but never longer than it would
-    /// have lived without the RST (RFC 7857 §2.2 and §7.1 together).
-    fn reset(&mut self, id: u32, now: Time) {
-        let lives = *self.policies.lives(self.mappings[self.sessions[id].mapping].policy);
-        let session = &mut self.sessions[id];
-        let closing = lives.of(Kind::Tcp, State::Reset);
-        let without = session.deadline(&lives);
-        session.before_reset = session.state;
-        session.state = State::Reset;
-        session.last_seen = now.as_nanos().min(without.saturating_sub(closing));
-    }
-
-    /// A new connection takes the place of a closed one; mapping, port and row stay.
-    fn reopen(&mut self, id: u32, way: Way, now: Time, seen: &mut impl Observer) {
-        if seen.wants() {
-            seen.step(Step::Closed(self.view(id, now), Closed::Reopened), now);
-        }
-        let Session { mapping, remote, kind, local, .. } = self.sessions[id];
-        let state = State::opened_by(way);
-        let fresh = Session { mapping, remote, kind, state, local, ..Session::default() };
-        self.sessions.begin(id, fresh, now);
-        self.rearm(id, now);
-        if seen.wants() {
-            seen.step(Step::Opened(self.view(id, now)), now);
-        }
-    }
-
     /// A copy for those who look.
     pub(super) fn view(&self, id: u32, now: Time) -> SessionView {
         let session = &self.sessions[id];
         let mapping = &self.mappings[session.mapping];
+        let [bytes_out, bytes_in] = session.bytes();
+        let [packets_out, packets_in] = session.packets.map(u64::from);
         SessionView {
             id: self.sessions.id(id),
             protocol: mapping.protocol,
             inside: mapping.inside,
             outside: Endpoint::new(self.addresses.ip(mapping.external), mapping.outside_port),
-            remote: session.remote,
-            tcp: (session.kind == Kind::Tcp).then(|| session.state.view()),
-            answered: session.packets_in > 0,
+            remote: self.sessions.remote(id),
+            tcp: if let Phase::Tcp(state) = session.phase { Some(state.view()) } else { None },
+            answered: packets_in > 0,
             published: mapping.published(),
             opened: self.sessions.opened(id),
             expires_in: Time::from_nanos(self.deadline(id)).since(now),
-            packets_out: u64::from(session.packets_out),
-            packets_in: u64::from(session.packets_in),
-            bytes_out: session.bytes_out,
-            bytes_in: session.bytes_in,
+            packets_out,
+            packets_in,
+            bytes_out,
+            bytes_in,
         }
     }
 
@@ -459,7 +383,6 @@ pub(super) fn flow_key(
     mappings: &super::mapping::Mappings,
     id: u32,
 ) -> u64 {
-    let session = &sessions[id];
-    let mapping = &mappings[session.mapping];
-    hash.pair(mapping.protocol, mapping.inside, session.remote)
+    let mapping = &mappings[sessions[id].mapping];
+    hash.pair(mapping.protocol, mapping.inside, sessions.remote(id))
 }

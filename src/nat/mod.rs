@@ -21,11 +21,13 @@
 //! owner of the outside port and then asks as an outbound one does.
 //!
 //! Where to read on: `session` and `mapping` are the two rows, in `slab`s under an
-//! `index`; `life` opens and ends them; `choose` says what the outside is, from `addresses`, `ports`
-//! (a `pool` each, and the `held` ones) and `blocks`; `leases` is where they come from;
-//! `policies` how each host is treated, `exempt` which packets are not translated at all;
-//! `filter` who may come in, and `admit` asks without consequences; `tcp` what flags do; `wheel`
-//! when things end; `icmp` what errors mean; `reconfigure` what a new configuration leaves alive.
+//! `index`; `life` opens and ends them, and `pass` is what packets do to them; `choose` says what
+//! the outside is, from `addresses`, `ports` (a `pool` each, and the `held` ones) and `blocks`;
+//! `leases` is where they come from; `policies` how each host is treated, `exempt` which packets are
+//! not translated at all; `filter` who may come in, and `admit` asks without consequences; `tcp`
+//! says what a segment means, `window` whether its numbers can be true, and `knocks` keeps SYNs in
+//! mid-connection; `wheel` when things end; `icmp` what errors mean; `reconfigure` what a new
+//! configuration leaves alive.
 //!
 //! # Choices that RFCs leave open
 //!
@@ -43,6 +45,7 @@
 //!   would if it had gone round by the outside: two inside hosts can punch holes for each other.
 
 pub mod blocks;
+mod by_remote;
 pub mod config;
 pub mod decision;
 pub mod leases;
@@ -61,9 +64,11 @@ mod held;
 mod hosts;
 mod icmp;
 mod index;
+mod knocks;
 mod life;
 mod mapping;
 mod pace;
+mod pass;
 mod policies;
 mod pool;
 mod ports;
@@ -74,6 +79,7 @@ mod session;
 mod slab;
 mod tcp;
 mod wheel;
+mod window;
 
 pub use blocks::{BlockView, Blocks, BlocksError};
 pub use config::{Behaviour, Exemption, Limits, NatConfig, Policy, PortChoice, Rule, Timeouts};
@@ -93,6 +99,7 @@ use forward::Forwards;
 use hash::Hash;
 use hosts::Hosts;
 use index::Index;
+use knocks::Knocks;
 use mapping::{Mapping, Mappings, Standing};
 use policies::Policies;
 use ports::{Place, Ports};
@@ -136,6 +143,8 @@ pub struct Nat {
     wheel: Wheel,
     /// Sessions (row, generation) in the order in which they closed both ways.
     closing: VecDeque<(u32, u32)>,
+    /// SYNs in mid-connection.
+    knocks: Knocks,
     /// The latest time that was handed in, for calls that hand in none.
     clock: Time,
 }
@@ -154,7 +163,7 @@ impl Nat {
         Nat {
             sessions: Sessions::new(),
             by_flow: Index::with_room(room),
-            by_remote: remotes::index(),
+            by_remote: by_remote::index(),
             mappings: Mappings::new(room),
             peers: Peers::new(policies.ask_for_peers(), room),
             ports: Ports::new(&config, addresses.in_use(), blocks.is_some()),
@@ -165,6 +174,7 @@ impl Nat {
             forwards: Forwards::default(),
             wheel: Wheel::new(),
             closing: VecDeque::new(),
+            knocks: Knocks::default(),
             clock: Time::ZERO,
             policies,
             addresses,
@@ -252,7 +262,7 @@ impl Nat {
             };
         }
         let id = match self.find(protocol, inside, remote, now, seen) {
-            Some(id) if !self.sessions[id].local => id,
+            Some(id) if !self.sessions[id].local() => id,
             Some(_) => return self.leave_to_us(data, now, seen),
             None if self.addresses.home(&self.hash, remote.ip).is_some() => {
                 return self.leave_to_us(data, now, seen);
@@ -260,7 +270,7 @@ impl Nat {
             None if self.leave_exempt(data.flow) => return Ok((Edit::default(), Exit::Outside)),
             None => self.open_outbound(data, false, now, seen)?,
         };
-        self.pass(id, Way::Out, data, now, seen);
+        self.pass(id, Way::Out, data, now, seen)?;
         let outside = self.outside(self.sessions[id].mapping);
         Ok((Edit { source: Some(outside), ..Edit::default() }, Exit::Outside))
     }
@@ -275,7 +285,7 @@ impl Nat {
             Some(id) => id,
             None => self.open_outbound(data, true, now, seen)?,
         };
-        self.pass(id, Way::Out, data, now, seen);
+        self.pass(id, Way::Out, data, now, seen)?;
         let outside = self.outside(self.sessions[id].mapping);
         let mut edit = Edit { source: Some(outside), ..Edit::default() };
         if !hairpin {
@@ -320,14 +330,14 @@ impl Nat {
         let inside = self.mappings[mapping].inside;
         let guess = self.guess(mapping, remote, now);
         if let Some(id) = guess.or_else(|| self.find(protocol, inside, remote, now, seen)) {
-            if wire && self.sessions[id].local {
+            if wire && self.sessions[id].local() {
                 return Err(Refusal::SourceIsOurs);
             }
             // The inside endpoint already talks to this remote by another outside endpoint.
             if self.sessions[id].mapping != mapping {
                 return Err(Refusal::Filtered);
             }
-            self.pass(id, Way::In, data, now, seen);
+            self.pass(id, Way::In, data, now, seen)?;
             return Ok(inside);
         }
         let local = self.addresses.home(&self.hash, remote.ip).is_some();
@@ -347,7 +357,7 @@ impl Nat {
         }
         let id = self.open_inbound(mapping, remote, local, now, seen)?;
         debug_assert_eq!(self.outside(mapping), outside);
-        self.pass(id, Way::In, data, now, seen);
+        self.pass(id, Way::In, data, now, seen)?;
         Ok(inside)
     }
 
@@ -395,7 +405,7 @@ impl Nat {
             return None;
         }
         let session = &self.sessions[recent];
-        let right = session.taken() && session.mapping == mapping && session.remote == remote;
+        let right = session.taken() && session.mapping == mapping && self.sessions.talks_to(session, remote);
         (right && !self.overdue(recent, now)).then_some(recent)
     }
 
@@ -424,7 +434,7 @@ impl Nat {
         self.by_flow.find(self.hash.pair(protocol, inside, remote), |id| {
             let session = &sessions[id];
             let mapping = &mappings[session.mapping];
-            session.remote == remote && mapping.inside == inside && mapping.protocol == protocol
+            sessions.talks_to(session, remote) && mapping.inside == inside && mapping.protocol == protocol
         })
     }
 

@@ -18,7 +18,6 @@
 use super::blocks::{Blocks, Lending};
 use super::mapping::Mapping;
 use super::policies::Policies;
-use super::session::Session;
 use super::slab::NONE;
 use super::{Closed, Nat, NatConfig, Observer};
 use crate::flow::{Protocol, Time};
@@ -115,7 +114,8 @@ impl Nat {
 
     /// Whether the configuration allows this session.
     fn allows(&self, id: u32) -> bool {
-        let Session { mapping, remote, local, .. } = self.sessions[id];
+        let (mapping, local) = (self.sessions[id].mapping, self.sessions[id].local());
+        let remote = self.sessions.remote(id);
         let Mapping { protocol, external, outside_port, policy, .. } = self.mappings[mapping];
         let published = self.mappings[mapping].published();
         let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);

@@ -1,77 +1,136 @@
-//! Sessions by (protocol, outside endpoint, remote): for outside endpoints that several inside hosts
-//! have, where the remote alone tells whose an inbound packet is.
+//! The addresses of remotes in four bytes each.
 //!
-//! Without ports all of an external address is one outside endpoint, so only one inside host can
-//! talk to a remote. With overloaded ports ([`super::PortChoice::Overload`]) a port is one.
+//! A session's row is one cache line, and an IPv6 address would be a quarter of it. An IPv4 address
+//! stands for itself; an IPv6 address is kept here once, however many sessions talk to it, and the
+//! session keeps its row number. So there are never more rows than sessions.
 
 use super::hash::Hash;
 use super::index::Index;
-use super::mapping::Mappings;
-use super::ports::Place;
-use super::session::Sessions;
-use super::{Closed, Nat, Observer};
-use crate::flow::{Endpoint, Protocol, Time};
-use std::net::{IpAddr, Ipv4Addr};
+use super::slab::{NONE, Row, Slab};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-impl Place {
-    fn key(self, hash: &Hash, remote: Endpoint) -> u64 {
-        let ip = IpAddr::V4(Ipv4Addr::from_bits(u32::from(self.external)));
-        hash.pair(self.protocol, Endpoint { ip, port: self.port }, remote)
-    }
+/// One IPv6 address.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    ip: Ipv6Addr,
+    /// Sessions that talk to it; of a free row, the next free row.
+    sessions: u32,
+}
 
-    fn of(mappings: &Mappings, sessions: &Sessions, id: u32) -> Place {
-        let mapping = &mappings[sessions[id].mapping];
-        Place { protocol: mapping.protocol, external: mapping.external, port: mapping.outside_port }
+impl Default for Known {
+    fn default() -> Self {
+        Known { ip: Ipv6Addr::UNSPECIFIED, sessions: NONE }
     }
 }
 
-impl Nat {
-    /// Whether a mapping's outside endpoint is one that several may have.
-    pub(super) fn shares(&self, mapping: u32) -> Option<Place> {
-        let row = &self.mappings[mapping];
-        let shared = Place { protocol: row.protocol, external: row.external, port: row.outside_port };
-        let by_remote = matches!(shared.protocol, Protocol::Other(_))
-            || self.ports.is_shared(shared.protocol, shared.external, shared.port);
-        by_remote.then_some(shared)
+impl Row for Known {
+    fn next_free(&self) -> u32 {
+        self.sessions
     }
 
-    /// The live session at this outside endpoint with `remote`. One that is overdue is closed.
-    pub(super) fn find_shared(
-        &mut self,
-        shared: Place,
-        remote: Endpoint,
-        now: Time,
-        seen: &mut impl Observer,
-    ) -> Option<u32> {
-        let id = self.look_up_shared(shared, remote)?;
-        if self.overdue(id, now) {
-            self.close(id, Closed::Expired, now, seen);
-            return None;
+    fn set_free(&mut self, next: u32) {
+        self.sessions = next;
+    }
+}
+
+/// An address in four bytes, and which kind it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Short {
+    pub bits: u32,
+    pub v6: bool,
+}
+
+/// The IPv6 addresses.
+#[derive(Debug)]
+pub(super) struct Remotes {
+    rows: Slab<Known>,
+    by_ip: Index,
+}
+
+impl Remotes {
+    pub(super) fn new() -> Self {
+        Remotes { rows: Slab::new(), by_ip: Index::with_room(16) }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.rows.bytes() + self.by_ip.bytes()
+    }
+
+    /// The short form of an address, for one more session. To be given back.
+    pub(super) fn take(&mut self, hash: &Hash, ip: IpAddr) -> Short {
+        let ip = match ip {
+            IpAddr::V4(ip) => return Short { bits: ip.to_bits(), v6: false },
+            IpAddr::V6(ip) => ip,
+        };
+        let key = hash.address(NONE, ip.into());
+        let known = self.by_ip.find(key, |row| self.rows[row].ip == ip);
+        let row = known.unwrap_or_else(|| {
+            let row = self.rows.take();
+            self.rows[row] = Known { ip, sessions: 0 };
+            let rows = &self.rows;
+            self.by_ip.insert(key, row, |row| hash.address(NONE, rows[row].ip.into()));
+            row
+        });
+        self.rows[row].sessions += 1;
+        Short { bits: row, v6: true }
+    }
+
+    /// A session with this address has ended.
+    pub(super) fn give_back(&mut self, hash: &Hash, short: Short) {
+        if !short.v6 {
+            return;
         }
-        Some(id)
+        self.rows[short.bits].sessions -= 1;
+        if self.rows[short.bits].sessions == 0 {
+            let key = hash.address(NONE, self.rows[short.bits].ip.into());
+            let rows = &self.rows;
+            self.by_ip.remove(key, short.bits, |row| hash.address(NONE, rows[row].ip.into()));
+            self.rows.give_back(short.bits);
+        }
     }
 
-    /// The session at this outside endpoint with `remote`, overdue or not.
-    pub(super) fn look_up_shared(&self, shared: Place, remote: Endpoint) -> Option<u32> {
-        self.by_remote.find(shared.key(&self.hash, remote), |id| {
-            self.sessions[id].remote == remote && Place::of(&self.mappings, &self.sessions, id) == shared
-        })
+    /// The address.
+    pub(super) fn ip(&self, short: Short) -> IpAddr {
+        if short.v6 { self.rows[short.bits].ip.into() } else { Ipv4Addr::from_bits(short.bits).into() }
     }
 
-    pub(super) fn insert_shared(&mut self, shared: Place, id: u32) {
-        let key = shared.key(&self.hash, self.sessions[id].remote);
-        let (sessions, mappings, hash) = (&self.sessions, &self.mappings, &self.hash);
-        self.by_remote.insert(key, id, |id| Place::of(mappings, sessions, id).key(hash, sessions[id].remote));
-    }
-
-    pub(super) fn remove_shared(&mut self, shared: Place, id: u32) {
-        let key = shared.key(&self.hash, self.sessions[id].remote);
-        let (sessions, mappings, hash) = (&self.sessions, &self.mappings, &self.hash);
-        self.by_remote.remove(key, id, |id| Place::of(mappings, sessions, id).key(hash, sessions[id].remote));
+    /// Whether it is this address.
+    #[inline]
+    pub(super) fn is(&self, short: Short, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => !short.v6 && short.bits == ip.to_bits(),
+            IpAddr::V6(ip) => short.v6 && self.rows[short.bits].ip == ip,
+        }
     }
 }
 
-/// An index for them; it grows when such sessions come.
-pub(super) fn index() -> Index {
-    Index::with_room(16)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_address_is_kept_once_and_as_long_as_it_is_used() {
+        let (mut remotes, hash) = (Remotes::new(), Hash::new(1, 2));
+        let ips: Vec<IpAddr> =
+            (0..100u16).map(|n| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n).into()).collect();
+        let first: Vec<_> = ips.iter().map(|ip| remotes.take(&hash, *ip)).collect();
+        let again: Vec<_> = ips.iter().map(|ip| remotes.take(&hash, *ip)).collect();
+        assert_eq!(first, again);
+        let zero: IpAddr = Ipv4Addr::UNSPECIFIED.into();
+        assert!(!remotes.is(first[0], zero) && !remotes.is(remotes_v4(), ips[0]));
+        for short in first {
+            remotes.give_back(&hash, short);
+        }
+        assert!(
+            again.iter().zip(&ips).all(|(short, ip)| remotes.ip(*short) == *ip && remotes.is(*short, *ip))
+        );
+        for short in again {
+            remotes.give_back(&hash, short);
+        }
+        assert_eq!(remotes.rows.len(), 0);
+    }
+
+    fn remotes_v4() -> Short {
+        Short { bits: 0, v6: false }
+    }
 }

@@ -1,35 +1,108 @@
 //! A session: one mapping that talks to one remote.
 
+use super::hash::Hash;
+use super::remotes::{Remotes, Short};
 use super::slab::{NONE, Row, Slab};
 use super::tcp::State;
+use super::window::Windows;
 use super::{Timeouts, wheel};
 use crate::flow::{Endpoint, Protocol, Time};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
+
+/// Nanoseconds in the unit of `last_seen`.
+const MICROSECOND: u64 = 1_000;
 
 /// What packets read and write of a session: exactly one cache line. Who the inside host is stands
 /// in its mapping.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 pub(super) struct Session {
-    /// The moment its timeout counts from, in nanoseconds.
-    pub last_seen: u64,
-    pub bytes_out: u64,
-    pub bytes_in: u64,
-    /// Stop at `u32::MAX`.
-    pub packets_out: u32,
-    pub packets_in: u32,
+    /// The moment its timeout counts from, in microseconds (enough for nine years).
+    last_seen: Narrow,
+    bytes: [Narrow; 2],
+    /// `[way]`; stop at `u32::MAX`.
+    pub packets: [u32; 2],
     /// The mapping's row; of a free row, the next free row.
     pub mapping: u32,
     /// In the wheel's ticks.
-    pub opened: u32,
-    pub remote: Endpoint,
-    pub kind: Kind,
-    pub state: State,
-    /// The state that data after a RST leads back to.
-    pub before_reset: State,
-    /// The remote is one of our own addresses: hairpin or the host itself.
-    pub local: bool,
+    opened: u32,
+    remote_ip: u32,
+    remote_port: u16,
+    /// The numbers of a TCP session; nothing for the others.
+    pub windows: Windows,
+    pub phase: Phase,
+    marks: u8,
+}
+
+/// The remote is one of our own addresses: hairpin or the host itself.
+const LOCAL: u8 = 1;
+/// `remote_ip` is the row of an IPv6 address.
+const IPV6: u8 = 2;
+/// The bits of `marks` that say where data after a RST leads back to.
+const BEFORE_RESET: u32 = 4;
+
+/// A number of 48 bits; stops at the largest.
+#[derive(Clone, Copy, Default, Debug)]
+struct Narrow([u16; 3]);
+
+impl Narrow {
+    #[inline]
+    fn get(self) -> u64 {
+        let [low, middle, high] = self.0;
+        u64::from(low) | u64::from(middle) << 16 | u64::from(high) << 32
+    }
+
+    #[inline]
+    fn set(&mut self, number: u64) {
+        let number = number.min((1 << 48) - 1);
+        self.0 = [number as u16, (number >> 16) as u16, (number >> 32) as u16];
+    }
+}
+
+/// What decides how long a session lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// The row is free.
+    Free,
+    /// UDP, and nothing has come back.
+    UdpUnreplied,
+    Udp,
+    Dns,
+    Icmp,
+    Other,
+    Tcp(State),
+}
+
+impl Phase {
+    /// All but those of TCP.
+    const OTHERS: [Phase; 6] =
+        [Phase::Free, Phase::UdpUnreplied, Phase::Udp, Phase::Dns, Phase::Icmp, Phase::Other];
+
+    /// Its place in a table.
+    #[inline]
+    fn place(self) -> usize {
+        match self {
+            Phase::Tcp(state) => state as usize,
+            Phase::Free => 9,
+            Phase::UdpUnreplied => 10,
+            Phase::Udp => 11,
+            Phase::Dns => 12,
+            Phase::Icmp => 13,
+            Phase::Other => 14,
+        }
+    }
+
+    /// The phase of a session that a packet going this way opens.
+    pub(super) fn opened_by(protocol: Protocol, remote: Endpoint, way: Way) -> Phase {
+        match protocol {
+            Protocol::Tcp => Phase::Tcp(State::opened_by(way)),
+            Protocol::Udp if remote.port == 53 => Phase::Dns,
+            Protocol::Udp => Phase::UdpUnreplied,
+            Protocol::Icmp => Phase::Icmp,
+            Protocol::Other(_) => Phase::Other,
+        }
+    }
 }
 
 /// What only opening, ending and listing need: 20 bytes.
@@ -50,11 +123,12 @@ pub(super) struct Links {
 pub(super) struct Sessions {
     rows: Slab<Session>,
     pub links: Slab<Links>,
+    remotes: Remotes,
 }
 
 impl Sessions {
     pub(super) fn new() -> Self {
-        Sessions { rows: Slab::new(), links: Slab::new() }
+        Sessions { rows: Slab::new(), links: Slab::new(), remotes: Remotes::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -67,29 +141,65 @@ impl Sessions {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.rows.bytes() + self.links.bytes()
+        self.rows.bytes() + self.links.bytes() + self.remotes.bytes()
     }
 
-    /// Takes a row for this session, which begins at `now`.
-    pub(super) fn insert(&mut self, session: Session, now: Time) -> u32 {
+    /// Takes a row for a session that begins at `now`. `local`: the remote is one of our addresses.
+    pub(super) fn insert(
+        &mut self,
+        hash: &Hash,
+        mapping: u32,
+        remote: Endpoint,
+        (phase, local): (Phase, bool),
+        now: Time,
+    ) -> u32 {
         let row = self.rows.take();
         if row == self.links.end() {
             self.links.take();
         }
-        self.begin(row, session, now);
+        let Short { bits, v6 } = self.remotes.take(hash, remote.ip);
+        let marks = if local { LOCAL } else { 0 } | if v6 { IPV6 } else { 0 };
+        let session =
+            Session { mapping, remote_ip: bits, remote_port: remote.port, marks, ..Session::default() };
+        self.begin(row, session, phase, now);
         row
     }
 
-    /// Makes this row a new session, which begins at `now`.
-    pub(super) fn begin(&mut self, row: u32, session: Session, now: Time) {
+    /// Makes this row a new session with the same remote, which begins at `now`.
+    pub(super) fn renew(&mut self, row: u32, phase: Phase, now: Time) {
+        let Session { mapping, remote_ip, remote_port, marks, .. } = self.rows[row];
+        let marks = marks & (LOCAL | IPV6);
+        let session = Session { mapping, remote_ip, remote_port, marks, ..Session::default() };
+        self.begin(row, session, phase, now);
+    }
+
+    fn begin(&mut self, row: u32, session: Session, phase: Phase, now: Time) {
         let opened = u32::try_from(now.as_nanos() / wheel::GRAIN).unwrap_or(u32::MAX);
-        self.rows[row] = Session { last_seen: now.as_nanos(), opened, ..session };
+        self.rows[row] = Session { opened, phase, ..session };
+        self.rows[row].see(now.as_nanos());
         let links = &mut self.links[row];
         links.generation = links.generation.wrapping_add(1);
     }
 
-    pub(super) fn remove(&mut self, row: u32) {
+    pub(super) fn remove(&mut self, hash: &Hash, row: u32) {
+        self.remotes.give_back(hash, self.rows[row].short());
         self.rows.give_back(row);
+    }
+
+    /// The remote of the session in this row.
+    pub(super) fn remote(&self, row: u32) -> Endpoint {
+        Endpoint { ip: self.remotes.ip(self.rows[row].short()), port: self.rows[row].remote_port }
+    }
+
+    /// Whether this session is with `remote`.
+    #[inline]
+    pub(super) fn talks_to(&self, session: &Session, remote: Endpoint) -> bool {
+        session.remote_port == remote.port && self.remotes.is(session.short(), remote.ip)
+    }
+
+    /// Whether the session in this row is with `ip`, at any port.
+    pub(super) fn talks_to_address(&self, row: u32, ip: IpAddr) -> bool {
+        self.remotes.is(self.rows[row].short(), ip)
     }
 
     /// The number that names this session and no other: its row and its generation.
@@ -119,30 +229,6 @@ impl std::ops::IndexMut<u32> for Sessions {
     }
 }
 
-/// What decides a session's timeout, besides the TCP state.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
-    /// The row is free.
-    Free,
-    Tcp,
-    Udp,
-    Dns,
-    Icmp,
-    Other,
-}
-
-impl Kind {
-    pub(super) fn of(protocol: Protocol, remote: Endpoint) -> Kind {
-        match protocol {
-            Protocol::Tcp => Kind::Tcp,
-            Protocol::Udp if remote.port == 53 => Kind::Dns,
-            Protocol::Udp => Kind::Udp,
-            Protocol::Icmp => Kind::Icmp,
-            Protocol::Other(_) => Kind::Other,
-        }
-    }
-}
-
 /// Which way a packet goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Way {
@@ -152,50 +238,86 @@ pub(super) enum Way {
     In,
 }
 
+impl Way {
+    /// The other way.
+    #[inline]
+    pub(super) fn back(self) -> Way {
+        match self {
+            Way::Out => Way::In,
+            Way::In => Way::Out,
+        }
+    }
+}
+
 impl Session {
     /// Whether the row holds a session.
     #[inline]
     pub(super) fn taken(&self) -> bool {
-        self.kind != Kind::Free
+        self.phase != Phase::Free
     }
 
-    /// The moment from which it counts as dead.
+    #[inline]
+    fn short(&self) -> Short {
+        Short { bits: self.remote_ip, v6: self.marks & IPV6 != 0 }
+    }
+
+    /// The remote is one of our own addresses: hairpin or the host itself.
+    #[inline]
+    pub(super) fn local(&self) -> bool {
+        self.marks & LOCAL != 0
+    }
+
+    /// Its timeout counts from this moment, in nanoseconds.
+    #[inline]
+    pub(super) fn see(&mut self, nanos: u64) {
+        self.last_seen.set(nanos / MICROSECOND);
+    }
+
+    /// The moment from which it counts as dead, in nanoseconds.
     #[inline]
     pub(super) fn deadline(&self, lives: &Lives) -> u64 {
-        self.last_seen.saturating_add(lives.of(self.kind, self.state))
+        (self.last_seen.get() * MICROSECOND).saturating_add(lives.of(self.phase))
     }
 
     /// Counts a packet.
     #[inline]
     pub(super) fn count(&mut self, way: Way, length: u32) {
-        match way {
-            Way::Out => {
-                self.packets_out = self.packets_out.saturating_add(1);
-                self.bytes_out += u64::from(length);
-            }
-            Way::In => {
-                self.packets_in = self.packets_in.saturating_add(1);
-                self.bytes_in += u64::from(length);
-            }
-        }
+        let way = way as usize;
+        self.packets[way] = self.packets[way].saturating_add(1);
+        let bytes = self.bytes[way].get() + u64::from(length);
+        self.bytes[way].set(bytes);
+    }
+
+    /// Bytes of its IP packets, `[way]`.
+    #[inline]
+    pub(super) fn bytes(&self) -> [u64; 2] {
+        [self.bytes[0].get(), self.bytes[1].get()]
+    }
+
+    /// Where data after a RST leads back to.
+    pub(super) fn before_reset(&self) -> State {
+        State::ALL[usize::from(self.marks >> BEFORE_RESET) % State::ALL.len()]
+    }
+
+    /// Remembers where data after a RST leads back to.
+    pub(super) fn set_before_reset(&mut self, state: State) {
+        self.marks = self.marks & ((1 << BEFORE_RESET) - 1) | (state as u8) << BEFORE_RESET;
     }
 }
 
 impl Default for Session {
     fn default() -> Self {
         Session {
-            last_seen: 0,
-            bytes_out: 0,
-            bytes_in: 0,
-            packets_out: 0,
-            packets_in: 0,
+            last_seen: Narrow::default(),
+            bytes: [Narrow::default(); 2],
+            packets: [0; 2],
             mapping: NONE,
-            remote: Endpoint { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 0 },
             opened: 0,
-            kind: Kind::Free,
-            state: State::Established,
-            before_reset: State::Established,
-            local: false,
+            remote_ip: 0,
+            remote_port: 0,
+            windows: Windows::default(),
+            phase: Phase::Free,
+            marks: 0,
         }
     }
 }
@@ -207,7 +329,7 @@ impl Row for Session {
 
     fn set_free(&mut self, next: u32) {
         self.mapping = next;
-        self.kind = Kind::Free;
+        self.phase = Phase::Free;
     }
 }
 
@@ -228,44 +350,37 @@ impl Row for Links {
 /// The timeouts in nanoseconds, ready for the packet path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lives {
-    udp: u64,
-    dns: u64,
-    icmp: u64,
-    other: u64,
-    opening: u64,
-    established: u64,
-    closing: u64,
+    /// By [`Phase::place`]: a load and no branch, for a guess that goes wrong here is dear.
+    nanos: [u64; State::ALL.len() + Phase::OTHERS.len()],
 }
 
 impl Lives {
     pub(super) fn new(timeouts: &Timeouts) -> Self {
-        let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
-        Lives {
-            udp: nanos(timeouts.udp),
-            dns: nanos(timeouts.udp_dns),
-            icmp: nanos(timeouts.icmp),
-            other: nanos(timeouts.other),
-            opening: nanos(timeouts.tcp_opening),
-            established: nanos(timeouts.tcp_established),
-            closing: nanos(timeouts.tcp_closing),
+        let of = |phase| match phase {
+            Phase::Free => Duration::ZERO,
+            Phase::UdpUnreplied => timeouts.udp_unreplied,
+            Phase::Udp => timeouts.udp,
+            Phase::Dns => timeouts.udp_dns,
+            Phase::Icmp => timeouts.icmp,
+            Phase::Other => timeouts.other,
+            Phase::Tcp(State::OutSyn | State::InSyn) => timeouts.tcp_opening,
+            Phase::Tcp(State::OutAnswered | State::InAnswered) => timeouts.tcp_syn_received,
+            Phase::Tcp(State::Established) => timeouts.tcp_established,
+            Phase::Tcp(State::InsideClosed | State::RemoteClosed) => timeouts.tcp_half_closed,
+            Phase::Tcp(State::Closing) => timeouts.tcp_closing,
+            Phase::Tcp(State::Reset) => timeouts.tcp_reset,
+        };
+        let mut lives = Lives { nanos: [0; State::ALL.len() + Phase::OTHERS.len()] };
+        for phase in State::ALL.map(Phase::Tcp).into_iter().chain(Phase::OTHERS) {
+            lives.nanos[phase.place()] = u64::try_from(of(phase).as_nanos()).unwrap_or(u64::MAX);
         }
+        lives
     }
 
-    /// How long a session of this kind lives in this state.
+    /// How long a session lives in this phase.
     #[inline]
-    pub(super) fn of(&self, kind: Kind, state: State) -> u64 {
-        match kind {
-            Kind::Free => 0,
-            Kind::Udp => self.udp,
-            Kind::Dns => self.dns,
-            Kind::Icmp => self.icmp,
-            Kind::Other => self.other,
-            Kind::Tcp => match state {
-                State::OutSyn | State::InSyn => self.opening,
-                State::Established | State::InsideClosed | State::RemoteClosed => self.established,
-                State::Closing | State::Reset => self.closing,
-            },
-        }
+    pub(super) fn of(&self, phase: Phase) -> u64 {
+        self.nanos[phase.place()]
     }
 }
 
@@ -276,5 +391,19 @@ mod tests {
     #[test]
     fn a_session_fits_its_budget() {
         assert_eq!((size_of::<Session>(), size_of::<Links>()), (64, 20));
+    }
+
+    #[test]
+    fn what_is_packed_comes_out_again() {
+        let mut session = Session { marks: LOCAL, ..Session::default() };
+        for state in State::ALL {
+            session.set_before_reset(state);
+            assert_eq!((session.before_reset(), session.local()), (state, true));
+        }
+        for number in [0, 1, 0xffff, 0x1_0000, 0xffff_ffff_ffff, u64::MAX] {
+            let mut narrow = Narrow::default();
+            narrow.set(number);
+            assert_eq!(narrow.get(), number.min(0xffff_ffff_ffff));
+        }
     }
 }

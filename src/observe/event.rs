@@ -177,6 +177,9 @@ pub enum Note {
     LinkUp(String),
     /// Few outside ports are left: the address, and how many.
     PortsLow(std::net::IpAddr, usize),
+    /// New settings are in force: how many keys have changed, how many sessions live on, how many had
+    /// to end.
+    Reloaded(usize, usize, usize),
     /// A block of ports was lent to an inside host (RFC 7422 §2).
     BlockLent(BlockView),
     /// A block of ports came back from an inside host.
@@ -192,6 +195,7 @@ impl Note {
             Note::LinkDown(..) => "link-down",
             Note::LinkUp(..) => "link-up",
             Note::PortsLow(..) => "ports-low",
+            Note::Reloaded(..) => "reloaded",
             Note::BlockLent(..) => "block-lent",
             Note::BlockReturned(..) => "block-returned",
             Note::Stopping(..) => "stopping",
@@ -204,6 +208,9 @@ impl Note {
             Note::LinkDown(link, why) => format!("{link} is down: {why}"),
             Note::LinkUp(link) => format!("{link} is up again"),
             Note::PortsLow(address, left) => format!("{left} ports are left on {address}"),
+            Note::Reloaded(changes, kept, ended) => {
+                format!("reloaded: {changes} keys differ; flows kept: {kept}, ended: {ended}")
+            }
             Note::BlockLent(BlockView { inside, external, first, last, .. }) => {
                 format!("ports {first}-{last} of {external} are lent to {inside}")
             }

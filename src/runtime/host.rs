@@ -2,14 +2,14 @@
 
 use super::links::Links;
 use super::poller::Poller;
-use crate::gateway::INSIDE;
+use crate::gateway::{GatewayConfig, INSIDE};
 use crate::io::filter::Wanted;
 use crate::io::guard::Guard;
 use crate::io::netlink::Netlink;
 use crate::io::setup::{self, InsideConfig, Made};
-use crate::nat::NatConfig;
+use crate::nat::PrefixTranslation;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// The host around the worker.
 #[derive(Debug)]
@@ -64,15 +64,14 @@ impl Host {
         }
     }
 
-    /// What the uplink's filter lets in: the range, and published ports outside it.
-    pub fn wanted(&self, nat: &NatConfig, published: impl Iterator<Item = u16>) -> Wanted {
-        let v4 = |ip: &IpAddr| match ip {
-            IpAddr::V4(ip) => Some(*ip),
-            IpAddr::V6(_) => None,
-        };
-        let addresses: Vec<Ipv4Addr> = nat.external.iter().filter_map(v4).collect();
+    /// What the uplink's filter lets in: the range, published ports outside it, and prefixes that are
+    /// translated whole.
+    pub fn wanted(&self, config: &GatewayConfig, published: impl Iterator<Item = u16>) -> Wanted {
+        let nat = &config.nat;
+        let prefixes = config.translations.iter().map(PrefixTranslation::outside).collect();
+        let addresses = nat.external.clone();
         let single: BTreeSet<u16> = published.filter(|port| !nat.has_port(*port)).collect();
         let ports = nat.ports.iter().cloned().chain(single.into_iter().map(|port| port..=port));
-        Wanted { addresses, ports: ports.collect() }
+        Wanted { addresses, ports: ports.collect(), prefixes }
     }
 }

@@ -1,13 +1,16 @@
-//! Commands from other threads to the worker, and its answers. Bounded: who finds it full waits
+//! Commands and new settings from other threads to the worker, and its answers. Bounded: who finds it full waits
 //! for the worker like everybody else in it, and not for ever.
 
 use super::clock::Clock;
-use crate::control::{About, Engine, Gone};
+use super::reload::{Plan, Reloader, Settled};
+use crate::control::protocol::Problem;
+use crate::control::{About, Engine, Gone, Reloaded};
 use crate::flow::Time;
 use crate::gateway::{Command, Reply};
 use crate::observe::{Feed, FlowBoard};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// Commands that wait for the worker at a time.
@@ -15,8 +18,14 @@ const WAITING: usize = 64;
 /// How long an answer may take. The worker looks between any two bursts of packets.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A command and where its answer goes.
-pub type Letter = (Command, SyncSender<Reply>);
+/// What the worker is asked for, and where its answer goes.
+#[derive(Debug)]
+pub enum Letter {
+    /// To carry out a command.
+    Command(Command, SyncSender<Reply>),
+    /// To have new settings take effect.
+    Plan(Box<Plan>, SyncSender<Result<Settled, Problem>>),
+}
 
 /// The worker's end.
 #[derive(Debug)]
@@ -25,7 +34,7 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// The next command, if there is one.
+    /// The next letter, if there is one.
     pub fn next(&self) -> Option<Letter> {
         self.letters.try_recv().ok()
     }
@@ -38,8 +47,9 @@ pub struct Handle {
     waker: Arc<mio::Waker>,
     board: Arc<FlowBoard>,
     feed: Feed,
-    about: About,
+    about: Mutex<About>,
     clock: Clock,
+    reloader: Reloader,
 }
 
 /// A mailbox and its handle.
@@ -49,17 +59,37 @@ pub fn mailbox(
     feed: Feed,
     about: About,
     clock: Clock,
+    reloader: Reloader,
 ) -> (Handle, Mailbox) {
     let (send, receive) = sync_channel(WAITING);
-    (Handle { letters: send, waker, board, feed, about, clock }, Mailbox { letters: receive })
+    let about = Mutex::new(about);
+    let handle = Handle { letters: send, waker, board, feed, about, clock, reloader };
+    (handle, Mailbox { letters: receive })
+}
+
+impl Handle {
+    /// Sends a letter, and waits for the answer.
+    fn send<T>(&self, letter: impl FnOnce(SyncSender<T>) -> Letter) -> Result<T, Gone> {
+        let (send, receive) = sync_channel(1);
+        self.letters.try_send(letter(send)).map_err(|_| Gone)?;
+        self.wake();
+        receive.recv_timeout(PATIENCE).map_err(|_| Gone)
+    }
 }
 
 impl Engine for Handle {
     fn ask(&self, command: Command) -> Result<Reply, Gone> {
-        let (send, receive) = sync_channel(1);
-        self.letters.try_send((command, send)).map_err(|_| Gone)?;
-        self.wake();
-        receive.recv_timeout(PATIENCE).map_err(|_| Gone)
+        self.send(|answer| Letter::Command(command, answer))
+    }
+
+    fn reload(&self, file: Option<&Path>, dry_run: bool) -> Result<Reloaded, Problem> {
+        let settle = |plan| self.send(|answer| Letter::Plan(plan, answer))?;
+        let reloaded = self.reloader.reload(file, dry_run, settle)?;
+        if !dry_run {
+            let mut about = self.about.lock().unwrap_or_else(PoisonError::into_inner);
+            self.reloader.describe(&mut about);
+        }
+        Ok(reloaded)
     }
 
     fn wake(&self) {
@@ -76,7 +106,7 @@ impl Engine for Handle {
     }
 
     fn about(&self) -> About {
-        self.about.clone()
+        self.about.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn wall_clock_base(&self) -> SystemTime {

@@ -1,6 +1,7 @@
 //! Where time and threads live: opens what [`Settings`] name, runs the worker until a signal, and
 //! takes away what it made.
 
+pub mod addresses;
 pub mod clock;
 pub mod host;
 pub mod links;
@@ -9,13 +10,16 @@ pub mod memory;
 pub mod poller;
 pub mod publish;
 pub mod ready;
+pub mod reload;
+pub mod settle;
 pub mod signals;
 pub mod spin;
 pub mod start;
 pub mod stock;
 pub mod worker;
 
-use crate::config::Settings;
+use crate::config::{RunFlags, Settings};
+use crate::control::Engine;
 use crate::control::server::Server;
 use crate::io::netlink::Watcher;
 use crate::observe::{Feed, FlowBoard};
@@ -23,18 +27,22 @@ use anyhow::Context;
 use mailbox::mailbox;
 use memory::PortMemory;
 use poller::Poller;
-use signals::Signals;
+use reload::Reloader;
+use signals::{Hangups, Signals};
 use start::Started;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use worker::{Chores, Ended, Worker};
 
-/// Is the gateway that `settings` describe, until SIGINT or SIGTERM.
+/// Is the gateway that `settings` describe, until SIGINT or SIGTERM. They came from `flags` with
+/// `runtime_dir` as `$XDG_RUNTIME_DIR`, and are read again at SIGHUP and when a client asks.
 ///
 /// # Errors
 /// Why it cannot start or go on: the thing, the cause and the cure.
-pub fn run(settings: &Settings) -> anyhow::Result<()> {
+pub fn run(settings: &Settings, flags: &RunFlags, runtime_dir: Option<&Path>) -> anyhow::Result<()> {
     let signals = Signals::take().context("signal handlers")?;
+    let hangups = Hangups::take().context("signal handlers")?;
     let clock = clock::Clock::start();
     let Started { gateway, links, guard, stock, host, about } = start::start(settings, clock)?;
 
@@ -48,7 +56,15 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 
     let (board, feed) = (Arc::new(FlowBoard::new()), Feed::new());
     let waker = poller.waker().context("eventfd")?;
-    let (handle, mailbox) = mailbox(waker, Arc::clone(&board), feed.clone(), about.clone(), clock);
+    let reloader = Reloader::new(
+        flags.clone(),
+        runtime_dir.map(Path::to_owned),
+        settings.clone(),
+        gateway.config().clone(),
+        host.outside.clone(),
+    );
+    let (handle, mailbox) = mailbox(waker, Arc::clone(&board), feed.clone(), about.clone(), clock, reloader);
+    let handle = Arc::new(handle);
     let mut worker = Worker {
         gateway,
         links,
@@ -67,7 +83,8 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     };
     publish::publish_all(&mut worker, settings)?;
     worker.stock_up();
-    let server = Server::start(&settings.control, Arc::new(handle))?;
+    let server = Server::start(&settings.control, Arc::clone(&handle) as Arc<dyn Engine>)?;
+    let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
     worker.memory = PortMemory::open(settings, &mut worker.gateway, clock);
 
     tracing::info!("{}", start::line(&about));
@@ -75,7 +92,15 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let Ended::Signal(_) = worker.run().context("the packet loop")?;
     // The worker goes first: questions that wait for it then end at once, and the server with them.
     let mut host = worker.into_host();
-    drop(server);
+    drop((server, hangups));
     host.made.undo().context("undoing what was set up")?;
     Ok(())
+}
+
+/// SIGHUP: reads the settings again. What came of it is said in the log; a success by the worker.
+fn hung_up(engine: &dyn Engine) {
+    match engine.reload(None, false) {
+        Ok(reloaded) => reloaded.changes.iter().for_each(|change| tracing::info!("{change}")),
+        Err(problem) => tracing::warn!("SIGHUP: not reloaded: {problem}"),
+    }
 }

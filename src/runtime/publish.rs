@@ -2,7 +2,6 @@
 
 use super::worker::Worker;
 use crate::config::Settings;
-use crate::flow::Endpoint;
 use crate::gateway::{Command, Reply};
 use anyhow::bail;
 
@@ -13,21 +12,16 @@ use anyhow::bail;
 pub fn publish_all(worker: &mut Worker, settings: &Settings) -> anyhow::Result<()> {
     let external = worker.gateway.config().nat.external.clone();
     for spec in &settings.publish {
-        let addresses = spec.address.map_or_else(|| external.clone(), |address| vec![address]);
-        for ip in addresses {
-            for (port, inside_port) in spec.pairs() {
-                let outside = Endpoint { ip, port };
-                let inside = Endpoint::new(spec.inside, inside_port);
-                let command = Command::Publish { protocol: spec.protocol, outside, inside };
-                match worker.carry_out(command, worker.clock.now()) {
-                    Reply::NotPublished(why) => {
-                        bail!("publish {spec}: {outside}: {why}; choose another port")
-                    }
-                    Reply::NotLeased(why) => {
-                        bail!("publish {spec}: {why}; choose another port, or stop that program")
-                    }
-                    _ => {}
+        for (protocol, outside, inside) in spec.forwards(&external) {
+            let command = Command::Publish { protocol, outside, inside };
+            match worker.carry_out(command, worker.clock.now()) {
+                Reply::NotPublished(why) => {
+                    bail!("publish {spec}: {outside}: {why}; choose another port")
                 }
+                Reply::NotLeased(why) => {
+                    bail!("publish {spec}: {why}; choose another port, or stop that program")
+                }
+                _ => {}
             }
         }
     }

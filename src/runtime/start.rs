@@ -1,8 +1,10 @@
 //! From settings to open devices: what is chosen, and why, in the order in which it is needed.
 
+use super::addresses::{self, Foreign};
 use super::clock::Clock;
 use super::host::Host;
 use super::links::Links;
+use super::reload::describe;
 use super::stock::Stock;
 use crate::config::{GuardChoice, Settings, TapChoice, TapOffload, UplinkChoice};
 use crate::control::About;
@@ -10,20 +12,19 @@ use crate::flow::LinkInfo;
 use crate::gateway::{Gateway, GatewayConfig, Subnet};
 use crate::io::filter::Wanted;
 use crate::io::guard::{self, Guard};
-use crate::io::netlink::Netlink;
-use crate::io::proxy::ArpProxy;
+use crate::io::netlink::{Family, Netlink};
 use crate::io::setup::{self, InsideConfig, Outside};
 use crate::io::uplink::raw::RawUplink;
 use crate::io::uplink::{self, Chosen};
 use crate::io::{Link, tap::Tap};
+use crate::nat::blocks::Blocks;
 use crate::nat::config::DEFAULT_PORTS;
-use crate::nat::{NatConfig, Policy};
+use crate::nat::{NatConfig, PrefixTranslation};
 use crate::wire::MacAddr;
 use anyhow::{Context, bail};
-use ipnet::{IpNet, Ipv4Net};
-use std::net::{IpAddr, Ipv4Addr};
+use ipnet::IpNet;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::thread;
 
 /// Everything open and chosen.
 #[derive(Debug)]
@@ -48,16 +49,16 @@ pub struct Started {
 /// The thing, the cause and the cure.
 pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let netlink = Netlink::open().context("netlink socket")?;
-    let outside = setup::outside(&netlink, settings.outside.as_deref())?;
-    let external = external_addresses(settings, &outside)?;
-    let host_addresses = other_addresses(&netlink, settings, &external)?;
-    check_overlap(settings, &external, &host_addresses)?;
-    let foreign = foreign_addresses(&netlink, &outside, &external)?;
-    let ports = settings.ports.clone().map_or_else(|| DEFAULT_PORTS.to_vec(), |range| vec![range]);
+    let outside = setup::outside(&netlink, settings.outside.as_deref(), &addresses::families(settings))?;
+    let external = addresses::external(settings, &outside)?;
+    let host_addresses = addresses::others(&netlink, settings, &external)?;
+    addresses::check_overlap(settings, &external, &host_addresses)?;
+    let foreign = Foreign::among(&external, &netlink, &outside)?;
 
     let inside = inside_config(settings);
     let (tap, made) = setup::inside(&inside)?;
-    let wanted = Wanted { addresses: external.clone(), ports: wanted_ports(settings, &ports) };
+    let prefixes = settings.translations.iter().map(PrefixTranslation::outside).collect();
+    let wanted = Wanted { addresses: external.clone(), ports: wanted_ports(settings), prefixes };
     let kind = match settings.uplink {
         UplinkChoice::Auto => None,
         UplinkChoice::Packet => Some(uplink::Kind::Packet),
@@ -72,24 +73,85 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
         GuardChoice::Off => Some(guard::Kind::Off),
     };
     let packet = uplink.kind == uplink::Kind::Packet;
+    if let (false, Some(pair)) = (packet, settings.translations.first()) {
+        bail!(
+            "prefix-translation {}: raw IP sockets are given nothing to addresses that the host does not have; \
+             use --uplink packet",
+            pair.inside()
+        );
+    }
     let guard = Guard::new(ask, packet, outside.interface.index, &external)?;
 
     let [seed, stock_seed, mac_seed] = seeds()?;
     let mac = MacAddr(settings.mac.unwrap_or_else(|| made_up_mac(&mac_seed)));
-    let nat = nat_config(settings, &external, &host_addresses, &ports, guard.kind());
-    let stock = nat.leased.then(|| Stock::new(&nat.external, &ports, stock_seed));
-    let about = about(settings, &tap, &outside, &uplink, &guard, &nat, mac, clock);
-    let lost = foreign.iter().map(|foreign| IpAddr::V4(foreign.address)).collect();
-    answer_for(&foreign, &outside);
-    let subnets = settings
-        .inside
-        .iter()
-        .map(|net| Subnet { gateway: net.addr().into(), prefix: net.prefix_len() })
-        .collect();
-    let config = GatewayConfig::new(subnets, mac, tap.info(), uplink.link.info(), nat);
+    let nat = nat_config(settings, &external, &host_addresses, guard.kind() != guard::Kind::Off);
+    Blocks::of(&nat).context("profile cgnat")?;
+    let stock = nat.leased.then(|| Stock::new(&nat.external, &nat.ports, stock_seed));
+    let lost = foreign.iter().map(|foreign| foreign.address).collect();
+    addresses::answer_for(&foreign, &outside);
+    let config = GatewayConfig::new(Vec::new(), mac, tap.info(), uplink.link.info(), nat);
+    let config = settings.gateway(config);
+    let about = about(settings, &tap, &outside, &uplink, &guard, &config, clock);
     let links = Links::new(vec![Box::new(tap), uplink.link, Box::new(to_host)]);
     let host = Host { outside: outside.interface.name, inside, made, lost };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, about })
+}
+
+/// The gateway's settings for changed `settings`, where everything that needs a restart is as
+/// before: that is in `config`. `external` are the addresses to go on with, `None` to find them anew.
+///
+/// # Errors
+/// The thing, the cause and the cure; what the host says of addresses is asked again.
+pub fn again(
+    settings: &Settings,
+    config: &GatewayConfig,
+    outside: &str,
+    external: Option<&[IpAddr]>,
+) -> anyhow::Result<GatewayConfig> {
+    check_families(settings, config)?;
+    let netlink = Netlink::open().context("netlink socket")?;
+    let external = match external {
+        Some(external) => external.to_vec(),
+        None => {
+            let outside = setup::outside(&netlink, Some(outside), &addresses::families(settings))?;
+            let external = addresses::external(settings, &outside)?;
+            let foreign = Foreign::among(&external, &netlink, &outside)?;
+            if let (Some(foreign), true) = (foreign.first(), config.nat.leased) {
+                bail!(guard::GuardError::NotLocal(foreign.address));
+            }
+            let before = Foreign::among(&config.nat.external, &netlink, &outside)?;
+            let mut odd = before.iter().chain(&foreign).filter(|one| one.on_link);
+            let both = |one: &Foreign| {
+                [&before, &foreign].iter().all(|all| all.iter().any(|it| it.address == one.address))
+            };
+            if let Some(one) = odd.find(|one| !both(one)) {
+                bail!(
+                    "external {}: ARP is answered for it from the start on; start the gateway again",
+                    one.address
+                );
+            }
+            external
+        }
+    };
+    let host_addresses = addresses::others(&netlink, settings, &external)?;
+    addresses::check_overlap(settings, &external, &host_addresses)?;
+    let nat = nat_config(settings, &external, &host_addresses, config.nat.leased);
+    Blocks::of(&nat).context("profile cgnat")?;
+    Ok(settings.gateway(GatewayConfig { nat, ..config.clone() }))
+}
+
+/// Bridge and outside addresses are made ready for the families that the inside speaks at start.
+fn check_families(settings: &Settings, config: &GatewayConfig) -> anyhow::Result<()> {
+    let before = |net: &&IpNet| {
+        let same = |subnet: &Subnet| Family::of(subnet.gateway) == Family::of(net.addr());
+        config.subnets.iter().any(same)
+    };
+    match settings.inside.iter().find(|net| !before(net)) {
+        Some(net) => {
+            bail!("inside {net}: {} was not served at start; start the gateway again", Family::of(net.addr()))
+        }
+        None => Ok(()),
+    }
 }
 
 fn inside_config(settings: &Settings) -> InsideConfig {
@@ -98,136 +160,18 @@ fn inside_config(settings: &Settings) -> InsideConfig {
         TapChoice::Fd(number) => (String::new(), Some(*number)),
     };
     let offload = settings.tap_offload == TapOffload::Auto;
-    InsideConfig { tap, tap_fd, offload, bridge: settings.bridge.clone(), mtu: settings.mtu }
+    let six = addresses::families(settings).contains(&Family::Six);
+    InsideConfig { tap, tap_fd, offload, bridge: settings.bridge.clone(), mtu: settings.mtu, six }
 }
 
-fn external_addresses(settings: &Settings, outside: &Outside) -> anyhow::Result<Vec<Ipv4Addr>> {
-    if settings.external.is_empty() {
-        return Ok(outside.addresses.clone());
-    }
-    let given = settings.external.iter().map(|address| match address {
-        IpAddr::V4(address) => Ok(*address),
-        IpAddr::V6(address) => bail!("external {address}: IPv6 is not translated; name an IPv4 address"),
-    });
-    given.collect()
-}
-
-/// The host's addresses that are not translated to: packets to them go to the host.
-fn other_addresses(
-    netlink: &Netlink,
-    settings: &Settings,
-    external: &[Ipv4Addr],
-) -> anyhow::Result<Vec<Ipv4Addr>> {
-    let all = netlink.addresses().context("list the host's addresses")?;
-    let mut others: Vec<_> = all
-        .into_iter()
-        .filter_map(|(_, address, _)| match address {
-            IpAddr::V4(address) if !address.is_loopback() && !external.contains(&address) => Some(address),
-            _ => None,
-        })
-        // What is inside is reached over the bridge, not through the gateway.
-        .filter(|address| !settings.inside.iter().any(|net| net.contains(address)))
-        .collect();
-    others.sort_unstable();
-    others.dedup();
-    Ok(others)
-}
-
-/// An address to translate to that no interface of the host has.
-struct Foreign {
-    address: Ipv4Addr,
-    /// It lies in a network that the outside interface is on.
-    on_link: bool,
-}
-
-/// Answers ARP for the foreign addresses of the outside network, from a thread of its own: nothing
-/// else waits for it.
-fn answer_for(foreign: &[Foreign], outside: &Outside) {
-    let here: Vec<_> =
-        foreign.iter().filter(|foreign| foreign.on_link).map(|foreign| foreign.address).collect();
-    if here.is_empty() {
-        return;
-    }
-    let (name, list) =
-        (outside.interface.name.clone(), here.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>());
-    let served = ArpProxy::open(outside.interface.index, outside.interface.mac, &here).and_then(|proxy| {
-        let lost = move |error| tracing::warn!("ARP on {name} is not answered any more: {error}");
-        thread::Builder::new().name("arp".to_owned()).spawn(move || proxy.serve().unwrap_or_else(lost))
-    });
-    match served {
-        Ok(_) => tracing::info!("answering ARP for {} on {}", list.join(", "), outside.interface.name),
-        Err(error) => tracing::warn!(
-            "external {}: nobody answers ARP for it on {} ({error}), so no answer will come back: give it to \
-             the interface (and leave --guard at auto), or have the router send it to this host",
-            list.join(", "),
-            outside.interface.name
-        ),
-    }
-}
-
-/// Those of the external addresses that no interface has.
-fn foreign_addresses(
-    netlink: &Netlink,
-    outside: &Outside,
-    external: &[Ipv4Addr],
-) -> anyhow::Result<Vec<Foreign>> {
-    let all = netlink.addresses().context("list the host's addresses")?;
-    let beside = |address: Ipv4Addr, ip: IpAddr, prefix| match ip {
-        IpAddr::V4(ip) => Ipv4Net::new(ip, prefix).is_ok_and(|net| net.contains(&address)),
-        IpAddr::V6(_) => false,
-    };
-    let on_link = |address| {
-        let mut here = all.iter().filter(|(index, ..)| *index == outside.interface.index);
-        here.any(|(_, ip, prefix)| beside(address, *ip, *prefix))
-    };
-    let foreign = external.iter().filter(|address| !all.iter().any(|(_, ip, _)| ip == *address));
-    Ok(foreign.map(|address| Foreign { address: *address, on_link: on_link(*address) }).collect())
-}
-
-/// Inside and outside must not overlap (RFC 4787 REQ-7), and the gateway's own address must be
-/// nobody else's.
-fn check_overlap(settings: &Settings, external: &[Ipv4Addr], others: &[Ipv4Addr]) -> anyhow::Result<()> {
-    for net in &settings.inside {
-        if let Some(address) = external.iter().chain(others).find(|address| net.contains(*address)) {
-            bail!(
-                "inside {net}: overlaps with {address}, an address of this host outside; \
-                 choose another subnet with --inside"
-            );
-        }
-    }
-    Ok(())
-}
-
-/// The ranges, and the published ports that lie outside them.
-fn wanted_ports(settings: &Settings, ports: &[RangeInclusive<u16>]) -> Vec<RangeInclusive<u16>> {
+/// The ports, and the published ones that lie outside them.
+fn wanted_ports(settings: &Settings) -> Vec<RangeInclusive<u16>> {
     let published = settings.publish.iter().map(|spec| spec.ports.clone());
-    ports.iter().cloned().chain(published).collect()
+    settings.ports.clone().unwrap_or_else(|| DEFAULT_PORTS.to_vec()).into_iter().chain(published).collect()
 }
 
-fn nat_config(
-    settings: &Settings,
-    external: &[Ipv4Addr],
-    others: &[Ipv4Addr],
-    ports: &[RangeInclusive<u16>],
-    guard: guard::Kind,
-) -> NatConfig {
-    NatConfig {
-        external: external.iter().copied().map(IpAddr::V4).collect(),
-        host_addresses: others.iter().copied().map(IpAddr::V4).collect(),
-        ports: ports.to_vec(),
-        leased: guard != guard::Kind::Off,
-        policy: Policy {
-            mapping: settings.nat.mapping,
-            filtering: settings.nat.filtering,
-            hairpin: settings.nat.hairpin,
-            timeouts: settings.nat.timeouts,
-            ..Policy::default()
-        },
-        rules: Vec::new(),
-        exempt: Vec::new(),
-        host_access: settings.nat.host_access,
-        limits: settings.nat.limits,
-    }
+fn nat_config(settings: &Settings, external: &[IpAddr], others: &[IpAddr], leased: bool) -> NatConfig {
+    NatConfig { host_addresses: others.to_vec(), leased, ..settings.nat(external.to_vec()) }
 }
 
 /// Randomness from the kernel: for the translator, the port stock and the MAC.
@@ -249,42 +193,35 @@ fn made_up_mac(random: &[u8; 32]) -> [u8; 6] {
     [random[0] & 0xfc | 2, random[1], random[2], random[3], random[4], random[5]]
 }
 
-#[expect(clippy::too_many_arguments, reason = "one of each thing that was chosen")]
 fn about(
     settings: &Settings,
     tap: &Tap,
     outside: &Outside,
     uplink: &Chosen,
     guard: &Guard,
-    nat: &NatConfig,
-    mac: MacAddr,
+    config: &GatewayConfig,
     clock: Clock,
 ) -> About {
-    About {
+    let mut about = About {
         name: settings.name.clone(),
         pid: std::process::id(),
         started: humantime::format_rfc3339_seconds(clock.base()).to_string(),
         tap: tap.name().to_owned(),
         tap_offload: offloads(tap.info()),
         bridge: settings.bridge.clone(),
-        inside: settings.inside.iter().copied().map(IpNet::V4).collect(),
-        mac: mac.to_string(),
+        mac: config.mac.to_string(),
         mtu: settings.mtu,
         outside: outside.interface.name.clone(),
-        external: nat.external.clone(),
-        ports: nat
-            .ports
-            .iter()
-            .map(|range| format!("{}-{}", range.start(), range.end()))
-            .collect::<Vec<_>>()
-            .join(","),
         uplink: uplink.kind.word().to_owned(),
         guard: guard.kind().word().to_owned(),
         reasons: vec![
             format!("uplink {}: {}", uplink.kind.word(), uplink.why),
             format!("guard {}: {}", guard.kind().word(), guard.why()),
         ],
-    }
+        ..About::default()
+    };
+    describe(settings, config, &mut about);
+    about
 }
 
 fn offloads(info: LinkInfo) -> String {

@@ -50,19 +50,25 @@ pub struct Stock {
 impl Stock {
     /// A stock for these addresses and these ranges.
     pub fn new(addresses: &[IpAddr], ranges: &[RangeInclusive<u16>], seed: [u8; 32]) -> Self {
-        let mut random = ChaCha8Rng::from_seed(seed);
-        let mut shelves = Vec::new();
+        let random = ChaCha8Rng::from_seed(seed);
+        let mut stock = Stock { shelves: Vec::new(), random, paused_until: Time::ZERO, taken: 0, failed: 0 };
+        stock.follow(addresses, ranges);
+        stock
+    }
+
+    /// Follows changed addresses and ranges. What we have already is passed over when its turn comes.
+    pub fn follow(&mut self, addresses: &[IpAddr], ranges: &[RangeInclusive<u16>]) {
+        self.shelves.clear();
         for address in addresses {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let mut shelf = Shelf::new(protocol, *address);
                 for port in ranges.iter().cloned().flatten() {
-                    let place = random.next_u32();
+                    let place = self.random.next_u32();
                     shelf.add(port, place);
                 }
-                shelves.push(shelf);
+                self.shelves.push(shelf);
             }
         }
-        Stock { shelves, random, paused_until: Time::ZERO, taken: 0, failed: 0 }
     }
 
     /// Leases a port that a packet needs, or tells the gateway that the host refuses.
@@ -137,7 +143,7 @@ impl Stock {
         for _ in 0..A_TURN {
             let Some((protocol, outside)) = gateway.give_back(now) else { return };
             guard.release(protocol, outside);
-            self.put_back(protocol, outside.ip, outside.port);
+            self.given_back(gateway, protocol, outside);
         }
     }
 

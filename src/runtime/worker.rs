@@ -8,7 +8,7 @@
 use super::clock::Clock;
 use super::host::Host;
 use super::links::{Links, Turned};
-use super::mailbox::Mailbox;
+use super::mailbox::{Letter, Mailbox};
 use super::memory::PortMemory;
 use super::poller::{LINKS, Poller, Woken};
 use super::signals::Signals;
@@ -95,13 +95,13 @@ pub struct Chores {
 }
 
 /// Tells the watchers what the translator does.
-struct Watching<'a> {
+pub(super) struct Watching<'a> {
     feed: &'a Feed,
     wanted: bool,
 }
 
 impl Watching<'_> {
-    fn new(feed: &Feed) -> Watching<'_> {
+    pub(super) fn new(feed: &Feed) -> Watching<'_> {
         let kinds = [Kind::Opened, Kind::Changed, Kind::Closed, Kind::Refused];
         let wanted = kinds.into_iter().any(|kind| feed.listeners(kind) > 0);
         Watching { feed, wanted: wanted || tracing::enabled!(tracing::Level::DEBUG) }
@@ -148,6 +148,8 @@ impl Worker {
                 && let Some(name) = self.signals.take_one()
             {
                 self.note(Note::Stopping(name.to_owned()), now);
+                self.gateway.farewell(&mut out);
+                self.flush(&mut out);
                 return Ok(Ended::Signal(name));
             }
             self.between_bursts(woken, &mut out);
@@ -293,9 +295,9 @@ impl Worker {
         self.feed.push(Event { at: now, what: What::Packet(seen) });
     }
 
-    fn note(&self, note: Note, now: Time) {
+    pub(super) fn note(&self, note: Note, now: Time) {
         match &note {
-            Note::LinkUp(_) | Note::Stopping(_) => tracing::info!("{}", note.text()),
+            Note::LinkUp(_) | Note::Reloaded(..) | Note::Stopping(_) => tracing::info!("{}", note.text()),
             _ => tracing::warn!("{}", note.text()),
         }
         self.feed.push(Event { at: now, what: What::Note(note) });
@@ -370,10 +372,12 @@ impl Worker {
     }
 
     fn read_mail(&mut self, now: Time) {
-        while let Some((command, answer)) = self.mailbox.next() {
-            let reply = self.carry_out(command, now);
+        while let Some(letter) = self.mailbox.next() {
             // Who asked may have given up.
-            let _ = answer.try_send(reply);
+            match letter {
+                Letter::Command(command, answer) => drop(answer.try_send(self.carry_out(command, now))),
+                Letter::Plan(plan, answer) => drop(answer.try_send(self.settle(*plan, now))),
+            }
         }
     }
 
@@ -429,13 +433,12 @@ impl Worker {
     }
 
     /// Published ports may lie outside the range that the uplink's filter lets in.
-    fn let_published_in(&mut self, now: Time) {
+    pub(super) fn let_published_in(&mut self, now: Time) {
         let Reply::Published(published) = self.gateway.apply(Command::Published, now, &mut ()) else {
             return;
         };
-        let wanted = self
-            .host
-            .wanted(&self.gateway.config().nat, published.iter().map(|(_, outside, _)| outside.port));
+        let wanted =
+            self.host.wanted(self.gateway.config(), published.iter().map(|(_, outside, _)| outside.port));
         if let Err(error) = self.links.set_wanted(&wanted) {
             tracing::warn!("the packet filter could not be changed for published ports: {error}");
         }

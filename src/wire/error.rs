@@ -43,8 +43,8 @@ pub enum ParseError {
     #[error("offload: {0}")]
     Offload(&'static str),
     /// IPv6 extension headers that no honest sender makes: hop-by-hop options that are not first,
-    /// two fragment headers, more headers than `MAX_EXTENSIONS` (RFC
-    /// 8200 §4.1), or a jumbogram (RFC 2675).
+    /// two fragment headers, more headers than `MAX_EXTENSIONS` (RFC 8200 §4.1), or a jumbogram (RFC
+    /// 2675).
     #[error("IPv6 extension headers: {0}")]
     Extension(&'static str),
 }

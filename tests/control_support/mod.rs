@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
-use tapnat::control::{About, Engine, Gone};
+use tapnat::config::Change;
+use tapnat::control::protocol::Problem;
+use tapnat::control::{About, AboutRule, Engine, Gone, Reloaded};
 use tapnat::flow::{Endpoint, Protocol, Time};
 use tapnat::gateway::{Command, CountersView, Reply};
-use tapnat::nat::{Counts, PublishError, SessionView, TcpState};
+use tapnat::nat::{BlockView, Counts, Looked, PublishError, SessionView, TcpState};
 use tapnat::observe::{Feed, FlowBoard};
 
 /// An established or answered session of the inside host 10.88.0.`inside`.
@@ -29,6 +32,24 @@ pub fn session(id: u64, protocol: Protocol, inside: u8, remote_port: u16) -> Ses
         packets_in: 1,
         bytes_out: 60,
         bytes_in: 60,
+    }
+}
+
+/// A block that follows from the inside address, and two that were lent.
+fn blocks() -> Looked {
+    let (inside, external) = (Ipv4Addr::new(10, 88, 0, 2).into(), Ipv4Addr::new(203, 0, 113, 1).into());
+    let lent = |from, until: Option<u64>| BlockView {
+        inside: Ipv4Addr::new(10, 88, 0, 9).into(),
+        external,
+        first: 5100,
+        last: 5199,
+        from: Time::from_secs(from),
+        until: until.map(Time::from_secs),
+    };
+    Looked {
+        own: Some((inside, external, 5056, 9087)),
+        lent: vec![lent(2, Some(5)), lent(8, None)],
+        ..Looked::default()
     }
 }
 
@@ -54,7 +75,8 @@ impl Engine for Fake {
         }
         let mut forwards = self.forwards.lock().unwrap();
         Ok(match command {
-            Command::LookUpOutside(_) | Command::LookUpInside(_) => Reply::NotFound,
+            Command::LookUpOutside(Endpoint { port: 5100..=5199, .. }) => Reply::Looked(Box::new(blocks())),
+            Command::LookUpOutside(_) | Command::LookUpInside(_) => Reply::Looked(Box::default()),
             Command::Counters => {
                 let counters = CountersView { dropped: vec![("no-mapping", 3)], ..CountersView::default() };
                 Reply::Counters(Box::new(counters), Counts { sessions: 2, ..Counts::default() })
@@ -87,6 +109,20 @@ impl Engine for Fake {
         })
     }
 
+    fn reload(&self, file: Option<&Path>, dry_run: bool) -> Result<Reloaded, Problem> {
+        let Some(file) = file else {
+            return Err(Problem::new("no-file", "started without --config", "give one"));
+        };
+        let change = Change {
+            key: "timeouts.udp".into(),
+            old: "5m".into(),
+            new: file.display().to_string(),
+            restart: false,
+        };
+        let (kept, ended) = if dry_run { (0, 0) } else { (12, 1) };
+        Ok(Reloaded { changes: vec![change], kept, ended })
+    }
+
     fn wake(&self) {
         if !self.gone && self.board.wanted() {
             self.board.begin(Time::from_secs(11));
@@ -109,6 +145,9 @@ impl Engine for Fake {
             pid: 7,
             inside: vec!["10.88.0.1/24".parse().unwrap()],
             external: vec![Ipv4Addr::new(203, 0, 113, 1).into(), Ipv4Addr::new(203, 0, 113, 2).into()],
+            profile: "rfc4787".into(),
+            rules: vec![AboutRule { inside: "10.88.0.64/26".into(), profile: "symmetric".into() }],
+            config: [("timeouts.udp".into(), "5m".into())].into(),
             ..About::default()
         }
     }

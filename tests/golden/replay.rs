@@ -2,13 +2,11 @@
 
 use crate::capture::Stamped;
 use std::fmt::Write;
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 use tapnat::config::{Settings, file, resolve};
 use tapnat::flow::{Endpoint, LinkId, LinkInfo, Time};
-use tapnat::gateway::{Command, Fate, Gateway, GatewayConfig, INSIDE, OUTSIDE, Outbox, Reply, Subnet};
-use tapnat::nat::{NatConfig, Policy};
+use tapnat::gateway::{Command, Fate, Gateway, GatewayConfig, INSIDE, OUTSIDE, Outbox, Reply};
 use tapnat::wire::{Buffer, MacAddr};
 
 /// The outside is an Ethernet-sized link in every case; the configuration says the MTU inside.
@@ -107,29 +105,11 @@ impl Replay {
 }
 
 fn gateway_config(settings: &Settings) -> GatewayConfig {
-    let nat = NatConfig {
-        ports: vec![settings.ports.clone().expect("a case says its ports")],
-        policy: Policy {
-            mapping: settings.nat.mapping,
-            filtering: settings.nat.filtering,
-            hairpin: settings.nat.hairpin,
-            timeouts: settings.nat.timeouts,
-            ..Policy::default()
-        },
-        rules: Vec::new(),
-        exempt: Vec::new(),
-        host_access: settings.nat.host_access,
-        limits: settings.nat.limits,
-        ..NatConfig::new(settings.external.clone())
-    };
-    let subnets = settings
-        .inside
-        .iter()
-        .map(|net| Subnet { gateway: net.addr().into(), prefix: net.prefix_len() })
-        .collect();
+    assert!(settings.ports.is_some(), "a case says its ports");
+    let nat = settings.nat(settings.external.clone());
     let mac = MacAddr(settings.mac.expect("a case says its MAC"));
     let (inside, outside) = (LinkInfo::plain(settings.mtu, 14), LinkInfo::plain(OUTSIDE_MTU, 0));
-    GatewayConfig::new(subnets, mac, inside, outside, nat)
+    settings.gateway(GatewayConfig::new(Vec::new(), mac, inside, outside, nat))
 }
 
 fn publish(settings: &Settings, gateway: &mut Gateway) {
@@ -138,7 +118,7 @@ fn publish(settings: &Settings, gateway: &mut Gateway) {
             let command = Command::Publish {
                 protocol: spec.protocol,
                 outside: Endpoint::new(spec.address.unwrap_or(settings.external[0]), outside),
-                inside: Endpoint::new(IpAddr::V4(spec.inside), inside),
+                inside: Endpoint::new(spec.inside, inside),
             };
             assert_eq!(gateway.apply(command, Time::ZERO, &mut ()), Reply::Done);
         }

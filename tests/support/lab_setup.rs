@@ -1,7 +1,7 @@
 //! The standard lab with the real gateway in it, and its servers.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tapnat::io::netlink::{LinkFacts, Netlink};
@@ -111,8 +111,15 @@ impl World {
     pub fn assert_checksums_right(&self) {
         for (name, netns) in self.lab.hosts() {
             let counters = Counters::read(netns).unwrap();
-            for counter in ["Tcp: InCsumErrors", "Udp: InCsumErrors", "Icmp: InCsumErrors", "Ip: InHdrErrors"]
-            {
+            for counter in [
+                "Tcp: InCsumErrors",
+                "Udp: InCsumErrors",
+                "Icmp: InCsumErrors",
+                "Ip: InHdrErrors",
+                "Udp6InCsumErrors",
+                "Icmp6InCsumErrors",
+                "Ip6InHdrErrors",
+            ] {
                 assert_eq!(counters.get(counter), 0, "{counter} on {name}");
             }
         }
@@ -178,7 +185,11 @@ pub fn assert_ping(netns: &Netns, destination: Ipv4Addr) {
 }
 
 /// One page, from inside a namespace.
-pub fn page(netns: &Netns, server: SocketAddrV4, path: &str) -> std::io::Result<http::Response> {
+pub fn page(
+    netns: &Netns,
+    server: impl Into<SocketAddr> + Send,
+    path: &str,
+) -> std::io::Result<http::Response> {
     netns.run(|| http::get(server, path, SOON)).unwrap()
 }
 

@@ -26,11 +26,42 @@ pub struct Session {
     /// The remote was an address of ours when it was opened.
     local: bool,
     counts_from: Time,
-    syn: [bool; 2],
-    fin: [bool; 2],
+    /// Packets have gone this way.
+    passed: [bool; 2],
+    tcp: Tcp,
     reset: bool,
     /// When FINs had gone both ways: the turn, and which way the last went.
     closed: Option<(u64, usize)>,
+}
+
+/// What TCP has shown. Ends send nothing but SYN and FIN here, so that a first sequence number says
+/// all about an end's numbers; those of two connections are far apart.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Tcp {
+    /// First sequence numbers, so far as known.
+    pub first: [Option<u32>; 2],
+    /// Which way the SYN went that is to be answered, or was.
+    opener: usize,
+    answered: bool,
+    acknowledged: bool,
+    /// Both numbers are known to be right.
+    whole: bool,
+    fin: [bool; 2],
+    /// The latest SYN in mid-connection.
+    knock: [Option<u32>; 2],
+}
+
+/// What becomes of a segment.
+#[derive(PartialEq)]
+enum Fate {
+    Refused,
+    Ignored,
+    /// It keeps the session alive.
+    Alive,
+    /// It is a RST that counts.
+    Reset,
+    /// A new connection begins.
+    Anew(Tcp),
 }
 
 pub struct Spec {
@@ -57,22 +88,134 @@ fn policy(config: &NatConfig, inside: IpAddr) -> &Policy {
     rules.min_by_key(|rule| 32 - rule.inside.length).map_or(&config.policy, |rule| &rule.policy)
 }
 
-impl Session {
+impl Tcp {
     fn closing(&self) -> bool {
         self.fin == [true, true]
     }
 
-    fn established(&self) -> bool {
-        self.syn == [true, true]
+    /// A SYN, where there is a connection or none.
+    fn syn(&mut self, way: usize, first: u32, over: bool) -> Fate {
+        let repeated = self.first[way] == Some(first);
+        if over {
+            if repeated && self.whole {
+                self.knock[way] = Some(first);
+                return Fate::Ignored;
+            }
+            let mut anew = Tcp { opener: way, ..Tcp::default() };
+            anew.first[way] = Some(first);
+            return Fate::Anew(anew);
+        }
+        if !self.acknowledged && way == self.opener && (repeated || self.first == [None; 2]) {
+            self.first[way] = Some(first);
+            return Fate::Alive;
+        }
+        if !self.acknowledged && way == OUT {
+            (self.opener, self.answered, self.whole, self.first[OUT]) = (OUT, false, false, Some(first));
+            return Fate::Alive;
+        }
+        if !self.acknowledged && self.opener == OUT {
+            if !self.answered {
+                self.first[IN] = Some(first);
+            }
+        } else if !(repeated && self.whole) {
+            self.knock[way] = Some(first);
+        }
+        Fate::Ignored
+    }
+
+    /// A SYN+ACK whose acknowledgement means the SYN with this first number.
+    fn syn_ack(&mut self, way: usize, first: u32, means: u32, over: bool) -> Fate {
+        let other = 1 - way;
+        let fits = self.whole && self.first[way] == Some(first) && self.first[other] == Some(means);
+        let open = self.acknowledged || over;
+        if !open && self.answered && fits {
+            self.acknowledged = way == self.opener;
+            return Fate::Alive;
+        }
+        let knocked = self.knock[other] == Some(means);
+        let answers = !open && self.first[other] == Some(means);
+        if !answers && knocked {
+            let mut tcp = Tcp { knock: self.knock, first: [Some(means); 2], ..Tcp::default() };
+            tcp.first[way] = Some(first);
+            tcp.knock[other] = None;
+            (tcp.opener, tcp.answered, tcp.whole) = (other, true, true);
+            if over {
+                tcp.knock = [None; 2];
+                return Fate::Anew(tcp);
+            }
+            *self = tcp;
+            return Fate::Alive;
+        }
+        if open {
+            return if fits || !self.whole { Fate::Ignored } else { Fate::Refused };
+        }
+        if !answers && way == IN {
+            return Fate::Refused;
+        }
+        (self.opener, self.answered, self.whole, self.first[way]) = (other, true, answers, Some(first));
+        Fate::Alive
+    }
+
+    fn rst(&self, way: usize, first: u32, means: Option<u32>, over: bool) -> Fate {
+        let exact = self.first[way] == Some(first);
+        let acknowledges = |numbers: [Option<u32>; 2]| means.is_some() && numbers[1 - way] == means;
+        if !self.acknowledged && !over {
+            return match way == self.opener {
+                true if exact => Fate::Reset,
+                true => Fate::Ignored,
+                false if exact && self.whole && self.answered || acknowledges(self.first) => Fate::Reset,
+                false if way == OUT => Fate::Ignored,
+                false => Fate::Refused,
+            };
+        }
+        match exact {
+            _ if acknowledges(self.knock) => Fate::Reset,
+            _ if !self.whole => Fate::Ignored,
+            true if over => Fate::Ignored,
+            true => Fate::Reset,
+            false => Fate::Refused,
+        }
+    }
+
+    /// An acknowledgement or a FIN.
+    fn rest(&mut self, way: usize, fin: bool, fits: bool, reset: bool) -> Fate {
+        if self.acknowledged {
+            if self.whole && !fits {
+                return Fate::Refused;
+            }
+            self.fin[way] |= fin;
+            return Fate::Alive;
+        }
+        let fits = fits && self.whole;
+        match (self.answered, self.opener, way) {
+            (false, OUT, OUT) if !reset => return Fate::Alive,
+            (false, ..) => return Fate::Ignored,
+            (true, IN, OUT) if fits => return Fate::Alive,
+            (true, ..) if fits => self.fin[way] = fin,
+            (true, _, OUT) if !reset => self.whole = false,
+            (true, ..) => return Fate::Ignored,
+        }
+        self.acknowledged = true;
+        Fate::Alive
+    }
+}
+
+impl Session {
+    fn closing(&self) -> bool {
+        self.tcp.closing()
     }
 
     fn life(&self, config: &NatConfig) -> Duration {
-        let times = &policy(config, self.mapping.inside.ip).timeouts;
+        let (times, tcp) = (&policy(config, self.mapping.inside.ip).timeouts, &self.tcp);
         match self.mapping.protocol {
-            Protocol::Tcp if self.reset || self.closing() => times.tcp_closing,
-            Protocol::Tcp if self.established() => times.tcp_established,
+            Protocol::Tcp if self.reset => times.tcp_reset,
+            Protocol::Tcp if self.closing() => times.tcp_closing,
+            Protocol::Tcp if tcp.fin != [false, false] => times.tcp_half_closed,
+            Protocol::Tcp if tcp.acknowledged => times.tcp_established,
+            Protocol::Tcp if tcp.answered => times.tcp_syn_received,
             Protocol::Tcp => times.tcp_opening,
             Protocol::Udp if self.remote.port == 53 => times.udp_dns,
+            Protocol::Udp if self.passed != [true, true] => times.udp_unreplied,
             Protocol::Udp => times.udp,
             Protocol::Icmp => times.icmp,
             Protocol::Other(_) => times.other,
@@ -81,43 +224,69 @@ impl Session {
 
     /// The TCP state and how long it still lives.
     pub fn view(&self, config: &NatConfig, now: Time) -> (Option<TcpState>, Duration) {
-        let state = match self.fin {
+        let state = match self.tcp.fin {
             _ if self.reset => TcpState::Reset,
             [true, true] => TcpState::Closing,
             [true, false] => TcpState::InsideClosed,
             [false, true] => TcpState::RemoteClosed,
-            _ if self.established() => TcpState::Established,
+            _ if self.tcp.acknowledged => TcpState::Established,
             _ => TcpState::Opening,
         };
         let left = (self.counts_from + self.life(config)).since(now);
         ((self.mapping.protocol == Protocol::Tcp).then_some(state), left)
     }
 
-    fn pass(&mut self, way: usize, data: &Data, now: Time, turn: u64, config: &NatConfig) {
-        let flags = data.tcp;
-        if data.flow.protocol == Protocol::Tcp && flags.has(TcpFlags::RST) {
-            if !self.closing() && !self.reset {
+    /// The first sequence numbers, so far as known.
+    pub fn first(&self) -> [Option<u32>; 2] {
+        self.tcp.first
+    }
+
+    fn pass(&mut self, way: usize, data: &Data, now: Time, turn: u64, config: &NatConfig) -> Verdict<()> {
+        if data.flow.protocol != Protocol::Tcp {
+            self.passed[way] = true;
+            self.counts_from = now;
+            return Ok(());
+        }
+        match self.segment(way, data) {
+            Fate::Refused => return Err(Refusal::OutOfWindow),
+            Fate::Ignored => {}
+            Fate::Alive => {
+                self.counts_from = now;
+                self.closed = self.closed.or(self.closing().then_some((turn, way)));
+            }
+            Fate::Reset if self.reset => {}
+            Fate::Reset => {
                 let without = self.counts_from + self.life(config);
                 self.reset = true;
-                let nanos = without
-                    .since(Time::ZERO)
-                    .saturating_sub(policy(config, self.mapping.inside.ip).timeouts.tcp_closing);
+                let reset = policy(config, self.mapping.inside.ip).timeouts.tcp_reset;
+                let nanos = without.since(Time::ZERO).saturating_sub(reset);
                 self.counts_from = now.min(Time::ZERO + nanos);
             }
-            return;
+            Fate::Anew(tcp) => {
+                (self.tcp, self.reset, self.closed, self.counts_from) = (tcp, false, None, now);
+            }
         }
-        if flags.opens() && (self.closing() || self.reset) {
-            (self.syn, self.fin, self.reset, self.closed) = ([false; 2], [false; 2], false, None);
+        Ok(())
+    }
+
+    fn segment(&mut self, way: usize, data: &Data) -> Fate {
+        let (flags, numbers) = (data.tcp, data.segment);
+        let over = self.closing() || self.reset;
+        let first = numbers.sequence.wrapping_sub(u32::from(!flags.has(TcpFlags::SYN)));
+        let means = flags.has(TcpFlags::ACK).then_some(numbers.acknowledgement.wrapping_sub(1));
+        if flags.has(TcpFlags::RST) {
+            return self.tcp.rst(way, first, means, over);
         }
-        let resumed = std::mem::replace(&mut self.reset, false);
-        if flags.has(TcpFlags::FIN) && self.established() && !resumed {
-            self.fin[way] = true;
-            self.closed = self.closed.or(self.closing().then_some((turn, way)));
+        match means {
+            None => self.tcp.syn(way, first, over),
+            Some(means) if flags.has(TcpFlags::SYN) => self.tcp.syn_ack(way, first, means, over),
+            Some(means) => {
+                let fits = self.tcp.first[way] == Some(first) && self.tcp.first[1 - way] == Some(means);
+                let fate = self.tcp.rest(way, flags.has(TcpFlags::FIN), fits, self.reset);
+                self.reset &= fate != Fate::Alive;
+                fate
+            }
         }
-        if flags.has(TcpFlags::SYN) && !resumed {
-            self.syn[way] = true;
-        }
-        self.counts_from = now;
     }
 }
 
@@ -156,8 +325,8 @@ impl Spec {
     pub fn end(&mut self, now: Time, ends: impl Fn(&Session) -> bool) {
         let (ended, left): (Vec<_>, Vec<_>) = self.sessions.drain(..).partition(ends);
         self.sessions = left;
-        for Session { mapping, fin, .. } in ended.iter().filter(|session| !session.mapping.published) {
-            if *fin != [true, true] {
+        for Session { mapping, tcp, reset, .. } in ended.iter().filter(|session| !session.mapping.published) {
+            if *reset || !tcp.closing() {
                 self.untidy.push((mapping.protocol, mapping.outside));
             }
         }
@@ -182,7 +351,8 @@ impl Spec {
         mappings.find(|m| m.protocol == protocol && m.outside == outside).cloned()
     }
 
-    fn find(&mut self, protocol: Protocol, inside: Endpoint, remote: Endpoint) -> Option<&mut Session> {
+    /// The session of an inside endpoint with a remote.
+    pub fn find(&mut self, protocol: Protocol, inside: Endpoint, remote: Endpoint) -> Option<&mut Session> {
         self.sessions.iter_mut().find(|session| {
             session.mapping.protocol == protocol
                 && session.mapping.inside == inside
@@ -190,10 +360,11 @@ impl Spec {
         })
     }
 
-    fn open(&mut self, mapping: Mapping, remote: Endpoint, now: Time) {
-        let (syn, fin, reset, closed) = ([false; 2], [false; 2], false, None);
-        let local = self.ours(remote.ip);
-        self.sessions.push(Session { mapping, remote, local, counts_from: now, syn, fin, reset, closed });
+    fn open(&mut self, mapping: Mapping, remote: Endpoint, way: usize, now: Time) {
+        let (passed, tcp) = ([false; 2], Tcp { opener: way, ..Tcp::default() });
+        let (local, reset, closed) = (self.ours(remote.ip), false, None);
+        let counts_from = now;
+        self.sessions.push(Session { mapping, remote, local, counts_from, passed, tcp, reset, closed });
     }
 
     fn mapping_for(&mut self, flow: Flow, offered: Option<Endpoint>) -> Verdict<Mapping> {
@@ -328,11 +499,11 @@ impl Spec {
             Self::opens(data)?;
             self.host_may_open(inside.ip)?;
             let mapping = self.mapping_for(data.flow, offered)?;
-            self.open(mapping, remote, now);
+            self.open(mapping, remote, OUT, now);
         }
         let (config, turn) = (self.config.clone(), self.turn);
         let session = self.find(protocol, inside, remote).expect("opened above");
-        session.pass(OUT, data, now, turn, &config);
+        session.pass(OUT, data, now, turn, &config)?;
         let outside = session.mapping.outside;
         let mut edit = Edit { source: Some(outside), ..Edit::default() };
         if hairpin {
@@ -415,7 +586,7 @@ impl Spec {
             if session.mapping.outside != outside {
                 return Err(Refusal::Filtered);
             }
-            session.pass(IN, data, now, turn, &config);
+            session.pass(IN, data, now, turn, &config)?;
             return Ok(mapping.inside);
         }
         if icmp {
@@ -435,8 +606,8 @@ impl Spec {
         let inside = mapping.inside;
         self.host_may_open(inside.ip)?;
         self.mapping_may_open(&mapping)?;
-        self.open(mapping, remote, now);
-        self.find(protocol, inside, remote).expect("opened above").pass(IN, data, now, turn, &config);
+        self.open(mapping, remote, IN, now);
+        self.find(protocol, inside, remote).expect("opened above").pass(IN, data, now, turn, &config)?;
         Ok(inside)
     }
 

@@ -39,7 +39,8 @@ pub fn udp(text: &str) -> Summary {
     data(flow(Protocol::Udp, text))
 }
 
-/// A segment; `flags` as in a capture: `S`, `S.`, `.`, `F.`, `R`.
+/// A segment; `flags` as in a capture: `S`, `S.`, `.`, `F.`, `R`. Both sides begin at 0 and send
+/// nothing but SYN and FIN, so that any order of these fits together.
 pub fn tcp(text: &str, flags: &str) -> Summary {
     let bit = |c| match c {
         'S' => TcpFlags::SYN,
@@ -50,13 +51,25 @@ pub fn tcp(text: &str, flags: &str) -> Summary {
         _ => panic!("no such flag"),
     };
     let tcp = flags.chars().fold(TcpFlags::default(), |all, c| all.with(bit(c)));
-    Summary::Data(Data {
-        flow: flow(Protocol::Tcp, text),
-        tcp,
-        asks: true,
-        segment: Segment::default(),
-        length: 100,
-    })
+    let segment = numbers(tcp);
+    Summary::Data(Data { flow: flow(Protocol::Tcp, text), tcp, asks: true, segment, length: 100 })
+}
+
+/// The same segment with another sequence number.
+pub fn at(packet: &Summary, sequence: u32) -> Summary {
+    let Summary::Data(mut data) = *packet else { panic!("no segment") };
+    data.segment.sequence = sequence;
+    Summary::Data(data)
+}
+
+/// The numbers of such a segment.
+pub fn numbers(tcp: TcpFlags) -> Segment {
+    Segment {
+        sequence: u32::from(!tcp.has(TcpFlags::SYN)),
+        acknowledgement: u32::from(tcp.has(TcpFlags::ACK)),
+        window: 65535,
+        ..Segment::default()
+    }
 }
 
 /// An echo request: the identifier is the source's port.

@@ -133,7 +133,7 @@ fn socket(word: &str, domain: Domain, protocol: i32, detail: &str) -> Check {
 /// Attaches the guard's program to the loopback interface, for an address and no port: it lets all pass,
 /// and is gone when this function ends.
 fn tcx() -> Check {
-    match Tcx::attach(LOOPBACK, &[NOBODY]) {
+    match Tcx::attach(LOOPBACK, &[NOBODY.into()]) {
         Ok(_) => Check::yes("tcx", "BPF programs can be attached to interfaces: guard tcx"),
         Err(error) => {
             let cure = match error.kind() {

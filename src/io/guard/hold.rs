@@ -48,7 +48,10 @@ impl Deafness {
     fn give(&self, socket: &Socket, protocol: Protocol) -> io::Result<()> {
         match &self.shared {
             Some(program) => bpf::attach_to_socket(socket, program),
-            None if self.by_ttl && protocol == Protocol::Tcp => inet::set_min_ttl(socket, u8::MAX),
+            None if self.by_ttl && protocol == Protocol::Tcp => match socket.domain()? {
+                Domain::IPV6 => inet::set_min_hop_limit(socket, u8::MAX),
+                _ => inet::set_min_ttl(socket, u8::MAX),
+            },
             None => socket.attach_filter(&filter::nothing()),
         }
     }
@@ -92,17 +95,21 @@ pub fn hold(protocol: Protocol, endpoint: Endpoint, deafness: &Deafness) -> io::
 mod tests {
     use super::*;
     use std::io::ErrorKind;
-    use std::net::{Ipv4Addr, TcpStream};
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
     use std::time::Duration;
 
     #[test]
     fn a_held_port_is_silent_in_every_way_of_being_deaf() {
         let classic = Deafness { shared: None, by_ttl: false };
         let by_ttl = Deafness { shared: None, by_ttl: true };
-        for deafness in [Deafness::new(), by_ttl, classic] {
-            let any = Endpoint::new(Ipv4Addr::LOCALHOST, 0);
-            let socket = match hold(Protocol::Tcp, any, &deafness) {
+        let four = Endpoint::new(Ipv4Addr::LOCALHOST, 0);
+        let six = Endpoint::new(Ipv6Addr::LOCALHOST, 0);
+        let ways = [Deafness::new(), by_ttl, classic];
+        for (deafness, any) in ways.iter().flat_map(|deafness| [(deafness, four), (deafness, six)]) {
+            let socket = match hold(Protocol::Tcp, any, deafness) {
                 Err(error) if error.raw_os_error() == Some(libc::EPERM) => continue,
+                // A host without IPv6.
+                Err(error) if any == six && error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => continue,
                 held => held.unwrap(),
             };
             let address = socket.local_addr().unwrap().as_socket().unwrap();

@@ -4,17 +4,21 @@
 //! the packet. The program, where anything unclear goes on to the stack:
 //!
 //! ```text
-//! for the host itself, not tagged, IPv4, to one of our addresses, not a later fragment,
+//! for the host itself, not tagged, IPv4 or IPv6, to one of our addresses, not a later fragment,
 //! TCP or UDP: is the bit of the destination port set in the 8 KiB of the map that belong to this
 //! address and protocol? drop
 //! ```
+//!
+//! Unclear is what has no ports to look at: later fragments, and IPv6 packets with any extension
+//! header. They go up the stack, where the held sockets are deaf to them. Neighbour discovery and
+//! all else of ICMP is never touched.
 //!
 //! Bits are written through memory that the map shares: a lease costs no system call here.
 
 use crate::flow::{Endpoint, Protocol};
 use crate::io::sys::bpf::{self, BitMap, Instruction};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// Bytes of one protocol's bits: 65536 ports.
@@ -23,6 +27,8 @@ const BITS: u32 = 8192;
 const OF_ADDRESS: u32 = 2 * BITS;
 /// Addresses that fit a program; more are left to the held sockets alone.
 const ADDRESSES: usize = 256;
+/// Those of IPv6 among them: each is four comparisons.
+const ADDRESSES_SIX: usize = 64;
 
 /// What the program returns: the next program, or the stack, decides.
 const NEXT: i32 = -1;
@@ -39,7 +45,7 @@ pub struct Tcx {
     program: OwnedFd,
     /// Its being open is what keeps the program attached.
     link: OwnedFd,
-    externals: Vec<Ipv4Addr>,
+    externals: Vec<IpAddr>,
 }
 
 impl Tcx {
@@ -47,8 +53,8 @@ impl Tcx {
     ///
     /// # Errors
     /// `EPERM` without CAP_BPF and CAP_NET_ADMIN, `EINVAL` before Linux 6.6.
-    pub fn attach(interface: u32, externals: &[Ipv4Addr]) -> io::Result<Tcx> {
-        let externals: Vec<Ipv4Addr> = externals.iter().copied().take(ADDRESSES).collect();
+    pub fn attach(interface: u32, externals: &[IpAddr]) -> io::Result<Tcx> {
+        let externals = fitting(externals);
         let length = OF_ADDRESS * u32::try_from(externals.len().max(1)).unwrap_or(1);
         let bits = BitMap::new(length)?;
         let program = bpf::load_classifier("tapnat_guard", &assemble(&externals, bits.map()))?;
@@ -79,12 +85,37 @@ impl Tcx {
     }
 }
 
-/// Instructions, and jumps whose targets are not known yet: two labels are enough.
+fn fitting(externals: &[IpAddr]) -> Vec<IpAddr> {
+    let six = externals.iter().filter(|ip| ip.is_ipv6()).take(ADDRESSES_SIX);
+    externals.iter().filter(|ip| ip.is_ipv4()).chain(six).copied().take(ADDRESSES).collect()
+}
+
+/// Where a jump goes that is not written yet.
+#[derive(Clone, Copy)]
+enum Label {
+    /// The end: the next program decides.
+    Next,
+    /// The IPv6 part.
+    Six,
+    /// The IPv4 header is to one of our addresses, whose bits start at r7.
+    OursFour,
+    /// The IPv6 header is.
+    OursSix,
+    /// What follows an address that did not fit.
+    Other,
+    /// The protocol is in r0, the length of the header in r8.
+    Transport,
+    /// It has ports, and their bits start at r7.
+    Port,
+}
+
+const LABELS: usize = 7;
+
+/// Instructions, and for each label the jumps to it.
 #[derive(Default)]
 struct Assembler {
     program: Vec<Instruction>,
-    to_next: Vec<usize>,
-    to_block: Vec<usize>,
+    jumps: [Vec<usize>; LABELS],
 }
 
 impl Assembler {
@@ -157,42 +188,43 @@ impl Assembler {
 
     /// On to the next program unless register (32 bits) and constant are equal.
     fn require(&mut self, register: u8, constant: i32) {
-        self.to_next.push(self.program.len());
-        self.put(0x56, register, 0, 0, constant);
+        self.unless(register, constant, Label::Next);
     }
 
     /// On to the next program if they are equal.
     fn refuse(&mut self, register: u8, constant: i32) {
-        self.to_next.push(self.program.len());
+        self.branch(register, constant, Label::Next);
+    }
+
+    fn branch(&mut self, register: u8, constant: i32, label: Label) {
+        self.to(label);
         self.put(0x16, register, 0, 0, constant);
     }
 
-    /// To where [`Assembler::here`] is said, if they are equal.
-    fn branch(&mut self, register: u8, constant: i32) {
-        self.to_block.push(self.program.len());
-        self.put(0x16, register, 0, 0, constant);
+    fn unless(&mut self, register: u8, constant: i32, label: Label) {
+        self.to(label);
+        self.put(0x56, register, 0, 0, constant);
     }
 
-    fn give_up(&mut self) {
-        self.to_next.push(self.program.len());
+    fn jump(&mut self, label: Label) {
+        self.to(label);
         self.put(0x05, 0, 0, 0, 0);
     }
 
-    fn here(&mut self) {
-        let branches = std::mem::take(&mut self.to_block);
-        self.land(&branches);
+    fn to(&mut self, label: Label) {
+        self.jumps[label as usize].push(self.program.len());
     }
 
-    fn land(&mut self, jumps: &[usize]) {
-        for jump in jumps {
+    /// The jumps to `label` that were written so far lead to what is written next.
+    fn here(&mut self, label: Label) {
+        for jump in std::mem::take(&mut self.jumps[label as usize]) {
             let distance = self.program.len() - jump - 1;
-            self.program[*jump].offset = i16::try_from(distance).expect("a few hundred instructions");
+            self.program[jump].offset = i16::try_from(distance).expect("some two thousand instructions");
         }
     }
 
     fn finish(mut self) -> Vec<Instruction> {
-        let jumps = std::mem::take(&mut self.to_next);
-        self.land(&jumps);
+        self.here(Label::Next);
         self.set(0, NEXT);
         self.put(0x95, 0, 0, 0, 0);
         self.program
@@ -206,9 +238,22 @@ enum Width {
     Byte = 0x10,
 }
 
-/// Frames have 14 bytes of Ethernet header here.
-fn assemble(externals: &[Ipv4Addr], map: &OwnedFd) -> Vec<Instruction> {
+/// Length of the Ethernet header before each packet.
+const LINK: i32 = 14;
+const IPV4: i32 = 0x0800;
+const IPV6: i32 = 0x86dd;
+const TCP: i32 = 6;
+const UDP: i32 = 17;
+
+fn assemble(externals: &[IpAddr], map: &OwnedFd) -> Vec<Instruction> {
     let mut code = Assembler::default();
+    let (mut four, mut six) = (Vec::new(), Vec::new());
+    for (base, external) in (0..).step_by(OF_ADDRESS as usize).zip(externals) {
+        match external {
+            IpAddr::V4(address) => four.push((base, *address)),
+            IpAddr::V6(address) => six.push((base, *address)),
+        }
+    }
     if externals.is_empty() {
         // What no jump leads to is refused by the kernel.
         return code.finish();
@@ -219,28 +264,66 @@ fn assemble(externals: &[Ipv4Addr], map: &OwnedFd) -> Vec<Instruction> {
     code.context(2, VLAN_PRESENT);
     code.require(2, 0);
     code.packet(Width::Half, 12);
-    code.require(0, 0x0800);
-    code.packet(Width::Word, 14 + 16);
-    for (base, external) in (0..).step_by(OF_ADDRESS as usize).zip(externals) {
-        code.set(7, base);
-        code.branch(0, external.to_bits().cast_signed());
+    if !four.is_empty() {
+        code.unless(0, IPV4, if six.is_empty() { Label::Next } else { Label::Six });
+        ipv4(&mut code, &four);
+        code.here(Label::Six);
     }
-    code.give_up();
-    code.here();
-    code.packet(Width::Half, 14 + 6);
+    if !six.is_empty() {
+        code.require(0, IPV6);
+        ipv6(&mut code, &six);
+    }
+    transport(&mut code, map);
+    code.finish()
+}
+
+/// From an IPv4 header to its transport.
+fn ipv4(code: &mut Assembler, externals: &[(i32, Ipv4Addr)]) {
+    code.packet(Width::Word, LINK + 16);
+    for (base, external) in externals {
+        code.set(7, *base);
+        code.branch(0, external.to_bits().cast_signed(), Label::OursFour);
+    }
+    code.jump(Label::Next);
+    code.here(Label::OursFour);
+    code.packet(Width::Half, LINK + 6);
     code.and(0, 0x1fff);
     code.require(0, 0);
-    code.packet(Width::Byte, 14 + 9);
-    code.branch(0, 6);
-    code.add_constant(7, BITS.cast_signed());
-    code.branch(0, 17);
-    code.give_up();
-    code.here();
-    code.packet(Width::Byte, 14);
+    code.packet(Width::Byte, LINK);
     code.and(0, 0x0f);
     code.shift_left(0, 2);
     code.move_register(8, 0);
-    code.packet_at(Width::Half, 8, 14 + 2);
+    code.packet(Width::Byte, LINK + 9);
+    code.jump(Label::Transport);
+}
+
+/// From an IPv6 header to its transport, which must follow at once. The last word of addresses is
+/// looked at first: it is the one in which addresses of a network differ.
+fn ipv6(code: &mut Assembler, externals: &[(i32, Ipv6Addr)]) {
+    for (base, external) in externals {
+        for word in [3, 2, 1, 0] {
+            let bits = (external.to_bits() >> (96 - 32 * word)) as u32;
+            code.packet(Width::Word, LINK + 24 + 4 * word);
+            code.unless(0, bits.cast_signed(), Label::Other);
+        }
+        code.set(7, *base);
+        code.jump(Label::OursSix);
+        code.here(Label::Other);
+    }
+    code.jump(Label::Next);
+    code.here(Label::OursSix);
+    code.set(8, 40);
+    code.packet(Width::Byte, LINK + 6);
+}
+
+/// Drops the packet if the bit of its destination port is set.
+fn transport(code: &mut Assembler, map: &OwnedFd) {
+    code.here(Label::Transport);
+    code.branch(0, TCP, Label::Port);
+    code.add_constant(7, BITS.cast_signed());
+    code.require(0, UDP);
+    code.here(Label::Port);
+    code.packet_at(Width::Half, 8, LINK + 2);
     code.move_register(1, 0);
     code.shift_right(1, 3);
     code.and(1, BITS.cast_signed() - 1);
@@ -254,5 +337,4 @@ fn assemble(externals: &[Ipv4Addr], map: &OwnedFd) -> Vec<Instruction> {
     code.refuse(3, 0);
     code.set(0, DROP);
     code.put(0x95, 0, 0, 0, 0);
-    code.finish()
 }

@@ -1,10 +1,12 @@
 //! What netlink messages say, in plain words.
 
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
+use netlink_packet_route::route::RouteVia;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use std::net::IpAddr;
 
@@ -29,6 +31,49 @@ pub struct LinkFacts {
     pub kind: Option<String>,
     /// Packets that may wait to be sent.
     pub txqlen: u32,
+}
+
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// IPv4.
+    Four,
+    /// IPv6.
+    Six,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(ip: IpAddr) -> Family {
+        if ip.is_ipv4() { Family::Four } else { Family::Six }
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Family::Four => "IPv4",
+            Family::Six => "IPv6",
+        })
+    }
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Address {
+    /// The interface's number.
+    pub ifindex: u32,
+    /// The address.
+    pub ip: IpAddr,
+    /// Length of its network's prefix, in bits.
+    pub prefix: u8,
+    /// It is still being checked whether somebody else has it, or somebody has (RFC 4862 §5.4).
+    /// Nobody may use it.
+    pub tentative: bool,
+    /// It should not be used for what begins now (RFC 4862 §5.5.4).
+    pub deprecated: bool,
+    /// It is changed every day or so, for privacy (RFC 8981).
+    pub temporary: bool,
 }
 
 /// A way to send.
@@ -160,6 +205,31 @@ pub(super) fn link_facts(message: &LinkMessage) -> LinkFacts {
     facts
 }
 
+/// On a point-to-point link "address" is the peer; "local" is ours where both are given.
+pub(super) fn address_facts(message: &AddressMessage) -> Option<Address> {
+    let (mut local, mut address) = (None, None);
+    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            AddressAttribute::Flags(all) => flags = *all,
+            _ => {}
+        }
+    }
+    let ip = local.or(address)?;
+    Some(Address {
+        ifindex: message.header.index,
+        ip,
+        prefix: message.header.prefix_len,
+        tentative: flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
+            && !flags.contains(AddressFlags::Optimistic),
+        deprecated: flags.contains(AddressFlags::Deprecated),
+        // With IPv4 the same bit says "secondary".
+        temporary: ip.is_ipv6() && flags.contains(AddressFlags::Secondary),
+    })
+}
+
 /// The interface, gateway and source of a route; of the first hop where there are several.
 pub(super) fn route_facts(message: &RouteMessage) -> Option<Route> {
     let mut ifindex = None;
@@ -169,6 +239,9 @@ pub(super) fn route_facts(message: &RouteMessage) -> Option<Route> {
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(*index),
             RouteAttribute::Gateway(address) => gateway = ip_of(address),
+            // A gateway of the other family (RFC 8950).
+            RouteAttribute::Via(RouteVia::Inet(ip)) => gateway = Some(IpAddr::V4(*ip)),
+            RouteAttribute::Via(RouteVia::Inet6(ip)) => gateway = Some(IpAddr::V6(*ip)),
             RouteAttribute::PrefSource(address) => source = ip_of(address),
             RouteAttribute::MultiPath(hops) => {
                 if let (None, Some(hop)) = (ifindex, hops.first()) {

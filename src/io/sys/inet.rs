@@ -1,4 +1,4 @@
-//! Options of `IPPROTO_IP` that no crate covers.
+//! Options of `IPPROTO_IP` and `IPPROTO_IPV6` that no crate covers.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -9,13 +9,24 @@ use std::os::fd::{AsFd, AsRawFd};
 /// # Errors
 /// The kernel's word.
 pub fn set_min_ttl(socket: impl AsFd, ttl: u8) -> io::Result<()> {
-    let value = libc::c_int::from(ttl);
+    set(socket, libc::IPPROTO_IP, libc::IP_MINTTL, ttl.into())
+}
+
+/// The same for IPv6: every packet whose hop limit is below `limit` (`IPV6_MINHOPCOUNT`).
+///
+/// # Errors
+/// The kernel's word.
+pub fn set_min_hop_limit(socket: impl AsFd, limit: u8) -> io::Result<()> {
+    set(socket, libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT, limit.into())
+}
+
+fn set(socket: impl AsFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the option's value is one readable C integer of the size given.
     let result = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_MINTTL,
+            level,
+            option,
             (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )

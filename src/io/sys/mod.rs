@@ -11,6 +11,7 @@ pub mod fd;
 pub mod inet;
 pub mod netns;
 pub mod packet;
+pub mod raw6;
 pub mod shared;
 pub mod tun;
 pub mod wiretap;

@@ -24,7 +24,6 @@ const SOCKET_BUFFER: usize = 32 << 20;
 const ETHERNET_HEADER: u8 = 14;
 /// Packets received in a row before news of neighbours are looked for all the same.
 const LISTEN: u32 = 256;
-const IPV4: [u8; 2] = [0x08, 0x00];
 
 #[derive(Debug, Default)]
 struct Counters {
@@ -43,7 +42,6 @@ pub struct PacketUplink {
     /// What it is called in messages.
     name: String,
     interface: LinkFacts,
-    address: LinkAddress,
     socket: Socket,
     info: LinkInfo,
     wanted: Wanted,
@@ -73,7 +71,6 @@ impl PacketUplink {
         let mtu = mtu(&facts);
         Ok(PacketUplink {
             name: format!("{interface} (packet)"),
-            address: LinkAddress::new(facts.index, libc::ETH_P_IP as u16),
             socket,
             info: LinkInfo::offloading(mtu, 0),
             wanted,
@@ -109,12 +106,15 @@ impl PacketUplink {
         let mut ethernet = [0; ETHERNET_HEADER as usize];
         ethernet[..6].copy_from_slice(&mac);
         ethernet[6..12].copy_from_slice(&self.interface.mac);
-        ethernet[12..].copy_from_slice(&IPV4);
+        let kind = ethertype(buffer.bytes());
+        ethernet[12..].copy_from_slice(&kind.to_be_bytes());
         let header = virtio::write(&buffer.offload, ETHERNET_HEADER)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let parts = [IoSlice::new(&header), IoSlice::new(&ethernet), IoSlice::new(buffer.bytes())];
         let mut control = SendAncillaryBuffer::default();
-        sendmsg_addr(&self.socket, &self.address, &parts, &mut control, SendFlags::empty())?;
+        // The kernel asks the protocol of the address, not the frame, what a super-frame is made of.
+        let address = LinkAddress::new(self.interface.index, kind);
+        sendmsg_addr(&self.socket, &address, &parts, &mut control, SendFlags::empty())?;
         Ok(())
     }
 
@@ -130,6 +130,14 @@ impl PacketUplink {
                 }
             }
         }
+    }
+}
+
+/// The type of a frame that carries this packet.
+fn ethertype(packet: &[u8]) -> u16 {
+    match packet.first().map(|first| first >> 4) {
+        Some(6) => libc::ETH_P_IPV6 as u16,
+        _ => libc::ETH_P_IP as u16,
     }
 }
 
@@ -239,6 +247,7 @@ impl Link for PacketUplink {
             ("short-frame", counters.short_frame),
             ("bad-offload", counters.bad_offload),
             ("sent-through-kernel", counters.through_kernel),
+            ("next-hop-not-asked", self.hops.not_asked()),
             ("send-queue-full", counters.queue_full),
             ("too-big", counters.too_big),
             ("send-failed", counters.send_failed),

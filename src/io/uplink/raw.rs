@@ -1,4 +1,4 @@
-//! The raw IP uplink: one receiving socket for each protocol, one that sends.
+//! The raw IP uplink: one receiving socket for each family and protocol, and those that send.
 //!
 //! The kernel routes, resolves and reassembles. What comes has no offload metadata although it may
 //! need some: packets of local senders carry a checksum that is only begun, and the kernel merges
@@ -12,16 +12,19 @@
 //! * **host**: on loopback, where answers of the host's own services to our addresses come by.
 //!   What is sent to the host's own address loops through the kernel to its sockets.
 
+mod six;
+
 use super::sender::RawSender;
 use super::{UplinkError, mtu};
-use crate::flow::LinkInfo;
+use crate::flow::{self, LinkInfo};
 use crate::io::Link;
 use crate::io::filter::{self, Form, Wanted};
 use crate::io::netlink::{Change, LinkFacts, Netlink, Watcher};
+use crate::io::sys::raw6;
 use crate::wire::{Buffer, Segment, SegmentKind, checksum};
-use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -31,6 +34,8 @@ const SOCKET_BUFFER: usize = 16 << 20;
 const BURST: u32 = 32;
 const LOOPBACK: &str = "lo";
 const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
 const CWR: u8 = 0x80;
 const DONT_FRAGMENT: u8 = 0x40;
 
@@ -48,6 +53,42 @@ struct Counters {
     send_failed: u64,
 }
 
+/// A socket that receives, and what it needs to be opened and read.
+#[derive(Debug)]
+struct Receiver {
+    socket: Socket,
+    /// The IP protocol of an `AF_INET6` socket, which is not given the header; none for `AF_INET`.
+    six: Option<u8>,
+}
+
+impl Receiver {
+    fn program(six: Option<u8>, role: Role, wanted: &Wanted) -> Vec<socket2::SockFilter> {
+        let form = match role {
+            Role::Wire => Form::Packets,
+            Role::Host => Form::Looped,
+        };
+        match six {
+            None => filter::build(wanted, form),
+            Some(TCP) => filter::build_six(wanted, form, flow::Protocol::Tcp),
+            Some(UDP) => filter::build_six(wanted, form, flow::Protocol::Udp),
+            Some(_) => filter::build_six(wanted, form, flow::Protocol::Icmp),
+        }
+    }
+
+    /// Receives one packet, from its IP header on; whether it is known to be put together from
+    /// fragments, which the header of IPv4 tells by itself.
+    fn receive(&self, buffer: &mut Buffer) -> io::Result<bool> {
+        match self.six {
+            Some(protocol) => six::receive(&self.socket, protocol, buffer),
+            None => {
+                let (_, received) = recv(&self.socket, buffer.spare(), RecvFlags::empty())?;
+                buffer.set_len(received);
+                Ok(false)
+            }
+        }
+    }
+}
+
 /// Raw IP sockets in one of the two roles.
 #[derive(Debug)]
 pub struct RawUplink {
@@ -57,10 +98,14 @@ pub struct RawUplink {
     device: LinkFacts,
     /// Tells of the device's end, which the sockets do not notice.
     watcher: Watcher,
-    receivers: [Socket; 3],
+    /// Three of IPv4, and three of IPv6 where the host has it.
+    receivers: Vec<Receiver>,
     /// Which receiver is read, and how many packets it has given in a row.
     turn: usize,
     given: u32,
+    /// Fragments that follow the packet that was given last.
+    fragments: VecDeque<Vec<u8>>,
+    identification: u32,
     sender: RawSender,
     info: LinkInfo,
     inside_mtu: u16,
@@ -99,15 +144,17 @@ impl RawUplink {
             Role::Host => ("host (raw)".to_owned(), None),
         };
         let mtu = mtu(&facts);
-        let receiver = |protocol| open_receiver(protocol, through, &filter_of(role, &wanted));
+        let receivers = open_receivers(role, through, &wanted)?;
         Ok(RawUplink {
             name,
             role,
             device: facts,
             watcher: Watcher::open().map_err(UplinkError::other("netlink"))?,
-            receivers: [receiver(Protocol::TCP)?, receiver(Protocol::UDP)?, receiver(Protocol::ICMPV4)?],
+            receivers,
             turn: 0,
             given: 0,
+            fragments: VecDeque::new(),
+            identification: std::process::id(),
             sender: RawSender::open(through, mtu)?,
             info: LinkInfo::plain(mtu, 0),
             inside_mtu,
@@ -149,7 +196,7 @@ impl RawUplink {
     }
 
     /// Describes as offload what the kernel has merged or not finished.
-    fn describe(&mut self, buffer: &mut Buffer) -> io::Result<()> {
+    fn describe(&mut self, buffer: &mut Buffer, reassembled: bool) -> io::Result<()> {
         let limit = self.info.mtu.min(self.inside_mtu);
         // On a wire a packet up to the MTU may be one that its sender made so; the host's own
         // services never mean the size that loopback lets them send.
@@ -157,7 +204,16 @@ impl RawUplink {
             Role::Wire => self.info.mtu,
             Role::Host => limit,
         };
-        match describe(buffer, usize::from(limit), usize::from(sent)) {
+        let (limit, sent) = (usize::from(limit), usize::from(sent));
+        let described = match self.receivers.get(self.turn).and_then(|receiver| receiver.six) {
+            None => describe(buffer, limit, sent),
+            Some(_) => {
+                self.identification = self.identification.wrapping_add(1);
+                six::describe(buffer, limit, sent, reassembled, self.identification)
+                    .map(|rest| self.fragments.extend(rest))
+            }
+        };
+        match described {
             Ok(()) => Ok(()),
             Err(Unusable::Malformed) => {
                 self.counters.malformed += 1;
@@ -171,32 +227,47 @@ impl RawUplink {
     }
 }
 
-fn filter_of(role: Role, wanted: &Wanted) -> Vec<socket2::SockFilter> {
-    let form = match role {
-        Role::Wire => Form::Packets,
-        Role::Host => Form::Looped,
-    };
-    filter::build(wanted, form)
+/// The sockets of both families, those of IPv6 where the host has it.
+fn open_receivers(role: Role, device: Option<&str>, wanted: &Wanted) -> Result<Vec<Receiver>, UplinkError> {
+    let fail = || UplinkError::other("raw IP socket");
+    let mut receivers = Vec::new();
+    for protocol in [Protocol::TCP, Protocol::UDP, Protocol::ICMPV4] {
+        let program = Receiver::program(None, role, wanted);
+        let socket = open_receiver(Domain::IPV4, protocol, device, &program).map_err(fail())?;
+        receivers.push(Receiver { socket, six: None });
+    }
+    for protocol in [TCP, UDP, ICMPV6] {
+        let program = Receiver::program(Some(protocol), role, wanted);
+        match open_receiver(Domain::IPV6, Protocol::from(i32::from(protocol)), device, &program) {
+            Ok(socket) => receivers.push(Receiver { socket, six: Some(protocol) }),
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => break,
+            Err(error) => return Err(fail()(error)),
+        }
+    }
+    Ok(receivers)
 }
 
 fn open_receiver(
+    domain: Domain,
     protocol: Protocol,
     device: Option<&str>,
     program: &[socket2::SockFilter],
-) -> Result<Socket, UplinkError> {
-    let fail = || UplinkError::other("raw IP socket");
+) -> io::Result<Socket> {
     let kind = Type::RAW.nonblocking().cloexec();
-    let socket = Socket::new(Domain::IPV4, kind, Some(protocol)).map_err(fail())?;
+    let socket = Socket::new(domain, kind, Some(protocol))?;
     // A raw socket receives from its first moment on: shut, emptied, and only then opened.
-    socket.attach_filter(&filter::nothing()).map_err(fail())?;
+    socket.attach_filter(&filter::nothing())?;
     if let Some(device) = device {
-        socket.bind_device(Some(device.as_bytes())).map_err(fail())?;
+        socket.bind_device(Some(device.as_bytes()))?;
+    }
+    if domain == Domain::IPV6 {
+        raw6::ask_for_headers(&socket)?;
     }
     while recv(&socket, &mut [0; 1][..], RecvFlags::empty()).is_ok() {}
     if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER).is_err() {
         let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
     }
-    socket.attach_filter(program).map_err(fail())?;
+    socket.attach_filter(program)?;
     Ok(socket)
 }
 
@@ -276,9 +347,9 @@ impl Link for RawUplink {
     }
 
     fn set_wanted(&mut self, wanted: &Wanted) -> io::Result<()> {
-        let program = filter_of(self.role, wanted);
         for receiver in &self.receivers {
-            receiver.attach_filter(&program)?;
+            let program = Receiver::program(receiver.six, self.role, wanted);
+            receiver.socket.attach_filter(&program)?;
         }
         self.wanted = wanted.clone();
         Ok(())
@@ -286,23 +357,32 @@ impl Link for RawUplink {
 
     fn recv(&mut self, buffer: &mut Buffer) -> io::Result<()> {
         buffer.clear();
+        if let Some(fragment) = self.fragments.pop_front() {
+            buffer.fill(&fragment);
+            return Ok(());
+        }
         if self.given >= BURST {
             self.next_receiver();
         }
         let mut empty = 0;
         while empty < self.receivers.len() {
-            match recv(&self.receivers[self.turn], buffer.spare(), RecvFlags::empty()) {
-                Ok((_, received)) => {
+            match self.receivers[self.turn].receive(buffer) {
+                Ok(reassembled) => {
                     self.given += 1;
-                    buffer.set_len(received);
-                    return self.describe(buffer);
+                    return self.describe(buffer, reassembled);
                 }
-                Err(Errno::AGAIN) => {
-                    empty += 1;
-                    self.next_receiver();
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => {
+                        empty += 1;
+                        self.next_receiver();
+                    }
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::InvalidData => {
+                        self.counters.malformed += 1;
+                        return Err(io::ErrorKind::Interrupted.into());
+                    }
+                    _ => return Err(error),
+                },
             }
         }
         self.update()?;
@@ -317,7 +397,7 @@ impl Link for RawUplink {
     }
 
     fn readable(&self) -> Vec<BorrowedFd<'_>> {
-        self.receivers.iter().map(AsFd::as_fd).chain([self.watcher.as_fd()]).collect()
+        self.receivers.iter().map(|receiver| receiver.socket.as_fd()).chain([self.watcher.as_fd()]).collect()
     }
 
     fn counters(&mut self) -> Vec<(&'static str, u64)> {
@@ -342,8 +422,6 @@ impl Link for RawUplink {
 mod tests {
     use super::*;
     use crate::wire::PartialChecksum;
-
-    const UDP: u8 = 17;
 
     /// A TCP or UDP packet with DF, of `length` bytes, its checksum whole or only begun.
     fn packet(protocol: u8, length: u16, begun: bool) -> Buffer {

@@ -9,7 +9,7 @@ use crate::lab::programs::now;
 use crate::lab::programs::pattern::{Pattern, Sum, expected};
 use crate::lab::programs::server::Server;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 const BLOCK: usize = 256 * 1024;
@@ -18,7 +18,7 @@ const BLOCK: usize = 256 * 1024;
 ///
 /// # Errors
 /// `EADDRINUSE` and its kin.
-pub fn serve(netns: &Netns, address: SocketAddrV4) -> io::Result<Server> {
+pub fn serve(netns: &Netns, address: impl Into<SocketAddr>) -> io::Result<Server> {
     Server::tcp(netns, "bulk", address, |mut stream| {
         let mut opening = [0; 17];
         stream.read_exact(&mut opening)?;
@@ -38,9 +38,9 @@ pub fn serve(netns: &Netns, address: SocketAddrV4) -> io::Result<Server> {
 ///
 /// # Errors
 /// The kernel's word; `InvalidData` if the bytes are not the ones that were sent.
-pub fn get(server: SocketAddrV4, length: u64, timeout: Duration) -> io::Result<Duration> {
+pub fn get(server: impl Into<SocketAddr>, length: u64, timeout: Duration) -> io::Result<Duration> {
     let seed = length ^ 0x6765_7400;
-    let (mut stream, start) = open(server, b'G', seed, length, timeout)?;
+    let (mut stream, start) = open(server.into(), b'G', seed, length, timeout)?;
     let sum = take(&mut stream, length)?;
     check(sum, seed, length)?;
     Ok(now() - start)
@@ -50,9 +50,9 @@ pub fn get(server: SocketAddrV4, length: u64, timeout: Duration) -> io::Result<D
 ///
 /// # Errors
 /// The kernel's word; `InvalidData` if the bytes that arrived are not the ones that were sent.
-pub fn put(server: SocketAddrV4, length: u64, timeout: Duration) -> io::Result<Duration> {
+pub fn put(server: impl Into<SocketAddr>, length: u64, timeout: Duration) -> io::Result<Duration> {
     let seed = length ^ 0x7075_7400;
-    let (mut stream, start) = open(server, b'P', seed, length, timeout)?;
+    let (mut stream, start) = open(server.into(), b'P', seed, length, timeout)?;
     send(&mut stream, seed, length)?;
     let mut sum = [0; 8];
     stream.read_exact(&mut sum)?;
@@ -61,13 +61,13 @@ pub fn put(server: SocketAddrV4, length: u64, timeout: Duration) -> io::Result<D
 }
 
 fn open(
-    server: SocketAddrV4,
+    server: SocketAddr,
     what: u8,
     seed: u64,
     length: u64,
     timeout: Duration,
 ) -> io::Result<(TcpStream, std::time::Instant)> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::V4(server), timeout)?;
+    let mut stream = TcpStream::connect_timeout(&server, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     let mut opening = [what; 17];

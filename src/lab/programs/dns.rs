@@ -1,10 +1,10 @@
 //! A DNS server with a fixed zone, and a client that asks it for an A record (RFC 1035).
 
 use crate::io::sys::netns::Netns;
-use crate::lab::programs::server::{Server, local};
+use crate::lab::programs::server::Server;
 use crate::lab::programs::udp;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -21,11 +21,12 @@ pub type Zone = Vec<(String, Ipv4Addr)>;
 ///
 /// # Errors
 /// `EADDRINUSE` and its kin.
-pub fn serve(netns: &Netns, address: SocketAddrV4, zone: Zone) -> io::Result<Server> {
+pub fn serve(netns: &Netns, address: impl Into<SocketAddr>, zone: Zone) -> io::Result<Server> {
+    let address = address.into();
     let open = || {
         let socket = UdpSocket::bind(address)?;
         socket.set_nonblocking(true)?;
-        let bound = local(socket.local_addr()?);
+        let bound = socket.local_addr()?;
         Ok((socket, bound))
     };
     Server::start(netns, "dns", open, move |socket, stop| {
@@ -100,7 +101,7 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 /// # Errors
 /// As for [`udp::ask`]; `InvalidInput` for a name that cannot be asked for; `InvalidData` for an
 /// answer that is none.
-pub fn resolve(server: SocketAddrV4, name: &str, timeout: Duration) -> io::Result<Option<Ipv4Addr>> {
+pub fn resolve(server: impl Into<SocketAddr>, name: &str, timeout: Duration) -> io::Result<Option<Ipv4Addr>> {
     let query = query(name)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is no host name")))?;
     let reply = udp::ask(server, &query, timeout)?;

@@ -9,7 +9,7 @@ use crate::io::sys::netns::Netns;
 use crate::lab::programs::pattern::{Pattern, Sum};
 use crate::lab::programs::server::Server;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// The longest line of a header, in bytes.
@@ -23,7 +23,7 @@ const KEEP: usize = 64 * 1024;
 ///
 /// # Errors
 /// `EADDRINUSE` and its kin.
-pub fn serve(netns: &Netns, address: SocketAddrV4) -> io::Result<Server> {
+pub fn serve(netns: &Netns, address: impl Into<SocketAddr>) -> io::Result<Server> {
     Server::tcp(netns, "http", address, connection)
 }
 
@@ -105,8 +105,8 @@ impl Client {
     ///
     /// # Errors
     /// The kernel's word: refused, unreachable, timed out.
-    pub fn connect(server: SocketAddrV4, timeout: Duration) -> io::Result<Client> {
-        let stream = TcpStream::connect_timeout(&SocketAddr::V4(server), timeout)?;
+    pub fn connect(server: impl Into<SocketAddr>, timeout: Duration) -> io::Result<Client> {
+        let stream = TcpStream::connect_timeout(&server.into(), timeout)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
         stream.set_nodelay(true)?;
@@ -169,7 +169,7 @@ impl Client {
 ///
 /// # Errors
 /// As for [`Client::connect`] and [`Client::get`].
-pub fn get(server: SocketAddrV4, path: &str, timeout: Duration) -> io::Result<Response> {
+pub fn get(server: impl Into<SocketAddr>, path: &str, timeout: Duration) -> io::Result<Response> {
     Client::connect(server, timeout)?.get(path)
 }
 
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn pages_downloads_and_uploads_on_one_connection() {
         let here = Netns::current().unwrap();
-        let Ok(server) = serve(&here, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)) else {
+        let Ok(server) = serve(&here, (Ipv4Addr::LOCALHOST, 0)) else {
             // Entering even one's own namespace needs a privilege that this user lacks.
             return;
         };

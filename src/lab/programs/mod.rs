@@ -9,6 +9,7 @@ pub mod counters;
 pub mod dns;
 pub mod http;
 pub mod icmp;
+pub mod icmp6;
 pub mod pattern;
 pub mod rules;
 pub mod server;

@@ -3,7 +3,7 @@
 use crate::io::sys::netns::Netns;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{self, PipeReader, PipeWriter};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const IDLE: Duration = Duration::from_secs(30);
 pub struct Server {
     stop: Option<PipeWriter>,
     thread: Option<JoinHandle<Option<()>>>,
-    address: SocketAddrV4,
+    address: SocketAddr,
 }
 
 /// Where a serving thread hears that it must stop.
@@ -42,16 +42,16 @@ impl Server {
     ///
     /// # Errors
     /// What `open` says, or that no thread could be started.
-    pub fn start<S: Send + 'static>(
+    pub fn start<S: Send + 'static, A: Into<SocketAddr> + Send>(
         netns: &Netns,
         name: &str,
-        open: impl FnOnce() -> io::Result<(S, SocketAddrV4)> + Send,
+        open: impl FnOnce() -> io::Result<(S, A)> + Send,
         serve: impl FnOnce(S, Stop) + Send + 'static,
     ) -> io::Result<Server> {
         let (socket, address) = netns.run(open)??;
         let (reader, writer) = io::pipe()?;
         let thread = netns.spawn(name, move || serve(socket, Stop(reader)))?;
-        Ok(Server { stop: Some(writer), thread: Some(thread), address })
+        Ok(Server { stop: Some(writer), thread: Some(thread), address: address.into() })
     }
 
     /// Serves TCP connections at `address` in `netns`, each on a thread of its own. Port 0 means any.
@@ -61,13 +61,14 @@ impl Server {
     pub fn tcp(
         netns: &Netns,
         name: &str,
-        address: SocketAddrV4,
+        address: impl Into<SocketAddr>,
         serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
     ) -> io::Result<Server> {
+        let address = address.into();
         let open = || {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
-            let bound = local(listener.local_addr()?);
+            let bound = listener.local_addr()?;
             Ok((listener, bound))
         };
         let serve = std::sync::Arc::new(serve);
@@ -92,7 +93,7 @@ impl Server {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddrV4 {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
@@ -103,13 +104,5 @@ impl Drop for Server {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-    }
-}
-
-/// The IPv4 form of a bound address.
-pub fn local(address: std::net::SocketAddr) -> SocketAddrV4 {
-    match address {
-        std::net::SocketAddr::V4(address) => address,
-        std::net::SocketAddr::V6(address) => SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, address.port()),
     }
 }

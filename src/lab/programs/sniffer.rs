@@ -6,16 +6,18 @@ use crate::io::netlink::Netlink;
 use crate::io::sys::netns::Netns;
 use crate::io::sys::wiretap::{VNET_HEADER, Wiretap};
 use crate::lab::programs::server::{Server, Stop};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use pnet::packet::ethernet::{EtherTypes, EthernetPacket};
 use pnet::packet::icmp::IcmpPacket;
+use pnet::packet::icmpv6::Icmpv6Packet;
 use pnet::packet::ip::IpNextHeaderProtocols;
 use pnet::packet::ipv4::Ipv4Packet;
+use pnet::packet::ipv6::Ipv6Packet;
 use pnet::packet::tcp::TcpPacket;
 use pnet::packet::udp::UdpPacket;
-use pnet::packet::{Packet, icmp, ipv4, tcp, udp};
+use pnet::packet::{Packet, icmp, icmpv6, ipv4, tcp, udp};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -74,7 +76,15 @@ impl Sniffer {
     ///
     /// # Errors
     /// `NotFound` if there is no such interface; `EPERM` without `CAP_NET_RAW`.
-    pub fn start(netns: &Netns, interface: &str, inside: Ipv4Net) -> io::Result<Sniffer> {
+    pub fn start(netns: &Netns, interface: &str, inside: IpNet) -> io::Result<Sniffer> {
+        Sniffer::start_for(netns, interface, vec![inside])
+    }
+
+    /// As [`Sniffer::start`], for several inside networks.
+    ///
+    /// # Errors
+    /// As [`Sniffer::start`].
+    pub fn start_for(netns: &Netns, interface: &str, inside: Vec<IpNet>) -> io::Result<Sniffer> {
         let report = Arc::new(Mutex::new(Report::default()));
         let shared = Arc::clone(&report);
         let open = || {
@@ -85,7 +95,7 @@ impl Sniffer {
             Ok((Wiretap::open(link.index)?, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)))
         };
         let server =
-            Server::start(netns, "sniffer", open, move |tap, stop| watch(&tap, &stop, inside, &shared))?;
+            Server::start(netns, "sniffer", open, move |tap, stop| watch(&tap, &stop, &inside, &shared))?;
         Ok(Sniffer { server, report })
     }
 
@@ -96,7 +106,7 @@ impl Sniffer {
     }
 }
 
-fn watch(tap: &Wiretap, stop: &Stop, inside: Ipv4Net, report: &Mutex<Report>) {
+fn watch(tap: &Wiretap, stop: &Stop, inside: &[IpNet], report: &Mutex<Report>) {
     let mut buffer = vec![0; VNET_HEADER + 14 + 65536];
     let mut serving = true;
     while serving {
@@ -119,14 +129,14 @@ fn watch(tap: &Wiretap, stop: &Stop, inside: Ipv4Net, report: &Mutex<Report>) {
     report.lock().unwrap_or_else(PoisonError::into_inner).missed += u64::from(missed);
 }
 
-fn note(report: &mut Report, caught: &[u8], outgoing: bool, inside: Ipv4Net) {
+fn note(report: &mut Report, caught: &[u8], outgoing: bool, inside: &[IpNet]) {
     let Some((header, frame)) = caught.split_at_checked(VNET_HEADER) else { return };
     let partial = header[0] & NEEDS_CHECKSUM != 0;
     report.frames += 1;
     report.partial += u64::from(partial);
     report.longest = report.longest.max(frame.len());
     let verdict = judge(frame, partial);
-    if verdict.source.is_some_and(|source| inside.contains(&source)) {
+    if verdict.source.is_some_and(|source| inside.iter().any(|net| net.contains(&source))) {
         report.inside_sources += 1;
     }
     if let Some(fault) = verdict.fault {
@@ -145,7 +155,7 @@ fn note(report: &mut Report, caught: &[u8], outgoing: bool, inside: Ipv4Net) {
 
 /// What a frame is worth.
 struct Verdict {
-    source: Option<Ipv4Addr>,
+    source: Option<IpAddr>,
     fault: Option<String>,
 }
 
@@ -156,13 +166,19 @@ fn judge(frame: &[u8], partial: bool) -> Verdict {
         EtherTypes::Arp => {
             let source: Option<[u8; 4]> =
                 ethernet.payload().get(14..18).and_then(|bytes| bytes.try_into().ok());
-            Verdict { source: source.map(Ipv4Addr::from), fault: None }
+            Verdict { source: source.map(IpAddr::from), fault: None }
         }
         EtherTypes::Ipv4 => {
             let Some(packet) = Ipv4Packet::new(ethernet.payload()) else {
                 return Verdict { source: None, fault: Some("too short for an IPv4 header".into()) };
             };
-            Verdict { source: Some(packet.get_source()), fault: ipv4_fault(&packet, partial) }
+            Verdict { source: Some(packet.get_source().into()), fault: ipv4_fault(&packet, partial) }
+        }
+        EtherTypes::Ipv6 => {
+            let Some(packet) = Ipv6Packet::new(ethernet.payload()) else {
+                return Verdict { source: None, fault: Some("too short for an IPv6 header".into()) };
+            };
+            Verdict { source: Some(packet.get_source().into()), fault: ipv6_fault(&packet, partial) }
         }
         _ => nothing,
     }
@@ -205,13 +221,57 @@ fn ipv4_fault(packet: &Ipv4Packet<'_>, partial: bool) -> Option<String> {
         _ => return None,
     };
     let right = if partial { pseudo_sum(packet, payload.len()) } else { right };
+    differs(name, (source.into(), destination.into()), partial, found, right)
+}
+
+fn ipv6_fault(packet: &Ipv6Packet<'_>, partial: bool) -> Option<String> {
+    let length = usize::from(packet.get_payload_length());
+    if packet.get_version() != 6 || length > packet.packet().len() - 40 {
+        return Some(format!("{length} bytes behind the header, {} there", packet.packet().len() - 40));
+    }
+    let (source, destination) = (packet.get_source(), packet.get_destination());
+    let payload = &packet.packet()[40..40 + length];
+    // Behind extension headers, fragments among them, nothing is judged.
+    let (name, found, right) = match packet.get_next_header() {
+        IpNextHeaderProtocols::Tcp => {
+            let segment = TcpPacket::new(payload)?;
+            ("TCP", segment.get_checksum(), tcp::ipv6_checksum(&segment, &source, &destination))
+        }
+        IpNextHeaderProtocols::Udp => {
+            let datagram = UdpPacket::new(payload)?;
+            if datagram.get_checksum() == 0 {
+                return Some(format!("UDP {source} > {destination}: no checksum (RFC 8200 section 8.1)"));
+            }
+            ("UDP", datagram.get_checksum(), udp::ipv6_checksum(&datagram, &source, &destination))
+        }
+        IpNextHeaderProtocols::Icmpv6 => {
+            let message = Icmpv6Packet::new(payload)?;
+            ("ICMPv6", message.get_checksum(), icmpv6::checksum(&message, &source, &destination))
+        }
+        _ => return None,
+    };
+    let right = if partial { pseudo_sum_six(packet, length) } else { right };
+    differs(name, (source.into(), destination.into()), partial, found, right)
+}
+
+fn differs(name: &str, ends: (IpAddr, IpAddr), partial: bool, found: u16, right: u16) -> Option<String> {
     // In ones' complement arithmetic there are two zeros.
     let plain = |sum: u16| if sum == 0xffff { 0 } else { sum };
     if plain(found) == plain(right) {
         return None;
     }
     let kind = if partial { "pseudo-header sum" } else { "checksum" };
-    Some(format!("{name} {source} > {destination}: {kind} {found:#06x}, should be {right:#06x}"))
+    Some(format!("{name} {} > {}: {kind} {found:#06x}, should be {right:#06x}", ends.0, ends.1))
+}
+
+/// The same for IPv6 (RFC 8200 section 8.1).
+fn pseudo_sum_six(packet: &Ipv6Packet<'_>, length: usize) -> u16 {
+    let mut bytes = Vec::with_capacity(40);
+    bytes.extend_from_slice(&packet.get_source().octets());
+    bytes.extend_from_slice(&packet.get_destination().octets());
+    bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    bytes.extend_from_slice(&[0, 0, 0, packet.get_next_header().0]);
+    !pnet::util::checksum(&bytes, usize::MAX)
 }
 
 /// What the checksum field holds while the kernel owes the rest: the sum of the pseudo-header,
@@ -228,6 +288,7 @@ fn pseudo_sum(packet: &Ipv4Packet<'_>, length: usize) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv6Addr;
 
     fn frame() -> Vec<u8> {
         let mut frame = vec![0; 14 + 20 + 8 + 3];
@@ -246,7 +307,7 @@ mod tests {
     #[test]
     fn a_right_frame_has_no_fault_and_shows_its_source() {
         let verdict = judge(&frame(), false);
-        assert_eq!((verdict.fault, verdict.source), (None, Some(Ipv4Addr::new(10, 88, 0, 2))));
+        assert_eq!((verdict.fault, verdict.source), (None, Some(Ipv4Addr::new(10, 88, 0, 2).into())));
     }
 
     #[test]
@@ -255,6 +316,27 @@ mod tests {
             let mut frame = frame();
             frame[at] ^= 0x41;
             // The checksum field set to 0 would mean none, which no flip of this frame makes.
+            assert!(judge(&frame, false).fault.is_some(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn of_ipv6_every_flipped_byte_that_is_summed_is_noticed() {
+        let (source, destination) = (Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, 2), Ipv6Addr::LOCALHOST);
+        let mut right = vec![0; 14];
+        right[12..14].copy_from_slice(&[0x86, 0xdd]);
+        right.extend([0x60, 0, 0, 0, 0, 11, 17, 64]);
+        right.extend(source.octets());
+        right.extend(destination.octets());
+        right.extend([0x10, 0, 0, 53, 0, 11, 0, 0, 1, 2, 3]);
+        let sum = udp::ipv6_checksum(&UdpPacket::new(&right[54..]).unwrap(), &source, &destination);
+        right[60..62].copy_from_slice(&sum.to_be_bytes());
+        let verdict = judge(&right, false);
+        assert_eq!((verdict.fault, verdict.source), (None, Some(source.into())));
+        assert!(judge(&right, true).fault.is_some());
+        for at in 22..right.len() {
+            let mut frame = right.clone();
+            frame[at] ^= 0x41;
             assert!(judge(&frame, false).fault.is_some(), "byte {at}");
         }
     }

@@ -1,9 +1,9 @@
 //! A UDP echo server, and a client that asks and waits.
 
 use crate::io::sys::netns::Netns;
-use crate::lab::programs::server::{Server, local};
+use crate::lab::programs::server::Server;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ use std::time::Duration;
 ///
 /// # Errors
 /// `EADDRINUSE` and its kin.
-pub fn serve(netns: &Netns, address: SocketAddrV4) -> io::Result<Server> {
+pub fn serve(netns: &Netns, address: impl Into<SocketAddr>) -> io::Result<Server> {
+    let address = address.into();
     let open = || {
         let socket = UdpSocket::bind(address)?;
         socket.set_nonblocking(true)?;
-        let bound = local(socket.local_addr()?);
+        let bound = socket.local_addr()?;
         Ok((socket, bound))
     };
     Server::start(netns, "udp-echo", open, |socket, stop| {
@@ -33,8 +34,12 @@ pub fn serve(netns: &Netns, address: SocketAddrV4) -> io::Result<Server> {
 ///
 /// # Errors
 /// `WouldBlock` or `TimedOut` when no answer came; the kernel's word otherwise.
-pub fn ask(server: SocketAddrV4, message: &[u8], timeout: Duration) -> io::Result<Vec<u8>> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+pub fn ask(server: impl Into<SocketAddr>, message: &[u8], timeout: Duration) -> io::Result<Vec<u8>> {
+    let server = server.into();
+    let socket = match server {
+        SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
+        SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?,
+    };
     socket.connect(server)?;
     socket.set_read_timeout(Some(timeout))?;
     socket.send(message)?;

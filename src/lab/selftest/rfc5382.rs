@@ -5,6 +5,7 @@ use super::packet::{ACK, FIN, Packet, RST, SYN, TCP, at, data, error, fresh, tcp
 use super::trial::Place::World;
 use super::trial::{A, B, HOSTS, Place, R9, S1, S2, Trial, X, x};
 use super::{Fault, Shown, demand, requirements};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// Two external ports, so that an unsolicited SYN can be for the one that is given next.
@@ -12,6 +13,8 @@ const TWO_PORTS: Setup = Setup { ports: Some((45_000, 45_001)), ..PLAIN };
 /// Established connections end after six seconds, all others after two.
 const SHORT: Setup =
     Setup { lives: &[(Life::Established, 6), (Life::Opening, 2), (Life::Closing, 2)], ..PLAIN };
+/// An address of the outside network that only the NAT has.
+const OWN_ADDRESS: Setup = Setup { tapnat: &["--external", "203.0.113.5", "--guard", "off"], ..PLAIN };
 const FULL_CONE: Setup = Setup { tapnat: &["--filtering", "endpoint-independent"], ..PLAIN };
 
 requirements! {
@@ -35,6 +38,8 @@ requirements! {
         "a stranger's SYN to a mapped port gets no answer for six seconds";
     31 Must "RFC 5382 REQ-4" unsolicited_syn_is_not_answered_for_six_seconds
         "nor does a SYN to a port of the NAT's range that nobody has";
+    31 Must "RFC 5382 REQ-4" unsolicited_syn_to_an_own_address_is_not_answered_for_six_seconds
+        "nor does one to an address that only the NAT has" in OWN_ADDRESS;
     31 Must "RFC 5382 REQ-4" syn_is_forgiven_if_a_host_meets_it
         "if an outbound SYN meets an unsolicited one meanwhile, no error is ever sent" in TWO_PORTS;
     33 Must "RFC 5382 REQ-5" established_lives_two_hours_four_minutes
@@ -195,9 +200,17 @@ fn a_strangers_syn_to_a_mapping_is_not_answered_for_six_seconds(lab: &mut Trial)
 }
 
 fn unsolicited_syn_is_not_answered_for_six_seconds(lab: &mut Trial) -> Shown {
+    silent(lab, X)
+}
+
+fn unsolicited_syn_to_an_own_address_is_not_answered_for_six_seconds(lab: &mut Trial) -> Shown {
+    silent(lab, Ipv4Addr::new(203, 0, 113, 5))
+}
+
+fn silent(lab: &mut Trial, address: Ipv4Addr) -> Shown {
     lab.forget();
     for port in [45_000, 61_234] {
-        lab.send(World, &tcp(at(S2, 8080), x(port), SYN, fresh() << 8, 0, &[]))?;
+        lab.send(World, &tcp(at(S2, 8080), at(address, port), SYN, fresh() << 8, 0, &[]))?;
         lab.nothing(&[World], "an unsolicited SYN")?;
     }
     lab.wait(Duration::from_millis(5200))?;

@@ -1,0 +1,177 @@
+//! New settings for a running gateway, up to the plan that the worker carries out.
+//!
+//! Reading, checking and asking the host happen in the thread of who asked, so that no packet waits
+//! for a file system. The worker gets a [`Plan`], which it carries out wholly or not at all.
+
+use super::start;
+use crate::config::show::{self, difference};
+use crate::config::{Change, ConfigError, ProfiledRule, RunFlags, Settings, load};
+use crate::control::protocol::Problem;
+use crate::control::{About, AboutRule, Reloaded};
+use crate::flow::{Endpoint, Protocol};
+use crate::gateway::GatewayConfig;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// A port forward: protocol, outside, inside.
+pub type Forward = (Protocol, Endpoint, Endpoint);
+
+/// What the worker has to do for new settings to be in force.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// The gateway's settings. What the links can take is as it was at start.
+    pub config: GatewayConfig,
+    /// Port forwards that the settings name and did not name before.
+    pub add: Vec<Forward>,
+    /// Port forwards that they named before.
+    pub remove: Vec<Forward>,
+    /// How many keys differ.
+    pub changes: usize,
+}
+
+/// What a plan has left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settled {
+    /// Sessions that live on.
+    pub kept: usize,
+    /// Sessions that had to end.
+    pub ended: usize,
+}
+
+/// Knows the settings in force and where they came from.
+#[derive(Debug)]
+pub struct Reloader {
+    flags: RunFlags,
+    runtime_dir: Option<PathBuf>,
+    in_force: Mutex<InForce>,
+}
+
+#[derive(Debug)]
+struct InForce {
+    settings: Settings,
+    config: GatewayConfig,
+    outside: String,
+}
+
+impl Reloader {
+    /// For a gateway that was started with these options, and chose `config` and the interface
+    /// `outside`.
+    pub fn new(
+        flags: RunFlags,
+        runtime_dir: Option<PathBuf>,
+        settings: Settings,
+        config: GatewayConfig,
+        outside: String,
+    ) -> Self {
+        let in_force = Mutex::new(InForce { settings, config, outside });
+        Reloader { flags, runtime_dir, in_force }
+    }
+
+    /// Reads `file`, or that of the start, and hands a plan to `settle` unless it is a dry run. One
+    /// at a time.
+    ///
+    /// # Errors
+    /// The settings are wrong, need a restart, or `settle` refuses; those in force stay.
+    pub fn reload(
+        &self,
+        file: Option<&Path>,
+        dry_run: bool,
+        settle: impl FnOnce(Box<Plan>) -> Result<Settled, Problem>,
+    ) -> Result<Reloaded, Problem> {
+        let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        let settings = self.read(file)?;
+        let changes = difference(&in_force.settings, &settings);
+        if !dry_run && let Some(problem) = needs_restart(&changes) {
+            return Err(problem);
+        }
+        let mut reloaded = Reloaded { changes, ..Reloaded::default() };
+        if reloaded.changes.iter().any(|change| change.restart) {
+            return Ok(reloaded);
+        }
+        let plan = in_force.plan(&settings, reloaded.changes.len())?;
+        if dry_run {
+            return Ok(reloaded);
+        }
+        let config = plan.config.clone();
+        let Settled { kept, ended } = settle(Box::new(plan))?;
+        settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        in_force.settings = settings;
+        in_force.config = config;
+        reloaded.kept = kept;
+        reloaded.ended = ended;
+        Ok(reloaded)
+    }
+
+    /// Writes what can change into `about`.
+    pub fn describe(&self, about: &mut About) {
+        let in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        describe(&in_force.settings, &in_force.config, about);
+    }
+
+    fn read(&self, file: Option<&Path>) -> Result<Settings, Problem> {
+        let mut flags = self.flags.clone();
+        if let Some(file) = file {
+            flags.config = Some(file.to_owned());
+        }
+        if flags.config.is_none() {
+            let message = "the gateway was started without --config, so there is no file to read again";
+            return Err(Problem::new("no-file", message, "give one: tapnat reload --config FILE"));
+        }
+        load(&flags, self.runtime_dir.as_deref()).map_err(|error| {
+            let ConfigError { place, problem, cure, .. } = error;
+            Problem::new("bad-config", format!("{place}: {problem}"), cure)
+        })
+    }
+}
+
+impl InForce {
+    fn plan(&self, settings: &Settings, changes: usize) -> Result<Plan, Problem> {
+        let host = |error: anyhow::Error| {
+            let line = format!("{error:#}");
+            let halves = line.split_once("; ").or_else(|| line.rsplit_once(": "));
+            let (message, cure) = halves.unwrap_or((&line, "see `tapnat doctor`"));
+            Problem::new("bad-config", message, cure)
+        };
+        // Addresses that nobody names stay those of the start, which the host may not have any more.
+        let keep = settings.external == self.settings.external;
+        let external = keep.then_some(self.config.nat.external.as_slice());
+        let config = start::again(settings, &self.config, &self.outside, external).map_err(host)?;
+        let before = forwards(&self.settings, &self.config.nat.external);
+        let after = forwards(settings, &config.nat.external);
+        let without = |all: &[Forward], those: &[Forward]| -> Vec<Forward> {
+            let those: BTreeSet<&Forward> = those.iter().collect();
+            all.iter().filter(|forward| !those.contains(forward)).copied().collect()
+        };
+        Ok(Plan { add: without(&after, &before), remove: without(&before, &after), config, changes })
+    }
+}
+
+fn forwards(settings: &Settings, external: &[IpAddr]) -> Vec<Forward> {
+    settings.publish.iter().flat_map(|spec| spec.forwards(external)).collect()
+}
+
+fn needs_restart(changes: &[Change]) -> Option<Problem> {
+    let keys: Vec<String> =
+        changes.iter().filter(|change| change.restart).map(|change| format!("`{}`", change.key)).collect();
+    if keys.is_empty() {
+        return None;
+    }
+    let message = format!("{} cannot change while the gateway runs", keys.join(", "));
+    Some(Problem::new("needs-restart", message, "put it back, or start the gateway again"))
+}
+
+/// Writes what settings say into `about`.
+pub fn describe(settings: &Settings, config: &GatewayConfig, about: &mut About) {
+    about.inside.clone_from(&settings.inside);
+    about.external.clone_from(&config.nat.external);
+    about.ports = show::ports_text(&config.nat.ports);
+    settings.profile.word().clone_into(&mut about.profile);
+    let rule = |rule: &ProfiledRule| AboutRule {
+        inside: rule.rule.inside.to_string(),
+        profile: rule.profile.word().to_owned(),
+    };
+    about.rules = settings.rules.iter().map(rule).collect();
+    about.config = show::all(settings);
+}

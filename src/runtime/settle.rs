@@ -1,0 +1,139 @@
+//! The worker's part of new settings: between two bursts of packets, wholly or not at all.
+//!
+//! What can be refused comes first: the host gives the ports of new forwards, then the translator
+//! makes those that a session might have the port of. Only then anything is taken away.
+
+use super::reload::{Forward, Plan, Settled};
+use super::worker::{Watching, Worker};
+use crate::control::protocol::Problem;
+use crate::flow::{Endpoint, Protocol, Time};
+use crate::gateway::{Command, GatewayConfig, Reply};
+use crate::nat::{NatConfig, PublishError};
+use crate::observe::event::Note;
+use std::collections::BTreeSet;
+
+impl Worker {
+    /// Has new settings take effect.
+    ///
+    /// # Errors
+    /// A port forward cannot be made; nothing has changed then.
+    pub fn settle(&mut self, plan: Plan, now: Time) -> Result<Settled, Problem> {
+        let before: BTreeSet<Forward> = self.published(now).into_iter().collect();
+        let gone: Vec<Forward> = plan.remove.iter().filter(|old| before.contains(old)).copied().collect();
+        let add: Vec<Forward> = plan.add.iter().filter(|new| !before.contains(new)).copied().collect();
+        let stay = before.len() - gone.len();
+        let limit = plan.config.nat.limits.publish;
+        if stay + add.len() > limit {
+            let Some((protocol, outside, _)) = add.last() else {
+                let message = format!("{stay} ports are published, more than the limit of {limit}");
+                return Err(Problem::new("limit", message, "remove some, or raise --limit publish=N"));
+            };
+            return Err(Problem::not_published(*protocol, *outside, PublishError::Limit));
+        }
+        let leased = self.lease_all(&add)?;
+        // A port that a removed forward gives up, or one of a new address, is nobody's.
+        let given_up: BTreeSet<(Protocol, Endpoint)> = gone.iter().map(|old| (old.0, old.1)).collect();
+        let external = &self.gateway.config().nat.external;
+        let freed = |new: &Forward| !external.contains(&new.1.ip) || given_up.contains(&(new.0, new.1));
+        let (late, early): (Vec<Forward>, Vec<Forward>) = add.into_iter().partition(freed);
+        if let Err(problem) = self.publish_early(&early, limit, now) {
+            leased.into_iter().for_each(|(protocol, outside)| self.guard.release(protocol, outside));
+            return Err(problem);
+        }
+        for (protocol, outside, _) in gone {
+            let command = Command::Unpublish { protocol, outside };
+            self.gateway.apply(command, now, &mut Watching::new(&self.feed));
+        }
+        let old = self.gateway.config().clone();
+        let (inside, outside) = (old.inside, old.outside);
+        let command = Command::Reconfigure(Box::new(GatewayConfig { inside, outside, ..plan.config }));
+        let reply = self.gateway.apply(command, now, &mut Watching::new(&self.feed));
+        for (protocol, outside, inside) in late {
+            let command = Command::Publish { protocol, outside, inside };
+            if let Reply::NotPublished(why) = self.gateway.apply(command, now, &mut ()) {
+                self.guard.release(protocol, outside);
+                tracing::warn!("publish {protocol} {outside}: {why}");
+            }
+        }
+        self.follow(&before, &old.nat, now);
+        let Reply::Reconfigured { kept, ended } = reply else {
+            return Err(Problem::new("gone", format!("the gateway answered {reply:?}"), "report it"));
+        };
+        self.note(Note::Reloaded(plan.changes, kept, ended), now);
+        Ok(Settled { kept, ended })
+    }
+
+    fn published(&mut self, now: Time) -> Vec<Forward> {
+        match self.gateway.apply(Command::Published, now, &mut ()) {
+            Reply::Published(forwards) => forwards,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Asks the host for the ports of new forwards; those that were not ours before.
+    fn lease_all(&mut self, add: &[Forward]) -> Result<Vec<(Protocol, Endpoint)>, Problem> {
+        let mut leased = Vec::new();
+        if self.stock.is_none() {
+            return Ok(leased);
+        }
+        for (protocol, outside, _) in add {
+            if self.guard.holds(*protocol, *outside) {
+                continue;
+            }
+            if let Err(error) = self.guard.lease(*protocol, *outside) {
+                leased.into_iter().for_each(|(protocol, outside)| self.guard.release(protocol, outside));
+                return Err(Problem::not_leased(*protocol, *outside, &error.to_string()));
+            }
+            leased.push((*protocol, *outside));
+        }
+        Ok(leased)
+    }
+
+    /// Makes forwards that may be refused, all or none. `limit` is that of the new settings.
+    fn publish_early(&mut self, early: &[Forward], limit: usize, now: Time) -> Result<(), Problem> {
+        if early.is_empty() {
+            return Ok(());
+        }
+        let before = self.gateway.config().clone();
+        if limit > before.nat.limits.publish {
+            let mut raised = before.clone();
+            raised.nat.limits.publish = limit;
+            self.gateway.apply(Command::Reconfigure(Box::new(raised)), now, &mut ());
+        }
+        for (made, (protocol, outside, inside)) in early.iter().enumerate() {
+            let command = Command::Publish { protocol: *protocol, outside: *outside, inside: *inside };
+            if let Reply::NotPublished(why) = self.gateway.apply(command, now, &mut ()) {
+                for (protocol, outside, _) in &early[..made] {
+                    let command = Command::Unpublish { protocol: *protocol, outside: *outside };
+                    self.gateway.apply(command, now, &mut ());
+                }
+                if limit > before.nat.limits.publish {
+                    self.gateway.apply(Command::Reconfigure(Box::new(before)), now, &mut ());
+                }
+                return Err(Problem::not_published(*protocol, *outside, why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Leases, the stock and the links' filters follow what the gateway has become.
+    fn follow(&mut self, before: &BTreeSet<Forward>, old: &NatConfig, now: Time) {
+        let after = self.published(now);
+        let nat = &self.gateway.config().nat;
+        if let Some(stock) = &mut self.stock {
+            let held: BTreeSet<(Protocol, Endpoint)> = after.iter().map(|new| (new.0, new.1)).collect();
+            for (protocol, outside, _) in before.iter().filter(|old| !held.contains(&(old.0, old.1))) {
+                self.guard.release(*protocol, *outside);
+                stock.given_back(&self.gateway, *protocol, *outside);
+            }
+            if (&nat.external, &nat.ports) != (&old.external, &old.ports) {
+                stock.follow(&nat.external, &nat.ports);
+            }
+        }
+        let new = nat.external.iter().any(|address| !old.external.contains(address));
+        if new && self.memory.is_some() {
+            tracing::warn!("ports of new external addresses rest over a restart only from the next start on");
+        }
+        self.let_published_in(now);
+    }
+}
