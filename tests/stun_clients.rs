@@ -16,6 +16,8 @@ use lab_setup::{Form, Gateway, LATER, PLAIN, PROGRAM, World, eventually};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitCode, Stdio};
+use tapnat::io::netlink::Netlink;
+use tapnat::lab::netns::set_sysctl;
 use tapnat::lab::topology::Options;
 
 /// The server's address and the other one, both on the host called internet.
@@ -100,7 +102,11 @@ fn said(world: &World, host: &str, words: &[&str]) -> (String, Option<i32>) {
 
 /// Our server on the internet, when it listens.
 fn serve(world: &World, more: &[&str]) -> Background {
-    let words = [&[PROGRAM, "selftest", "serve", "--address", SERVER], more].concat();
+    serve_at(world, SERVER, more)
+}
+
+fn serve_at(world: &World, address: &str, more: &[&str]) -> Background {
+    let words = [&[PROGRAM, "selftest", "serve", "--address", address], more].concat();
     let mut child = command(world, "internet", &words).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
@@ -109,7 +115,11 @@ fn serve(world: &World, more: &[&str]) -> Background {
 }
 
 fn probe(world: &World, host: &str, more: &[&str]) -> Value {
-    let words = [&[PROGRAM, "selftest", "probe", SERVER, "--json", "--rto", "40ms"], more].concat();
+    probe_of(world, host, SERVER, more)
+}
+
+fn probe_of(world: &World, host: &str, server: &str, more: &[&str]) -> Value {
+    let words = [&[PROGRAM, "selftest", "probe", server, "--json", "--rto", "40ms"], more].concat();
     let (text, code) = said(world, host, &words);
     assert_eq!(code, Some(0), "{text}");
     let line = text.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("{text}"));
@@ -139,21 +149,33 @@ fn our_probe_says_the_class(form: Form, class: &Class) {
     world.assert_checksums_right();
 }
 
-/// coturn's client, which asks again for seconds where nothing comes.
+/// coturn's client, which takes its time where nothing comes: all its questions at once, from both
+/// containers, whose first ones use the same port.
 fn natdiscovery_says_the_class(form: Form, class: &Class) {
     let (world, _gateway, _server) = field(form, class);
-    for host in ["red", "blue"] {
-        for (option, verdict) in ["-m", "-f"].into_iter().zip(class.discovered) {
-            for padding in [&[][..], &["-P"]] {
-                let words = [&[NAT_DISCOVERY, option], padding, &[SERVER]].concat();
-                let (text, _) = said(&world, host, &words);
-                assert!(text.contains(&format!("NAT with {verdict}")), "{host}$ {words:?}\n{text}");
-                assert!(text.contains("No ALG"), "{text}");
-            }
+    let [mapping, filtering] = class.discovered.map(|verdict| format!("NAT with {verdict}"));
+    let mut running = Vec::new();
+    for (host, address) in [("red", "10.88.0.2"), ("blue", "10.88.0.3")] {
+        for (options, expected) in [
+            (&["-m", "-L", address, "-l", "5000"][..], &mapping),
+            (&["-m", "-P"], &mapping),
+            (&["-f"], &filtering),
+            (&["-f", "-P"], &filtering),
+        ] {
+            let words = [&[NAT_DISCOVERY], options, &[SERVER]].concat();
+            let child = command(&world, host, &words).stdout(Stdio::piped()).spawn().unwrap();
+            running.push((format!("{host}$ {words:?}"), expected, child));
         }
     }
+    for (words, expected, child) in running {
+        let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+        assert!(text.contains(expected.as_str()), "{words}\n{text}");
+        assert!(text.contains("No ALG"), "{words}\n{text}");
+    }
+    // It sends from a socket that the target has never sent to: a filter that depends on the remote
+    // lets that in as little as anybody else.
     let hairpin = said(&world, "red", &[NAT_DISCOVERY, "-H", SERVER]).0;
-    assert_eq!(hairpin.contains("successful hairpinning"), class.name != "symmetric", "{hairpin}");
+    assert_eq!(hairpin.contains("successful hairpinning"), class.name == "full-cone", "{hairpin}");
     world.assert_checksums_right();
 }
 
@@ -197,6 +219,26 @@ fn without_a_nat_everybody_says_so(_: Form) {
     assert!(found.contains("Endpoint Independent Filtering!"), "{found}");
     let classic = said(&world, "host", &["stun", SERVER]).0;
     assert!(classic.contains("Primary: Open"), "{classic}");
+}
+
+/// The lab's hosts have no IPv6 unless they are given it.
+fn ipv6_is_probed_alike(_: Form) {
+    let world = World::new(Options::default());
+    let give = || {
+        set_sysctl("net/ipv6/conf/lo/disable_ipv6", "0")?;
+        let netlink = Netlink::open()?;
+        let lo = netlink.link("lo")?.unwrap().index;
+        ["2001:db8::7", "2001:db8::8"]
+            .iter()
+            .try_for_each(|address| netlink.add_address(lo, address.parse().unwrap(), 128))
+    };
+    world.on("internet").run(give).unwrap().unwrap();
+    let _server = serve_at(&world, "2001:db8::7", &["--alternate", "2001:db8::8"]);
+    let report = probe_of(&world, "internet", "[2001:db8::7]:3478", &[]);
+    assert_eq!((&report["family"], &report["translated"]), (&6.into(), &false.into()), "{report}");
+    assert_eq!((&report["filtering"], &report["alg"]), (&"endpoint-independent".into(), &false.into()));
+    assert_eq!(report["other"], "[2001:db8::8]:3479");
+    assert!(report["mtu"].as_u64().unwrap() > 60_000, "{report}");
 }
 
 fn a_server_with_one_address_is_no_less_a_server(form: Form) {
@@ -285,7 +327,8 @@ const OF_EVERY_CLASS: [OfClass; 3] = [
     ("the_classic_client_says_the_class", &["stun"], the_classic_client_says_the_class),
 ];
 
-const ALONE: [Alone; 6] = [
+const ALONE: [Alone; 7] = [
+    ("ipv6_is_probed_alike", &[], ipv6_is_probed_alike),
     ("lifetimes_agree_with_the_gateways_timer", &[], lifetimes_agree_with_the_gateways_timer),
     ("natdiscovery_sees_the_lifetime", &[NAT_DISCOVERY], natdiscovery_sees_the_lifetime),
     ("without_a_nat_everybody_says_so", &[NAT_DISCOVERY, "stun"], without_a_nat_everybody_says_so),
