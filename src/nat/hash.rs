@@ -71,3 +71,33 @@ impl Hash {
         hasher.finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// Places of an index that keys fall on, and how many on each.
+    fn places(hash: &Hash, remotes: &[Endpoint]) -> BTreeMap<u64, usize> {
+        let inside = Endpoint::new([10, 0, 0, 2], 1000);
+        let mut places = BTreeMap::new();
+        for remote in remotes {
+            *places.entry(hash.pair(Protocol::Udp, inside, *remote) & 1023).or_default() += 1;
+        }
+        places
+    }
+
+    #[test]
+    fn remotes_chosen_to_collide_under_one_seed_do_not_under_another() {
+        let known = Hash::new(1, 2);
+        let inside = Endpoint::new([10, 0, 0, 2], 1000);
+        let all = (0..200_000u32).map(|n| Endpoint::new((0xc633_0000 + n).to_be_bytes(), 53));
+        let chosen: Vec<_> =
+            all.filter(|remote| known.pair(Protocol::Udp, inside, *remote) & 1023 == 7).take(100).collect();
+        assert_eq!(places(&known, &chosen), BTreeMap::from([(7, 100)]));
+        for seed in 3..20 {
+            let most = places(&Hash::new(seed, seed + 1), &chosen).into_values().max();
+            assert!(most < Some(6), "{most:?} of 100 keys on one of 1024 places");
+        }
+    }
+}
