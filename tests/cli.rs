@@ -445,6 +445,9 @@ fn selftest_lists_its_requirements_and_refuses_unknown_ones() {
     let refused = tapnat(&["selftest", "--only", "14,nonsense"]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(text(&refused.stderr).contains("--only: there is no requirement `nonsense`"));
+    let refused = tapnat(&["selftest", "--profile", "symetric"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("--profile: `symetric` is no profile; did you mean `symmetric`?"));
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod text;
 use super::demo;
 use super::text::{Paint, plural};
 use crate::config::ConfigError;
+use crate::config::Profile;
+use crate::config::error::did_you_mean;
 use crate::config::raw::Place;
 use crate::lab::selftest::contender::{Contender, PLAIN};
 use crate::lab::selftest::run::{Finding, Outcome, all, choose};
@@ -35,6 +37,9 @@ pub struct SelftestArgs {
     /// What carries packets outside, as for `tapnat run` [default: auto]
     #[arg(long, value_name = "auto|packet|raw")]
     pub uplink: Option<String>,
+    /// Named set of NAT behaviours of the gateway under test, as for `tapnat run` [default: rfc4787]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
     /// Put the same to the kernel's masquerade, side by side
     #[arg(long, value_name = "NAT")]
     pub against: Option<Against>,
@@ -89,6 +94,7 @@ Examples:
   tapnat selftest
   tapnat selftest --against kernel --html report.html
   tapnat selftest --only 1,14,rfc5508 --verbose
+  tapnat selftest --profile symmetric --only 1,12,14
   tapnat selftest --json | jq -r 'select(.outcome == \"not met\") | .requirement'
   tapnat selftest -- --filtering endpoint-independent --timeout udp=2m
   tapnat selftest probe stun.example.org";
@@ -143,10 +149,12 @@ pub fn run(args: &SelftestArgs) -> Result<()> {
         File::create(path).with_context(|| format!("--html: write {}", path.display())).map(BufWriter::new)
     });
     let page = page.transpose()?;
+    check_profile(args)?;
     demo::enter(rustix::process::geteuid().is_root(), "the selftest")?;
     let contenders = contenders(args)?;
     let rows = findings(args, &contenders, &chosen);
-    let names: Vec<&str> = contenders.iter().map(Contender::name).collect();
+    let names: Vec<String> = contenders.iter().map(Contender::name).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     if args.json {
         for row in &rows {
             for (finding, name) in row.findings.iter().zip(&names) {
@@ -178,11 +186,22 @@ pub fn run(args: &SelftestArgs) -> Result<()> {
     }
 }
 
+/// A profile of that name exists.
+fn check_profile(args: &SelftestArgs) -> Result<(), ConfigError> {
+    let Some(name) = &args.profile else { return Ok(()) };
+    let known = Profile::WORDS.map(|(word, _)| word);
+    if known.contains(&name.as_str()) {
+        return Ok(());
+    }
+    let problem = format!("`{name}` is no profile");
+    Err(ConfigError::new(&Place::Flag("--profile"), problem, did_you_mean(name, &known)))
+}
+
 /// The NATs to try, each of which has shown that it works at all.
 fn contenders(args: &SelftestArgs) -> Result<Vec<Contender>> {
     let program = std::env::current_exe().context("find the tapnat program itself")?;
     let mut options = Vec::new();
-    let own = [("--uplink", &args.uplink)];
+    let own = [("--uplink", &args.uplink), ("--profile", &args.profile)];
     for (name, value) in own.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))) {
         options.extend([name.to_owned(), value.clone()]);
     }
