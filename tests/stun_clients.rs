@@ -262,7 +262,6 @@ fn our_probe_asks_coturn(form: Form) {
             "turnserver",
             "-n",
             "--stun-only",
-            "--rfc5780",
             "--no-cli",
             "--no-tls",
             "--no-dtls",
