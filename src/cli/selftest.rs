@@ -1,7 +1,10 @@
 //! `tapnat selftest`: the NAT behaviour report. Each demand of the RFCs on a NAT is put to this
-//! gateway, and if asked to the kernel's masquerade beside it, in a lab of its own.
+//! gateway, and if asked to the kernel's masquerade beside it, in a lab of its own. `serve` and `probe`
+//! ask a NAT in the field, from both its sides.
 
 mod html;
+pub mod probe;
+pub mod serve;
 mod text;
 
 use super::demo;
@@ -26,8 +29,11 @@ const FOLDER: &str = "/run";
 
 /// Options of `tapnat selftest`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct SelftestArgs {
+    /// Ask a NAT in the field instead.
+    #[command(subcommand)]
+    pub field: Option<Field>,
     /// What carries packets outside, as for `tapnat run` [default: auto]
     #[arg(long, value_name = "auto|packet|raw")]
     pub uplink: Option<String>,
@@ -63,6 +69,15 @@ pub struct SelftestArgs {
     pub options: Vec<String>,
 }
 
+/// The two sides of a NAT in the field.
+#[derive(clap::Subcommand, Debug)]
+pub enum Field {
+    /// Be a STUN server, outside of a NAT
+    Serve(serve::ServeArgs),
+    /// Ask a STUN server what the NATs on the way do, from inside
+    Probe(probe::ProbeArgs),
+}
+
 /// A NAT to compare with.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Against {
@@ -81,7 +96,8 @@ Examples:
   tapnat selftest --only 1,14,rfc5508 --verbose
   tapnat selftest --profile symmetric --only 1,12,14
   tapnat selftest --json | jq -r 'select(.outcome == \"not met\") | .requirement'
-  tapnat selftest -- --filtering endpoint-independent --timeout udp=2m";
+  tapnat selftest -- --filtering endpoint-independent --timeout udp=2m
+  tapnat selftest probe stun.example.org";
 
 /// One requirement and what was found: a row of every report.
 struct Row {
@@ -111,6 +127,11 @@ struct Line<'a> {
 /// # Errors
 /// It could not run; or with `--strict`, a MUST is not met.
 pub fn run(args: &SelftestArgs) -> Result<()> {
+    match &args.field {
+        Some(Field::Serve(args)) => return serve::run(args),
+        Some(Field::Probe(args)) => return probe::run(args),
+        None => {}
+    }
     let chosen = choose(&args.only);
     if let Some(word) = args.only.iter().find(|word| choose(std::slice::from_ref(word)).is_empty()) {
         let (place, cure) = (Place::Flag("--only"), "`tapnat selftest --list` shows them");
