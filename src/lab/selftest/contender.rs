@@ -318,6 +318,29 @@ impl Running {
         }
     }
 
+    /// What it says when it is started once more beside itself with these options of `tapnat run`
+    /// besides control socket and outside interface, and ends at once; `None` if it starts.
+    ///
+    /// # Errors
+    /// [`Fault::NotApplicable`] for the kernel, which is not started.
+    pub fn refusal_of(&self, options: &[&str]) -> Shown<Option<String>> {
+        let Running::Tapnat { program, control, netns, .. } = self else {
+            return Err(Fault::NotApplicable("the kernel's masquerade has no start".into()));
+        };
+        let control = control.with_extension("second.sock");
+        let control = control.to_string_lossy();
+        let mut arguments = vec!["run", "--control", &control, "--outside", OUTSIDE];
+        arguments.extend_from_slice(options);
+        match Product::start(program, netns, &arguments, PATIENCE) {
+            Ok(mut second) => {
+                second.terminate(PATIENCE)?;
+                Ok(None)
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error.into()),
+            Err(error) => Ok(Some(error.to_string())),
+        }
+    }
+
     /// Whether it has ended by itself, and what it said last.
     pub fn fell(&mut self) -> Option<String> {
         match self {
