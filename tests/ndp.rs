@@ -9,7 +9,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 use support::{MAC, MAC_A, MAC_B, Rig};
 use tapnat::gateway::{Advertise, Answer, Command, DropReason, Fate, Outbox, Reply, Subnet};
-use tapnat::wire::MacAddr;
+use tapnat::wire::{Frame, MacAddr};
 use v6::*;
 
 const TAKEN: Fate = Fate::Taken(Answer::Ndp);
@@ -281,4 +281,14 @@ fn a_new_configuration_is_advertised_soon_and_the_end_of_advertisements_too() {
     rig.gateway.farewell(&mut Outbox::default());
     (0..20).for_each(|_| rig.wait(1000));
     assert!(rig.sent.is_empty());
+}
+
+#[test]
+fn a_gateway_says_at_its_start_where_its_addresses_are() {
+    let mut rig = Rig::new();
+    let mut out = Outbox::default();
+    rig.gateway.greet(&mut out);
+    let frames: Vec<_> = out.packets.iter().map(|(_, frame)| Frame::parse(frame.bytes()).unwrap()).collect();
+    assert_eq!(frames.len(), rig.gateway.config().subnets.len());
+    assert!(frames.iter().all(|frame| frame.destination.is_multicast() && frame.source == MAC));
 }

@@ -5,7 +5,7 @@
 //! random times, and one soon after a host has asked. Questions are answered together, and never
 //! more than once in 3 s, so that asking costs the asker more than us.
 
-use super::{Answer, Gateway, GatewayConfig, INSIDE, Outbox, ndp};
+use super::{Answer, Gateway, GatewayConfig, INSIDE, Outbox, arp, ndp};
 use crate::flow::Time;
 use crate::wire::Buffer;
 use smoltcp::wire::{
@@ -147,6 +147,20 @@ impl Gateway {
     pub(super) fn next_advertisement(&self) -> Option<Time> {
         let due = self.config.advertises() || self.schedule.ended.is_some();
         due.then_some(self.schedule.next)
+    }
+
+    /// Tells the hosts inside where the gateway's addresses are. To be called once, when packets can
+    /// flow: hosts that knew a gateway before may remember another MAC of it for a minute.
+    pub fn greet(&mut self, out: &mut Outbox) {
+        let mac = self.config.mac;
+        for subnet in &self.config.subnets {
+            let (answer, frame) = match subnet.gateway {
+                IpAddr::V4(ip) => (Answer::Arp, arp::announcement(mac, ip)),
+                IpAddr::V6(ip) => (Answer::Ndp, ndp::announcement(mac, ip)),
+            };
+            self.counters.answered(answer);
+            out.push(INSIDE, frame);
+        }
     }
 
     /// Tells the hosts inside that the gateway is no longer their router (RFC 4861 §6.2.5). To be

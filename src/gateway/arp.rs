@@ -45,6 +45,12 @@ pub fn question(mac: MacAddr, from: Ipv4Addr, ip: Ipv4Addr) -> Buffer {
     frame(ArpOperation::Request, (mac, from), (MacAddr([0; 6]), ip), MacAddr::BROADCAST)
 }
 
+/// The gateway tells everybody unasked that `ip` is at `mac`: it asks for its own address (RFC 5227
+/// §2.3).
+pub fn announcement(mac: MacAddr, ip: Ipv4Addr) -> Buffer {
+    question(mac, ip, ip)
+}
+
 fn frame(
     operation: ArpOperation,
     source: (MacAddr, Ipv4Addr),

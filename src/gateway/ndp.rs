@@ -179,6 +179,13 @@ pub fn question(mac: MacAddr, from: Ipv6Addr, ip: Ipv6Addr, known: Option<MacAdd
     frame(&solicitation, (mac, from), to)
 }
 
+/// The gateway tells everybody unasked that `ip` is at `mac` (RFC 4861 §7.2.6).
+pub fn announcement(mac: MacAddr, ip: Ipv6Addr) -> Buffer {
+    let flags = NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::OVERRIDE;
+    let message = NdiscRepr::NeighborAdvert { flags, target_addr: ip, lladdr: Some(raw(mac)) };
+    frame(&message, (mac, ip), (multicast_mac(ALL_NODES), ALL_NODES))
+}
+
 fn raw(mac: MacAddr) -> RawHardwareAddress {
     EthernetAddress(mac.0).into()
 }

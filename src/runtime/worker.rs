@@ -132,6 +132,8 @@ impl Worker {
     pub fn run(&mut self) -> io::Result<Ended> {
         let mut packet = Buffer::new();
         let mut out = Outbox::default();
+        self.gateway.greet(&mut out);
+        self.flush(&mut out, self.clock.now());
         loop {
             let woken = self.wait()?;
             let now = self.clock.now();
