@@ -90,7 +90,6 @@ pub fn prefixes(
     exempt: &[Exemption],
     inside: impl Iterator<Item = Prefix>,
 ) -> Vec<Prefix> {
-    let answered =
-        inside.filter(|net| exempt.iter().any(|to| to.remote.ip.is_ipv4() == net.ip.is_ipv4()));
+    let answered = inside.filter(|net| exempt.iter().any(|to| to.remote.ip.is_ipv4() == net.ip.is_ipv4()));
     translations.iter().map(PrefixTranslation::outside).chain(answered).collect()
 }

@@ -139,7 +139,8 @@ impl InForce {
         // Addresses that nobody names stay those of the start, which the host may not have any more.
         let keep = settings.external == self.settings.external;
         let external = keep.then_some(self.config.nat.external.as_slice());
-        let config = start::again(settings, &self.config, &self.outside, self.packet, external).map_err(host)?;
+        let config =
+            start::again(settings, &self.config, &self.outside, self.packet, external).map_err(host)?;
         let before = forwards(&self.settings, &self.config.nat.external);
         let after = forwards(settings, &config.nat.external);
         let without = |all: &[Forward], those: &[Forward]| -> Vec<Forward> {

@@ -18,9 +18,9 @@ use crate::io::setup::{self, InsideConfig, Outside};
 use crate::io::uplink::raw::RawUplink;
 use crate::io::uplink::{self, Chosen};
 use crate::io::{Link, tap::Tap};
+use crate::nat::NatConfig;
 use crate::nat::blocks::Blocks;
 use crate::nat::config::DEFAULT_PORTS;
-use crate::nat::NatConfig;
 use crate::wire::MacAddr;
 use anyhow::{Context, bail};
 use ipnet::IpNet;
@@ -98,7 +98,8 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
 
 /// Raw IP sockets are given nothing to addresses that the host does not have.
 fn check_uplink(settings: &Settings, packet: bool) -> anyhow::Result<()> {
-    let translation = settings.translations.first().map(|pair| format!("prefix-translation {}", pair.inside()));
+    let translation =
+        settings.translations.first().map(|pair| format!("prefix-translation {}", pair.inside()));
     let exemption = settings.exempt.first().map(|exemption| format!("exempt {}", exempt::text(exemption)));
     match translation.or(exemption) {
         Some(setting) if !packet => bail!(
