@@ -84,7 +84,11 @@ fn known_tests() -> BTreeMap<String, Vec<String>> {
         let path = file.strip_prefix(root()).unwrap().with_extension("");
         let parts: Vec<_> = path.iter().skip(1).map(|part| part.to_str().unwrap()).collect();
         let parts = parts.strip_suffix(&["mod"]).unwrap_or(&parts);
-        known.insert(parts.join("::"), tests_in(&text));
+        known.entry(parts.join("::")).or_insert_with(Vec::new).extend(tests_in(&text));
+        // The demands of `tapnat selftest`, which `tests/selftest.rs` puts to the gateway.
+        if parts.starts_with(&["lab", "selftest"]) {
+            known.entry("selftest".into()).or_insert_with(Vec::new).extend(demands_in(&text));
+        }
     }
     known
 }
@@ -100,6 +104,20 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// What stands in a table of demands: a number, a level, an id in quotes, a name.
+fn demands_in(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for line in text.lines() {
+        let line = line.trim();
+        let mut quoted = line.split('"');
+        let head: Vec<_> = quoted.next().unwrap_or_default().split(' ').collect();
+        let numbered = head.len() == 3 && head[0].parse::<u32>().is_ok();
+        let name = quoted.nth(1).map(str::trim);
+        names.extend(name.filter(|name| numbered && !name.is_empty()).map(str::to_owned));
+    }
+    names
 }
 
 /// Functions that are marked as tests and not ignored, and the names that files with a harness of

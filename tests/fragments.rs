@@ -5,12 +5,12 @@
 mod bytes;
 mod support;
 
-use bytes::{fragmentable, with_ttl};
+use bytes::{fix_header, fragmentable, with_ttl};
 use std::net::Ipv4Addr;
 use support::*;
 use tapnat::flow::{Endpoint, Protocol, TcpFlags};
 use tapnat::gateway::{Command, DropReason, Fate, INSIDE, OUTSIDE, Reply};
-use tapnat::wire::{craft, fragment};
+use tapnat::wire::{Frame, Offload, Segment, SegmentKind, craft, fragment};
 
 /// A datagram of 3000 bytes from an inside host to S1, in three fragments.
 fn three(from: Ipv4Addr, identification: u16) -> Vec<Vec<u8>> {
@@ -196,6 +196,58 @@ fn datagrams_that_the_gateway_cuts_do_not_mix() {
     let seen: Vec<_> = sent.iter().map(|packet| word(packet, 4)).collect();
     assert!(seen.len() == 4 && seen[0] == seen[1] && seen[2] == seen[3] && seen[0] != seen[2], "{seen:?}");
     assert!(sent.iter().all(|packet| sums_are_right(packet)));
+}
+
+/// Rows 92 and 171.
+#[test]
+fn what_may_be_cut_on_its_way_leaves_with_an_identification_of_our_own_and_what_may_not_keeps_its_own() {
+    let mut rig = Rig::new();
+    let query = || craft::udp(at(A, 1000), at(S1, 53), b"query");
+    for number in 0..1000 {
+        assert_eq!(rig.from(MAC_A, &fragmentable(query(), number)), Fate::Pass(OUTSIDE));
+    }
+    let sent = rig.sent_outside();
+    assert!(sent.iter().all(|packet| sums_are_right(packet)));
+    let seen: Vec<_> = sent.iter().map(|packet| word(packet, 4)).collect();
+    let unique: std::collections::BTreeSet<_> = seen.iter().collect();
+    assert_eq!(unique.len(), 1000);
+    let steps = seen.windows(2).filter(|pair| pair[1].wrapping_sub(pair[0]) <= 16).count();
+    assert!(steps < 10, "{steps}: nothing counts up that could be told from another host's count");
+    let mut whole = fragmentable(query(), 0x4242);
+    whole[6] = 0x40;
+    fix_header(&mut whole);
+    rig.from(MAC_A, &whole);
+    assert_eq!(identifications(&mut rig), [0x4242], "an atomic datagram: nobody looks at it");
+}
+
+/// Row 92.
+#[test]
+fn a_super_frame_that_may_be_cut_starts_from_an_identification_of_our_own() {
+    let mut rig = Rig::new();
+    rig.from(MAC_A, &craft::tcp(at(A, 1000), at(S1, 80), TcpFlags::SYN, 1, b""));
+    rig.sent_outside();
+    for flags in [0, 0x40] {
+        let mut packet =
+            fragmentable(craft::tcp(at(A, 1000), at(S1, 80), TcpFlags::ACK, 2, &[5; 5000]), 0x4242);
+        packet[6] = flags;
+        fix_header(&mut packet);
+        let header = Frame { destination: MAC, source: MAC_A, ethertype: tapnat::wire::ethernet::IPV4 };
+        let segment = Segment { kind: SegmentKind::Tcp4, size: 1400, header: 40, ecn: false };
+        let offload = Offload { segment: Some(segment), verified: true, ..Offload::default() };
+        let fate = rig.receive(INSIDE, &[&header.to_bytes()[..], &packet].concat(), offload);
+        assert_eq!(fate, Fate::Pass(OUTSIDE));
+        assert_eq!(identifications(&mut rig) == [0x4242], flags == 0x40);
+    }
+}
+
+/// What comes from outside has its sender's identification, which is unique there already.
+#[test]
+fn what_comes_in_keeps_its_identification() {
+    let mut rig = Rig::new();
+    rig.from(MAC_A, &craft::udp(at(A, 1000), at(S1, 53), b"query"));
+    let port = source_port(&rig.sent_outside()[0]);
+    rig.outside(&fragmentable(craft::udp(at(S1, 53), at(X, port), b"answer"), 0x4242));
+    assert_eq!(word(&rig.sent_inside()[0].1, 4), 0x4242);
 }
 
 #[test]

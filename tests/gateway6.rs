@@ -406,7 +406,7 @@ fn the_mss_of_a_syn_fits_both_links_both_ways() {
     let out = rig.sent_outside().remove(0);
     assert_eq!(out[60..64], [2, 4, 5, 60], "1340");
     assert!(sums_are_right(&out));
-    let accepts = Tcp { flags: TcpFlags::SYN.with(TcpFlags::ACK), ..opens };
+    let accepts = Tcp { flags: TcpFlags::SYN.with(TcpFlags::ACK), acknowledgment: 1, ..opens };
     rig.outside(&accepts.packet((S1_6, 80), (X6, source_port6(&out)), b""));
     let (_, back) = sent6(&mut rig).remove(0);
     assert_eq!(back[60..64], [2, 4, 5, 60]);
@@ -452,7 +452,8 @@ fn the_host_s_own_addresses_are_reached_through_the_host_link_and_answer() {
         let at_host = rig.sent_to_host().remove(0);
         assert_eq!((source6(&at_host), destination6(&at_host), at_host[7]), (X6, ours, 64));
         let flags = TcpFlags::SYN.with(TcpFlags::ACK);
-        rig.host(&craft::tcp((ours, 22), (X6, source_port6(&at_host)), flags, 1, b""));
+        let accepts = Tcp { flags, acknowledgment: 2, ..Tcp::default() };
+        rig.host(&accepts.packet((ours, 22), (X6, source_port6(&at_host)), b""));
         let (_, back) = sent6(&mut rig).remove(0);
         assert_eq!((source6(&back), destination6(&back)), (ours, A6));
     }

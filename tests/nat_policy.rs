@@ -308,9 +308,9 @@ fn every_host_is_treated_by_its_own_rule_and_the_longest_prefix_holds() {
 #[test]
 fn timeouts_are_those_of_the_hosts_rule() {
     let mut quick = Policy::default();
-    quick.timeouts.udp = Duration::from_secs(130);
+    quick.timeouts.udp_unreplied = Duration::from_secs(130);
     quick.timeouts.tcp_opening = Duration::from_secs(10);
-    quick.timeouts.tcp_closing = Duration::from_secs(5);
+    quick.timeouts.tcp_reset = Duration::from_secs(5);
     let mut nat = nat(|config| config.rules = vec![rule(B, 32, quick)]);
     let lives = |nat: &mut Bench, summary: &Summary| {
         nat.leaves(summary);
@@ -321,7 +321,7 @@ fn timeouts_are_those_of_the_hosts_rule() {
     assert_eq!(lives(&mut nat, &udp(&format!("{B} > {S1}:9"))), 130);
     assert_eq!(lives(&mut nat, &tcp("10.0.0.2:1 > 198.51.100.7:80", "S")), 240);
     assert_eq!(lives(&mut nat, &tcp("10.0.0.3:1 > 198.51.100.7:80", "S")), 10);
-    // A RST shortens a life to the closing time, by the host's own policy too.
+    // A RST shortens a life, by the host's own policy too.
     nat.leaves(&tcp("10.0.0.3:1 > 198.51.100.7:80", "R"));
     nat.after(5.0);
     nat.nat.expire(nat.now, &mut ());
@@ -520,8 +520,11 @@ fn addresses_may_come_and_go_for_ever() {
         let ip = IpAddr::from([198, 18, (turn >> 8) as u8, turn as u8]);
         nat.reconfigure(|config| config.external = vec![ip]);
         nat.nat.lease(Protocol::Udp, Endpoint::new(ip, 40_000));
-        assert_eq!(nat.leaves(&udp(&format!("{A} > {S1}:9"))), Endpoint::new(ip, 40_000));
+        assert_eq!(nat.leaves(&udp(&format!("10.0.0.2:2000 > {S1}:9"))), Endpoint::new(ip, 40_000));
         if turn > 0 {
+            // It has rested first, as every port that was in use does.
+            assert_eq!(nat.nat.give_back(nat.now), None);
+            nat.after(120.0);
             let gone = IpAddr::from([198, 18, ((turn - 1) >> 8) as u8, (turn - 1) as u8]);
             assert_eq!(nat.nat.give_back(nat.now), Some((Protocol::Udp, Endpoint::new(gone, 40_000))));
         }
@@ -564,16 +567,18 @@ fn leased_ports_that_leave_the_ranges_go_back_to_the_host_at_once() {
     for port in 40_000..=40_009 {
         nat.nat.lease(Protocol::Udp, Endpoint::new(end(X).ip, port));
     }
-    for n in 0..3 {
-        nat.leaves(&udp(&format!("10.0.0.2:{n} > {S1}:9")));
-    }
+    let used: BTreeSet<_> =
+        (2000..2006).map(|n| nat.leaves(&udp(&format!("10.0.0.2:{n} > {S1}:9"))).port).collect();
     nat.reconfigure(|config| config.ports = vec![40_005..=40_020]);
     let mut back: Vec<_> = std::iter::from_fn(|| nat.nat.give_back(nat.now)).collect();
+    assert!(back.iter().all(|(_, outside)| !used.contains(&outside.port)), "what was in use rests first");
+    nat.after(120.0);
+    back.extend(std::iter::from_fn(|| nat.nat.give_back(nat.now)));
     back.sort_unstable();
     let expected: Vec<_> =
         (40_000..=40_004).map(|port| (Protocol::Udp, Endpoint::new(end(X).ip, port))).collect();
     assert_eq!(back, expected);
-    for n in 10..15 {
+    for n in 2010..2015 {
         if let Decision::Translate { edit, .. } = nat.out(&udp(&format!("10.0.0.2:{n} > {S1}:9"))) {
             assert!(edit.source.unwrap().port >= 40_005);
         }
@@ -582,7 +587,8 @@ fn leased_ports_that_leave_the_ranges_go_back_to_the_host_at_once() {
     nat.reconfigure(|config| config.ports = vec![50_000..=50_001]);
     assert_eq!(nat.nat.counts().free_ports, 0);
     nat.reconfigure(|config| config.ports = vec![40_000..=40_009]);
-    assert_eq!(nat.nat.counts().free_ports, 5);
+    let counts = nat.nat.counts();
+    assert_eq!(counts.free_ports + counts.held_ports, 5, "free, or at rest after use");
     assert_eq!(nat.nat.give_back(nat.now), None);
 }
 
@@ -684,7 +690,7 @@ fn shorter_timeouts_end_what_is_overdue_and_are_kept_to_the_second() {
     let mut nat = nat(|_| {});
     nat.leaves(&udp(&format!("10.0.0.2:1 > {S1}:9")));
     nat.after(100.0).leaves(&udp(&format!("10.0.0.2:2 > {S1}:9")));
-    let done = nat.reconfigure(|config| config.policy.timeouts.udp = Duration::from_secs(60));
+    let done = nat.reconfigure(|config| config.policy.timeouts.udp_unreplied = Duration::from_secs(60));
     assert_eq!(done, Reconfigured { kept: 1, ended: 0 });
     assert!(matches!(nat.steps[..], [Step::Closed(_, Closed::Expired)]));
     let due = nat.nat.next_deadline().unwrap();

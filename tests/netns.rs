@@ -77,8 +77,10 @@ const TCX_GUARD: [Named; 1] = [(
 )];
 
 /// Tests of what only one form has, or that no form changes.
-const ONCE: [(&str, fn()); 1] =
-    [("pool_addresses_are_answered_for_outside", lab_host::pool_addresses_are_answered_for_outside)];
+const ONCE: [(&str, fn()); 2] = [
+    ("nothing_is_logged_of_who_talks_to_whom", lab_host::nothing_is_logged_of_who_talks_to_whom),
+    ("pool_addresses_are_answered_for_outside", lab_host::pool_addresses_are_answered_for_outside),
+];
 
 /// Tests to which only the uplink matters.
 const EVERY_UPLINK: [Named; 9] = [

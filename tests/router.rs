@@ -9,7 +9,8 @@ mod support;
 use bytes::{fix_header, fix_icmp, fragmentable, with_ttl};
 use std::net::Ipv4Addr;
 use support::*;
-use tapnat::gateway::{DropReason, Fate, OUTSIDE, RefusalAnswer};
+use tapnat::flow::TcpFlags;
+use tapnat::gateway::{DropReason, Fate, INSIDE, OUTSIDE, RefusalAnswer};
 use tapnat::nat::Refusal;
 use tapnat::wire::craft::{self, IcmpError};
 use tapnat::wire::fragment;
@@ -173,4 +174,38 @@ fn an_error_with_a_quoted_header_full_of_options_finds_its_flow() {
     assert_eq!((source(&delivered), destination(&delivered)), (R9, A));
     assert_eq!(word(&delivered, 28 + 32), 1000, "the quoted port is the one A used");
     assert_eq!(delivered[28 + 12..28 + 16], A.octets());
+}
+
+/// Row 65: the route in the quote would show who is inside.
+#[test]
+fn an_error_about_a_source_routed_packet_does_not_pass_either_way() {
+    let route = |kind| [kind, 7, 4, 10, 0, 0, 9, 0];
+    for (kind, passes) in [(0x83, false), (0x89, false), (0x07, true)] {
+        let mut rig = Rig::new();
+        rig.from(MAC_A, &craft::udp(at(A, 1000), at(S1, 53), b"q"));
+        let out = rig.sent_outside().remove(0);
+        let about = craft::with_ip_options(&out, &route(kind)).unwrap();
+        let fate = rig.outside(&craft::icmp_error(IcmpError::PortUnreachable, R9, X, &about));
+        let dropped = Fate::Dropped(DropReason::SourceRoute);
+        assert_eq!(fate, if passes { Fate::Pass(INSIDE) } else { dropped }, "{kind:#x}");
+        let answer = craft::udp(at(S1, 53), at(A, 1000), b"r");
+        let about = craft::with_ip_options(&answer, &route(kind)).unwrap();
+        let fate = rig.from(MAC_A, &craft::icmp_error(IcmpError::PortUnreachable, A, S1, &about));
+        assert_eq!(fate, if passes { Fate::Pass(OUTSIDE) } else { dropped }, "{kind:#x}");
+    }
+}
+
+/// Rows 124 and 166: no link has an MTU below 68, and 0 is said by who does not know.
+#[test]
+fn an_error_that_tells_of_an_mtu_no_link_has_is_dropped_and_one_of_zero_passes_as_it_is() {
+    let mut rig = Rig::new();
+    rig.from(MAC_A, &craft::tcp(at(A, 1000), at(S1, 80), TcpFlags::SYN, 1, b""));
+    let about = rig.sent_outside().remove(0);
+    for (mtu, passes) in [(0, true), (1, false), (67, false), (68, true), (1400, true), (u16::MAX, true)] {
+        let fate = rig.outside(&craft::icmp_error(IcmpError::TooBig { mtu }, R9, X, &about));
+        let dropped = Fate::Dropped(DropReason::BadMtu);
+        assert_eq!(fate, if passes { Fate::Pass(INSIDE) } else { dropped }, "{mtu}");
+        let told: Vec<_> = rig.sent_inside().iter().map(|(_, packet)| word(packet, 26)).collect();
+        assert_eq!(told, if passes { vec![mtu] } else { vec![] });
+    }
 }

@@ -52,14 +52,15 @@ pub enum DropReason {
     /// An ICMP type that is not translated: Source Quench, Redirect, router discovery and other
     /// types without a query or a quote (RFC 5508 REQ-10, REQ-11).
     IcmpType,
-    /// An ICMPv6 Packet Too Big with an MTU below 1280, which no link of IPv6 has (RFC 8201 §4).
+    /// An ICMPv6 Packet Too Big with an MTU below 1280, or a Fragmentation Needed with one of 1 to 67:
+    /// no link has that (RFC 8201 §4, RFC 1191 §3), and who believed it would send crumbs.
     BadMtu,
     /// An IPv6 address that prefix translation cannot map: subnet ffff, or one that is not inside
     /// (answered with No Route); an interface identifier of all zeros or ones (answered with
     /// Parameter Problem; RFC 6296 §3.3, §3.7). Give the host another address.
     UnmappedAddress,
-    /// A source-routed packet (RFC 5508 §7.3: it would show inside addresses), or an IPv6 routing
-    /// header of type 0 or with segments left (RFC 5095).
+    /// A source-routed packet, or an ICMP error about one (RFC 5508 §7.3: it would show inside
+    /// addresses); an IPv6 routing header of type 0 or with segments left (RFC 5095).
     SourceRoute,
     /// A later fragment whose first fragment never came, or came too late.
     FragmentOrphan,

@@ -339,9 +339,10 @@ impl Fragments {
         [self.inside.due, self.outside.due, self.host.due].into_iter().flatten().min()
     }
 
-    /// An identification for a datagram that leaves in fragments.
+    /// An identification for a datagram of IPv4 that is whole, and may be cut on its way.
+    #[inline]
     pub(super) fn next_identification(&mut self) -> u32 {
-        self.identifications.draw()
+        u32::from(self.identifications.draw_short())
     }
 
     /// The identification with which this datagram leaves: what its first fragment has been given
@@ -353,7 +354,7 @@ impl Fragments {
             }
             _ => None,
         };
-        known.unwrap_or_else(|| self.next_identification())
+        known.unwrap_or_else(|| self.identifications.draw())
     }
 }
 

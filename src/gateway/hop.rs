@@ -11,6 +11,9 @@ use std::net::IpAddr;
 const IP_AND_TCP_HEADERS: u16 = 40;
 const IPV6_AND_TCP_HEADERS: u16 = 60;
 
+/// The least MTU of IPv4, in bytes (RFC 791 §3.2).
+const MIN_MTU: u32 = 68;
+
 /// No host sends from here (RFC 1812 §5.3.7, RFC 4291 §2): 0/8, 127/8, multicast, class E and
 /// broadcast; the unspecified address, loopback, multicast, and IPv4 in disguise.
 pub(super) fn martian_source(ip: IpAddr) -> bool {
@@ -45,9 +48,14 @@ pub(super) fn translatable(packet: &Packet) -> bool {
     packet.icmp_kind().is_none_or(|kind| kind != Kind::Other && !packet.quotes_error)
 }
 
-/// Whether it is a Packet Too Big with an MTU that no link of IPv6 has (RFC 8201 §4).
+/// Whether it tells of an MTU that no link of its family has (RFC 791 §3.2, RFC 8201 §4). An IPv4
+/// router that does not know it says 0 (RFC 1191 §5).
 pub(super) fn tells_a_lie(packet: &Packet, buffer: &Buffer) -> bool {
-    packet.is_ipv6() && packet.next_hop_mtu(buffer.bytes()).is_some_and(|mtu| mtu < ipv6::MIN_MTU.into())
+    match packet.next_hop_mtu(buffer.bytes()) {
+        Some(mtu) if packet.is_ipv6() => mtu < ipv6::MIN_MTU.into(),
+        Some(mtu) => (1..MIN_MTU).contains(&mtu),
+        None => false,
+    }
 }
 
 /// What a segment may carry if no packet shall be longer than `mtu`.

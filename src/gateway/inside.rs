@@ -242,7 +242,8 @@ impl Gateway {
         let exempt = exit == Exit::Outside && edit.source.is_none();
         if exempt {
             self.counters.passed(Way::ExemptOut, frame.len());
-        } else if too_big && packet.fragment.is_none() {
+        } else if !packet.dont_fragment && packet.fragment.is_none() && exit != Exit::Host {
+            // Who gives it a source of ours is its source (RFC 6864 §5.3.1).
             edit.identification = Some(self.fragments.next_identification());
         }
         edit.clamp_mss = self.mss_limit(packet);

@@ -10,6 +10,7 @@
 //! exceeded in the other. Names without a family are IPv4's.
 
 use super::ipv6::{self, Chain};
+use super::packet::has_source_route;
 use super::{ParseError, checksum};
 use crate::flow::{Endpoint, Flow, Protocol};
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
@@ -112,6 +113,8 @@ pub(super) struct Quote {
     pub is_error: bool,
     /// The quoted packet is whole or the first fragment: its transport header is in the quote.
     pub first: bool,
+    /// The quoted packet is source-routed, as [`super::Packet::source_routed`] says.
+    pub source_routed: bool,
     /// The quoted packet has ports or an identifier in the quote.
     pub has_ports: bool,
     /// The sequence number of a quoted TCP segment, if the quote holds it.
@@ -154,6 +157,7 @@ impl Quote {
             asks: true,
             is_error: false,
             first: ip.fragments_offset().value() == 0,
+            source_routed: has_source_route(ip.options()),
             has_ports: false,
             sequence: None,
             transport: HEADER + header,
@@ -187,6 +191,7 @@ impl Quote {
             asks: true,
             is_error: false,
             first: !chain.is_later_fragment(),
+            source_routed: chain.source_routed,
             has_ports: false,
             sequence: None,
             transport: HEADER + header,

@@ -36,7 +36,7 @@ pub struct Packet {
     /// Identification: 16 bits of IPv4, 32 of IPv6 fragments; 0 for other IPv6 packets.
     pub identification: u32,
     /// IPv4: there is a source-route option (LSRR or SSRR). IPv6: there is a routing header of
-    /// type 0 (RFC 5095) or with segments left.
+    /// type 0 (RFC 5095) or with segments left. The same in the packet that an ICMP error quotes.
     pub source_routed: bool,
     /// The MSS option of a SYN: its value and where the value stands.
     pub mss: Option<(u16, u16)>,
@@ -327,6 +327,7 @@ impl Packet {
                     IpAddr::V6(_) => Quote::read_ipv6(message)?,
                 };
                 self.quotes_error = quote.is_error;
+                self.source_routed |= quote.source_routed;
                 self.summary = Summary::Error(ErrorAbout {
                     from: ends.0,
                     to: ends.1,
@@ -384,7 +385,7 @@ impl Fragment {
 }
 
 /// Whether IPv4 options have a loose or strict source route.
-fn has_source_route(options: &[u8]) -> bool {
+pub(super) fn has_source_route(options: &[u8]) -> bool {
     const LOOSE: u8 = 0x83;
     const STRICT: u8 = 0x89;
     tlv_options(options).any(|(kind, _, _)| matches!(kind, LOOSE | STRICT))

@@ -14,7 +14,7 @@ use tapnat::lab::product::Product;
 use tapnat::lab::programs::http::{self, Client};
 use tapnat::lab::programs::icmp::Answer;
 use tapnat::lab::programs::now;
-use tapnat::lab::topology::{BRIDGE, HOST, Options, ROUTER, SERVERS, UPLINK};
+use tapnat::lab::topology::{BRIDGE, CONTAINERS, HOST, Options, ROUTER, SERVERS, UPLINK};
 
 /// Connections in a row.
 const MANY: usize = 10_000;
@@ -246,6 +246,16 @@ pub fn what_was_chosen_is_said_on_one_line(form: Form) {
     let world = World::new(Options::default());
     let said = world.gateway(form, &foreign).0.said();
     assert!(said.contains("; uplink packet: super-frames pass whole; guard off: asked for"), "{said}");
+}
+
+pub fn nothing_is_logged_of_who_talks_to_whom() {
+    let setup = Setup::plain(PLAIN);
+    assert_ping(setup.on("red"), SERVERS[0]);
+    assert_eq!(page(setup.on("blue"), at(SERVERS[1], 80), "/bytes/1000").unwrap().length, 1000);
+    let said = setup.gateway.0.said();
+    for address in SERVERS.iter().chain(&CONTAINERS) {
+        assert!(!said.contains(&address.to_string()), "{said}");
+    }
 }
 
 pub fn pool_addresses_are_answered_for_outside() {
