@@ -11,12 +11,16 @@ mod lab_edges;
 mod lab_harness;
 #[path = "support/lab_host.rs"]
 mod lab_host;
+#[path = "support/lab_other.rs"]
+mod lab_other;
 #[path = "support/lab_reload.rs"]
 mod lab_reload;
 #[path = "support/lab_setup.rs"]
 mod lab_setup;
 #[path = "support/lab_six.rs"]
 mod lab_six;
+#[path = "support/lab_tcx.rs"]
+mod lab_tcx;
 #[path = "support/lab_traffic.rs"]
 mod lab_traffic;
 
@@ -41,7 +45,11 @@ const EVERY_FORM: [Named; 9] = [
 ];
 
 /// Tests to which uplink and guard matter, but not the TAP.
-const EVERY_UPLINK_AND_GUARD: [Named; 9] = [
+const EVERY_UPLINK_AND_GUARD: [Named; 10] = [
+    (
+        "other_protocols_are_answered_and_the_host_is_silent",
+        lab_other::other_protocols_are_answered_and_the_host_is_silent,
+    ),
     (
         "ports_in_use_at_a_kill_rest_after_the_restart",
         lab_host::ports_in_use_at_a_kill_rest_after_the_restart,
@@ -55,6 +63,18 @@ const EVERY_UPLINK_AND_GUARD: [Named; 9] = [
     ("a_bad_reload_changes_nothing", lab_reload::a_bad_reload_changes_nothing),
     ("hostile_frames_disturb_nobody_else", lab_edges::hostile_frames_disturb_nobody_else),
 ];
+
+/// Tests of what only the packet uplink can do.
+const PACKET_UPLINK: [Named; 1] = [(
+    "exempt_destinations_see_the_containers_own_address",
+    lab_other::exempt_destinations_see_the_containers_own_address,
+)];
+
+/// Tests of what only the tcx guard does.
+const TCX_GUARD: [Named; 1] = [(
+    "syns_to_ports_that_nobody_has_are_met_by_silence",
+    lab_other::syns_to_ports_that_nobody_has_are_met_by_silence,
+)];
 
 /// Tests of what only one form has, or that no form changes.
 const ONCE: [(&str, fn()); 2] = [
@@ -76,7 +96,7 @@ const EVERY_UPLINK: [Named; 9] = [
 ];
 
 fn tests() -> Vec<Test> {
-    let tcx = tcx_impossible();
+    let tcx = lab_tcx::impossible();
     let mut all = Vec::new();
     let mut add = |name: String, form: Form, run: Box<dyn Fn()>| {
         let impossible = if form.guard == "tcx" { tcx.clone() } else { None };
@@ -91,6 +111,8 @@ fn tests() -> Vec<Test> {
         let mut chosen: Vec<Named> = EVERY_FORM.to_vec();
         chosen.extend(EVERY_UPLINK_AND_GUARD.iter().filter(|_| every_tap));
         chosen.extend(EVERY_UPLINK.iter().filter(|_| only_uplink));
+        chosen.extend(PACKET_UPLINK.iter().filter(|_| only_uplink && form.uplink == "packet"));
+        chosen.extend(TCX_GUARD.iter().filter(|_| every_tap && form.guard == "tcx"));
         let six = lab_six::EVERY_FORM.iter().chain(lab_six::EVERY_UPLINK.iter().filter(|_| only_uplink));
         for (name, test) in six {
             add(format!("six/{name}/{form}"), form, Box::new(move || test(form)));
@@ -105,20 +127,6 @@ fn tests() -> Vec<Test> {
         }
     }
     all
-}
-
-/// Why a program cannot be attached to an interface here: it takes root of the machine itself, and
-/// Linux 6.6.
-fn tcx_impossible() -> Option<String> {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let whole = map.split_whitespace().collect::<Vec<_>>() == ["0", "0", "4294967295"];
-    if !whole || !rustix::process::geteuid().is_root() {
-        return Some("the tcx guard needs root outside of user namespaces".into());
-    }
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    (version < (6, 6)).then(|| format!("the tcx guard needs Linux 6.6, this is {release}"))
 }
 
 fn main() -> ExitCode {

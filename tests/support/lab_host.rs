@@ -210,11 +210,12 @@ pub fn second_gateway_on_one_tap_is_told(form: Form) {
 pub fn impossible_wishes_are_refused_in_one_line(form: Form) {
     let world = World::new(Options::default());
     let before = links(&world);
-    let wishes: [(&[&str], &str); 5] = [
+    let wishes: [(&[&str], &str); 6] = [
         (&["--outside", "nope0"], "nope0"),
         (&["--bridge", "eth0"], "eth0"),
         (&["--inside", "203.0.113.9/24"], "203.0.113"),
         (&["--uplink", "raw", "--guard", "tcx"], "tcx"),
+        (&["--uplink", "raw", "--guard", "hold", "--exempt", "198.51.100.8"], "exempt 198.51.100.8"),
         (&["--external", "203.0.113.77", "--guard", "hold"], "203.0.113.77: not an address of this host"),
     ];
     for (wish, name) in wishes {
