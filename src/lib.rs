@@ -1,13 +1,14 @@
 //! tapnat: a NAT gateway that lives wholly in user space.
 //!
 //! The modules, in import order: a module may use those above it and never those below it
-//! (`tests/tidy.rs` holds the exact table). The first four are pure: state, input, time and
+//! (`tests/tidy.rs` holds the exact table). The first five are pure: state, input, time and
 //! seed in; decisions and bytes out. They know no clock, thread, socket, file or log.
 //!
 //! * [`flow`]: the words everybody shares
 //! * [`wire`]: bytes to meaning and back; the only writer of packet bytes
 //! * [`nat`]: the translator; decides on tuples
 //! * [`gateway`]: the box that joins bytes to decisions
+//! * [`stun`]: asking what a NAT does, and answering
 //! * [`io`]: devices and sockets
 //! * [`observe`]: counters, events and tables for those who look
 //! * [`config`]: text to settings
@@ -30,4 +31,5 @@ pub mod lab;
 pub mod nat;
 pub mod observe;
 pub mod runtime;
+pub mod stun;
 pub mod wire;

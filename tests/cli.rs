@@ -445,4 +445,27 @@ fn selftest_lists_its_requirements_and_refuses_unknown_ones() {
     let refused = tapnat(&["selftest", "--only", "14,nonsense"]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(text(&refused.stderr).contains("--only: there is no requirement `nonsense`"));
+    let refused = tapnat(&["selftest", "--profile", "symetric"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("--profile: `symetric` is no profile; did you mean `symmetric`?"));
+}
+
+#[test]
+fn selftest_serve_and_probe_refuse_what_makes_no_sense() {
+    let refused = |words: &[&str], said: &str| {
+        let output = tapnat(&[&["selftest"], words].concat());
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {stderr}");
+        assert!(stderr.contains(said), "{words:?}: {stderr}");
+    };
+    let serve = ["serve", "--address", "127.0.0.1"];
+    refused(&[&serve[..], &["--alternate", "::1"]].concat(), "--alternate: ");
+    refused(&[&serve[..], &["--alternate", "127.0.0.1"]].concat(), "--alternate: ");
+    refused(
+        &[&serve[..], &["--alternate", "127.0.0.2", "--alternate-port", "3478"]].concat(),
+        "--alternate-port: ",
+    );
+    refused(&["serve", "--address", "0.0.0.0"], "--address: ");
+    refused(&["probe", "127.0.0.1", "--lifetime", "5s", "--lifetime-min", "6s"], "--lifetime-min: ");
+    refused(&["--only", "1", "probe", "127.0.0.1"], "unexpected argument 'probe'");
 }

@@ -34,6 +34,30 @@ fn requests_of_the_corpus_are_read_or_refused_in_words() {
     corpus("control", targets::control);
 }
 
+#[test]
+fn datagrams_of_the_corpus_are_answered_with_messages_or_not_at_all() {
+    corpus("stun", targets::stun);
+}
+
+/// Datagrams that begin with something like a STUN header, and attributes with right lengths.
+fn datagrams() -> impl Strategy<Value = Vec<u8>> {
+    let kinds = vec![1u16, 3, 6, 9, 10, 0x20, 0x26, 0x27, 0x7ffe, 0x8022, 0x8028, 0x802c];
+    let value = prop::collection::vec(any::<u8>(), 0..24);
+    let attribute = (prop::sample::select(kinds), value).prop_map(|(kind, value)| {
+        let mut bytes = [kind.to_be_bytes(), (value.len() as u16).to_be_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    });
+    let first = prop::sample::select(vec![1u16, 1, 1, 0x11, 0x101, 0x111, 3]);
+    let cookie = prop::sample::select(vec![0x2112_a442u32, 0x2112_a442, 0]);
+    (first, cookie, prop::collection::vec(attribute, 0..6)).prop_map(|(first, cookie, attributes)| {
+        let body = attributes.concat();
+        let length = (body.len() as u16).to_be_bytes();
+        [&first.to_be_bytes()[..], &length, &cookie.to_be_bytes(), &[7; 12], &body].concat()
+    })
+}
+
 /// Steps that begin with something like an IP header.
 fn steps() -> impl Strategy<Value = Vec<u8>> {
     let header = [
@@ -78,10 +102,16 @@ proptest! {
     }
 
     #[test]
+    fn random_datagrams_are_answered_with_messages_or_not_at_all(data in datagrams()) {
+        targets::stun(&data);
+    }
+
+    #[test]
     fn random_bytes_do_no_harm(data in prop::collection::vec(any::<u8>(), 0..400)) {
         targets::frame(&data);
         targets::config(&data);
         targets::control(&data);
+        targets::stun(&data);
     }
 
     #[test]

@@ -27,7 +27,17 @@ const SIDE_BY_SIDE: &str = "selftest/side_by_side/tapnat_meets_what_the_kernel_m
 
 /// Requirements that are known not to be met: name, uplink (empty for both), and why. The test
 /// `the_list_of_the_unmet_is_current` fails when one of them is met, so that none outlives its reason.
-const UNMET: [(&str, &str, &str); 6] = [
+const UNMET: [(&str, &str, &str); 8] = [
+    (
+        "syns_to_ports_out_of_the_range_are_dropped_silently",
+        "raw",
+        "raw sockets receive nothing for an address that the host does not have",
+    ),
+    (
+        "answers_of_exempt_destinations_come_in",
+        "raw",
+        "raw sockets receive nothing for an address that the host does not have",
+    ),
     (
         "unsolicited_syn_is_not_answered_for_six_seconds",
         "",
@@ -143,6 +153,36 @@ fn tapnat_meets_what_the_kernel_meets_and_15_more(found: &Found) {
     }
 }
 
+/// A profile is judged by what it does: the same requirements, and other answers.
+fn profiles_differ_where_their_behaviours_do() {
+    // One external port whatever the destination; the remote's other ports get in; strangers get in.
+    let names = [
+        "mapping_does_not_depend_on_the_destination",
+        "filtering_is_no_stricter_than_by_address",
+        "strangers_get_in",
+    ];
+    let chosen: Vec<_> =
+        choose(&[]).into_iter().filter(|(_, requirement)| names.contains(&requirement.name)).collect();
+    let profiles = [("full-cone", [true; 3]), ("symmetric", [false; 3]), ("linux", [false; 3])];
+    let contender = |profile: &str| {
+        let options = vec!["--profile".to_owned(), profile.to_owned()];
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_tapnat"));
+        Contender::Tapnat { program, options, folder: std::env::temp_dir() }
+    };
+    let contenders = profiles.map(|(profile, _)| contender(profile));
+    let found = all(&contenders, &chosen, AT_ONCE, |_, _, _| {});
+    for (column, (profile, expected)) in profiles.into_iter().enumerate() {
+        assert_eq!(contenders[column].name(), format!("tapnat {profile}"));
+        for (row, (name, met)) in found.iter().zip(names.into_iter().zip(expected)) {
+            match &row[column].outcome {
+                Outcome::Met => assert!(met, "{profile}: {name} is met"),
+                Outcome::NotMet(why) => assert!(!met, "{profile}: {name}: {why}"),
+                other => panic!("{profile}: {name}: {other:?}"),
+            }
+        }
+    }
+}
+
 fn tests() -> Vec<Test> {
     let found = Arc::new(Found::default());
     let mut tests = Vec::new();
@@ -159,6 +199,8 @@ fn tests() -> Vec<Test> {
     let installed = Command::new("nft").arg("--version").output().is_ok();
     let impossible = (!installed).then(|| "the program nft is not installed".to_owned());
     tests.push(Test { name, run, impossible });
+    let name = "selftest/profiles_differ_where_their_behaviours_do".to_owned();
+    tests.push(Test { name, run: Box::new(profiles_differ_where_their_behaviours_do), impossible: None });
     let name = "selftest/the_list_of_the_unmet_is_current".to_owned();
     let run = Box::new(move || the_list_of_the_unmet_is_current(&found));
     tests.push(Test { name, run, impossible: None });

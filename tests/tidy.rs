@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use tapnat::gateway::DropReason;
 
 /// Module, what it may import of ours, what it must not name at all.
-const IMPORTS: [(&str, &[&str], &[&str]); 12] = [
+const IMPORTS: [(&str, &[&str], &[&str]); 13] = [
     ("flow", &[], PURE),
     ("wire", &["flow"], PURE),
     ("nat", &["flow"], PURE),
+    ("stun", &["flow", "nat"], PURE),
     ("gateway", &["flow", "wire", "nat"], PURE),
     ("io", &["flow", "wire"], &[]),
     ("observe", &["flow", "wire", "nat", "gateway"], &["&mut Gateway", "&mut Nat"]),
@@ -18,7 +19,11 @@ const IMPORTS: [(&str, &[&str], &[&str]); 12] = [
     ("control", &["flow", "wire", "nat", "gateway", "observe", "config"], &[]),
     ("runtime", &["flow", "wire", "nat", "gateway", "io", "observe", "control", "config"], &[]),
     ("lab", &["flow", "wire", "gateway", "io"], &[]),
-    ("cli", &["flow", "wire", "nat", "gateway", "io", "observe", "control", "config", "runtime", "lab"], &[]),
+    (
+        "cli",
+        &["flow", "wire", "nat", "gateway", "io", "observe", "control", "config", "runtime", "lab", "stun"],
+        &[],
+    ),
     ("main", &["cli"], &[]),
 ];
 

@@ -1,12 +1,17 @@
 //! `tapnat selftest`: the NAT behaviour report. Each demand of the RFCs on a NAT is put to this
-//! gateway, and if asked to the kernel's masquerade beside it, in a lab of its own.
+//! gateway, and if asked to the kernel's masquerade beside it, in a lab of its own. `serve` and `probe`
+//! ask a NAT in the field, from both its sides.
 
 mod html;
+pub mod probe;
+pub mod serve;
 mod text;
 
 use super::demo;
 use super::text::{Paint, plural};
 use crate::config::ConfigError;
+use crate::config::Profile;
+use crate::config::error::did_you_mean;
 use crate::config::raw::Place;
 use crate::lab::selftest::contender::{Contender, PLAIN};
 use crate::lab::selftest::run::{Finding, Outcome, all, choose};
@@ -24,11 +29,17 @@ const FOLDER: &str = "/run";
 
 /// Options of `tapnat selftest`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct SelftestArgs {
+    /// Ask a NAT in the field instead.
+    #[command(subcommand)]
+    pub field: Option<Field>,
     /// What carries packets outside, as for `tapnat run` [default: auto]
     #[arg(long, value_name = "auto|packet|raw")]
     pub uplink: Option<String>,
+    /// Named set of NAT behaviours of the gateway under test, as for `tapnat run` [default: rfc4787]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
     /// Put the same to the kernel's masquerade, side by side
     #[arg(long, value_name = "NAT")]
     pub against: Option<Against>,
@@ -58,6 +69,15 @@ pub struct SelftestArgs {
     pub options: Vec<String>,
 }
 
+/// The two sides of a NAT in the field.
+#[derive(clap::Subcommand, Debug)]
+pub enum Field {
+    /// Be a STUN server, outside of a NAT
+    Serve(serve::ServeArgs),
+    /// Ask a STUN server what the NATs on the way do, from inside
+    Probe(probe::ProbeArgs),
+}
+
 /// A NAT to compare with.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Against {
@@ -74,8 +94,10 @@ Examples:
   tapnat selftest
   tapnat selftest --against kernel --html report.html
   tapnat selftest --only 1,14,rfc5508 --verbose
+  tapnat selftest --profile symmetric --only 1,12,14
   tapnat selftest --json | jq -r 'select(.outcome == \"not met\") | .requirement'
-  tapnat selftest -- --filtering endpoint-independent --timeout udp=2m";
+  tapnat selftest -- --filtering endpoint-independent --timeout udp=2m
+  tapnat selftest probe stun.example.org";
 
 /// One requirement and what was found: a row of every report.
 struct Row {
@@ -105,6 +127,11 @@ struct Line<'a> {
 /// # Errors
 /// It could not run; or with `--strict`, a MUST is not met.
 pub fn run(args: &SelftestArgs) -> Result<()> {
+    match &args.field {
+        Some(Field::Serve(args)) => return serve::run(args),
+        Some(Field::Probe(args)) => return probe::run(args),
+        None => {}
+    }
     let chosen = choose(&args.only);
     if let Some(word) = args.only.iter().find(|word| choose(std::slice::from_ref(word)).is_empty()) {
         let (place, cure) = (Place::Flag("--only"), "`tapnat selftest --list` shows them");
@@ -122,10 +149,12 @@ pub fn run(args: &SelftestArgs) -> Result<()> {
         File::create(path).with_context(|| format!("--html: write {}", path.display())).map(BufWriter::new)
     });
     let page = page.transpose()?;
+    check_profile(args)?;
     demo::enter(rustix::process::geteuid().is_root(), "the selftest")?;
     let contenders = contenders(args)?;
     let rows = findings(args, &contenders, &chosen);
-    let names: Vec<&str> = contenders.iter().map(Contender::name).collect();
+    let names: Vec<String> = contenders.iter().map(Contender::name).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     if args.json {
         for row in &rows {
             for (finding, name) in row.findings.iter().zip(&names) {
@@ -157,11 +186,22 @@ pub fn run(args: &SelftestArgs) -> Result<()> {
     }
 }
 
+/// A profile of that name exists.
+fn check_profile(args: &SelftestArgs) -> Result<(), ConfigError> {
+    let Some(name) = &args.profile else { return Ok(()) };
+    let known = Profile::WORDS.map(|(word, _)| word);
+    if known.contains(&name.as_str()) {
+        return Ok(());
+    }
+    let problem = format!("`{name}` is no profile");
+    Err(ConfigError::new(&Place::Flag("--profile"), problem, did_you_mean(name, &known)))
+}
+
 /// The NATs to try, each of which has shown that it works at all.
 fn contenders(args: &SelftestArgs) -> Result<Vec<Contender>> {
     let program = std::env::current_exe().context("find the tapnat program itself")?;
     let mut options = Vec::new();
-    let own = [("--uplink", &args.uplink)];
+    let own = [("--uplink", &args.uplink), ("--profile", &args.profile)];
     for (name, value) in own.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))) {
         options.extend([name.to_owned(), value.clone()]);
     }

@@ -57,9 +57,9 @@ impl Paint {
 
 /// A column of a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Column {
+pub struct Column<'a> {
     /// Its heading.
-    pub heading: &'static str,
+    pub heading: &'a str,
     /// Numbers stand to the right.
     pub right: bool,
 }

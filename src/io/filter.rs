@@ -5,7 +5,8 @@
 //! IPv4, or IPv6                       (frames only)
 //! by loopback, or not by loopback     (packets only)
 //! to one of our external addresses of that family
-//! ICMP: yes       TCP, UDP: a later fragment, or to one of our ports       the rest: no
+//! ICMP: yes       TCP, UDP: a later fragment, or to one of our ports
+//! protocols without ports: those that we translate       the rest: no
 //! ICMPv6: errors and echo; what neighbours, routers and multicast need is the kernel's own
 //! IPv6 with extension headers: yes, since a program without loops cannot look behind them
 //! ```
@@ -42,6 +43,8 @@ const LOOPBACK: u32 = 1;
 const LONGEST: usize = 4096;
 /// More addresses than this are not told apart by the program; the gateway looks at them anyway.
 const MOST_ADDRESSES: usize = 512;
+/// Of more prefixes of a family than this all packets are let in.
+const MOST_PREFIXES: usize = 32;
 
 /// Which packets are wanted.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -50,8 +53,12 @@ pub struct Wanted {
     pub addresses: Vec<IpAddr>,
     /// The ports that we translate to. If they are too many for a program, all are let in.
     pub ports: Vec<RangeInclusive<u16>>,
-    /// IPv6 prefixes that we translate to whole (RFC 6296): every packet to them, of an AF_PACKET
-    /// socket. The kernel gives raw IP sockets nothing to addresses that the host does not have.
+    /// Protocols without ports that we translate, by their numbers. Not by loopback, where our own
+    /// packets could not be told from answers.
+    pub protocols: Vec<u8>,
+    /// Prefixes that we translate to whole (RFC 6296) or do not translate (RFC 6888 REQ-6): every
+    /// packet to them, of an AF_PACKET socket. The kernel gives raw IP sockets nothing to addresses
+    /// that the host does not have.
     pub prefixes: Vec<Prefix>,
 }
 
@@ -158,7 +165,7 @@ pub fn build_six(wanted: &Wanted, form: Form, protocol: Protocol) -> Vec<SockFil
 fn write(wanted: &Wanted, form: Form) -> Program {
     let mut program = Program::default();
     let ip = if form == Form::Frames { 14 } else { 0 };
-    let mut four = four(&wanted.four(), ip, form);
+    let mut four = four(wanted, ip, form);
     if form == Form::Frames {
         program.load(LOAD_BYTE, PACKET_TYPE);
         program.require(JUMP_EQUAL, u32::from(libc::PACKET_HOST));
@@ -191,8 +198,12 @@ fn came_by(program: &mut Program, form: Form) {
 }
 
 /// Decides about an IPv4 packet, but for its port: leaves the length of its header in X.
-fn four(addresses: &[Ipv4Addr], ip: u32, form: Form) -> Program {
+fn four(wanted: &Wanted, ip: u32, form: Form) -> Program {
     let mut program = Program::default();
+    let addresses = wanted.four();
+    if form == Form::Frames {
+        accept_prefixes(&mut program, wanted, ip);
+    }
     if addresses.len() <= MOST_ADDRESSES {
         program.load(LOAD_WORD, ip + 16);
         let addresses: Vec<u32> = addresses.iter().map(|address| address.to_bits()).collect();
@@ -200,11 +211,39 @@ fn four(addresses: &[Ipv4Addr], ip: u32, form: Form) -> Program {
     }
     program.load(LOAD_BYTE, ip + 9);
     icmp(&mut program, ip, form);
+    if form != Form::Looped {
+        accept_protocols(&mut program, wanted);
+    }
     program.require_one_of(&[6, 17]);
     program.load(LOAD_HALF, ip + 6);
     program.accept_if(JUMP_ANY_BIT, 0x1fff);
     program.load(HEADER_LENGTH_TO_X, ip);
     program
+}
+
+/// Accepts IPv4 packets to any of the prefixes.
+fn accept_prefixes(program: &mut Program, wanted: &Wanted, ip: u32) {
+    let prefixes = wanted.prefixes.iter().filter_map(|prefix| match prefix.ip {
+        IpAddr::V4(address) => Some((address, prefix.length)),
+        IpAddr::V6(_) => None,
+    });
+    for (done, (address, length)) in prefixes.enumerate() {
+        if done == MOST_PREFIXES {
+            program.accept();
+            return;
+        }
+        let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+        program.load(LOAD_WORD, ip + 16);
+        program.load(AND, mask);
+        program.accept_if(JUMP_EQUAL, address.to_bits() & mask);
+    }
+}
+
+/// Accepts packets of our protocols without ports; the protocol is in the accumulator.
+fn accept_protocols(program: &mut Program, wanted: &Wanted) {
+    for protocol in &wanted.protocols {
+        program.accept_if(JUMP_EQUAL, u32::from(*protocol));
+    }
 }
 
 /// Decides by the destination port, which is in the accumulator.
@@ -339,7 +378,8 @@ mod tests {
         let wanted = Wanted {
             addresses: vec![Ipv4Addr::LOCALHOST.into(), OURS_SIX.into(), OURS.into()],
             ports: vec![80..=80, 61000..=65535],
-            ..Wanted::default()
+            protocols: vec![132],
+            prefixes: vec![Prefix::new(Ipv4Addr::new(10, 88, 0, 1), 24), Prefix::new(OURS_SIX, 64)],
         };
         let other = Ipv4Addr::new(192, 0, 2, 2);
         let cases = [
@@ -357,7 +397,14 @@ mod tests {
             (packet(1, OURS, 0, [3, 4, 0, 0]), true, true),
             (packet(1, OURS, 2, [8, 0, 0, 0]), true, true),
             (packet(47, OURS, 0, to_port(61000)), false, false),
+            (packet(132, OURS, 0, to_port(7)), true, false),
+            (packet(132, other, 0, to_port(7)), false, false),
+            (packet(6, Ipv4Addr::new(10, 88, 1, 7), 0, to_port(61000)), false, false),
         ];
+        let not_translated = packet(6, Ipv4Addr::new(10, 88, 0, 7), 0, to_port(7));
+        let framed = [&[0; 12][..], &[8, 0], &not_translated].concat();
+        assert!(run(&write(&wanted, Form::Frames).0, &framed, 2));
+        assert!(!run(&write(&wanted, Form::Packets).0, &not_translated, 2));
         let programs = [Form::Frames, Form::Packets, Form::Looped].map(|form| (form, write(&wanted, form).0));
         for (ip, outside, inside) in cases {
             for (form, program) in &programs {
@@ -390,6 +437,7 @@ mod tests {
         let wanted = Wanted {
             addresses: vec![OURS.into(), other.into(), OURS_SIX.into()],
             ports: vec![61000..=65535],
+            protocols: vec![50],
             prefixes: vec![Prefix::new(Ipv6Addr::new(0x2001, 0xdb8, 0xf000, 0x8000, 0, 0, 0, 0), 52)],
         };
         let translated = Ipv6Addr::new(0x2001, 0xdb8, 0xf000, 0x8fff, 9, 9, 9, 9);
@@ -410,6 +458,7 @@ mod tests {
             (six(58, OURS_SIX, &[135, 0, 0, 0]), false),
             (six(58, OURS_SIX, &[136, 0, 0, 0]), false),
             (six(47, OURS_SIX, &to_port(61000)), false),
+            (six(50, OURS_SIX, &to_port(7)), true),
             (six(47, translated, &to_port(22)), true),
             (six(6, beside, &to_port(61000)), false),
         ];
@@ -439,6 +488,7 @@ mod tests {
             (Protocol::Icmp, [129, 0, 0, 0], true, true),
             (Protocol::Icmp, [1, 0, 0, 0], true, true),
             (Protocol::Icmp, [135, 0, 0, 0], false, false),
+            (Protocol::Other(132), to_port(7), true, false),
         ];
         for (protocol, behind, outside, looped) in cases {
             for (form, device, expected) in [(Form::Packets, 2, outside), (Form::Looped, 1, looped)] {
@@ -459,11 +509,13 @@ mod tests {
             let four = (0..count as u32).map(|number| IpAddr::from(Ipv4Addr::from_bits(number)));
             let six = (0..count as u128).map(|number| IpAddr::from(Ipv6Addr::from_bits(number)));
             let ports = (0..count as u16).map(|port| port..=port).collect();
-            let prefixes = (0..count as u8).map(|length| Prefix::new(OURS_SIX, length)).collect();
-            let wanted = Wanted { addresses: four.chain(six).collect(), ports, prefixes };
+            let prefixes = (0..count as u8).map(|length| Prefix::new(OURS_SIX, length));
+            let prefixes = prefixes.chain((0..count as u8).map(|length| Prefix::new(OURS, length))).collect();
+            let protocols = (0..count.min(16) as u8).map(|number| 100 + number).collect();
+            let wanted = Wanted { addresses: four.chain(six).collect(), ports, protocols, prefixes };
             for form in [Form::Frames, Form::Packets, Form::Looped] {
                 socket.attach_filter(&build(&wanted, form)).unwrap();
-                for protocol in [Protocol::Tcp, Protocol::Icmp] {
+                for protocol in [Protocol::Tcp, Protocol::Icmp, Protocol::Other(47)] {
                     socket.attach_filter(&build_six(&wanted, form, protocol)).unwrap();
                 }
             }

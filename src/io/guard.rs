@@ -7,8 +7,12 @@
 //! * [`hold`]: a socket of ours is bound to the port and drops all it gets. The port is taken for
 //!   everybody else, and the stack is silent about it. Needs no privilege.
 //! * [`tcx`]: the same sockets, and a program in front of the stack that drops packets to leased
-//!   ports, which saves the kernel the work. Only with the packet uplink: a raw IP socket sits
-//!   behind that program.
+//!   ports, which saves the kernel the work, and SYNs to ports that nobody has leased. Only with the
+//!   packet uplink: a raw IP socket sits behind that program.
+//!
+//! A protocol without ports is leased for an address: a deaf raw socket of it keeps the stack from
+//! answering "protocol unreachable". Such a socket takes copies: what the host itself does with the
+//! protocol goes on, and a kernel that speaks it still answers what it does not know.
 //!
 //! Whatever happens to this process, its descriptors are closed and the host answers as before.
 
@@ -22,10 +26,14 @@ use socket2::Socket;
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use tcx::Tcx;
 
 /// Descriptors that serve two addresses with TCP and UDP on every port.
 const DESCRIPTORS: u64 = 262_144;
+
+/// Protocols without ports that are leased for an address, at most.
+pub const PROTOCOLS: usize = 16;
 
 /// Descriptors that are not for held ports: links, netlink, control clients and what they wait with.
 const RESERVE: usize = 128;
@@ -217,8 +225,9 @@ impl Guard {
         &self.why
     }
 
-    /// Leases a port from the host. What is leased already stays so; ICMP identifiers need no
-    /// socket, since the host's stack is silent about answers that it did not ask for.
+    /// Leases a port from the host, or a protocol without ports: the port is 0 then. What is leased
+    /// already stays so; ICMP identifiers need no socket, since the host's stack is silent about
+    /// answers that it did not ask for.
     ///
     /// # Errors
     /// See [`LeaseError`].
@@ -227,8 +236,8 @@ impl Guard {
             return Ok(());
         }
         let socket = match (self.kind, protocol) {
-            (Kind::Off, _) | (_, Protocol::Icmp | Protocol::Other(_)) => None,
-            (Kind::Hold | Kind::Tcx, Protocol::Tcp | Protocol::Udp) => {
+            (Kind::Off, _) | (_, Protocol::Icmp) => None,
+            (Kind::Hold | Kind::Tcx, _) => {
                 let held = self.leases.len();
                 let socket = if held < self.room {
                     hold::hold(protocol, endpoint, &self.deafness)
@@ -252,6 +261,14 @@ impl Guard {
         }
         if let Some(tcx) = &self.tcx {
             tcx.set(protocol, endpoint, false);
+        }
+    }
+
+    /// Has SYNs dropped to ports of these ranges for which the host has no socket, where the kind of
+    /// the guard allows: it is silent then about all of our range (RFC 5382 REQ-4).
+    pub fn silence(&self, ranges: &[RangeInclusive<u16>]) {
+        if let Some(tcx) = &self.tcx {
+            tcx.set_range(ranges);
         }
     }
 

@@ -67,7 +67,8 @@ pub trait Link {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Lets in other packets from the next one on, where the link has a filter.
+    /// Lets in other packets from the next one on, where the link has a filter. There may be more
+    /// descriptors in [`Link::readable`] then.
     ///
     /// # Errors
     /// The kernel's word; the old filter then stays, in part or whole.

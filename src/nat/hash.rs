@@ -77,33 +77,27 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    /// Places of an index for 4096 rows, and how many of these tuples begin their search in one.
-    fn fullest(hash: &Hash, ports: &[(u16, u16)]) -> usize {
+    /// Places of an index that keys fall on, and how many on each.
+    fn places(hash: &Hash, remotes: &[Endpoint]) -> BTreeMap<u64, usize> {
+        let inside = Endpoint::new([10, 0, 0, 2], 1000);
         let mut places = BTreeMap::new();
-        for ports in ports {
-            *places.entry(place(hash, *ports)).or_insert(0) += 1;
+        for remote in remotes {
+            *places.entry(hash.pair(Protocol::Udp, inside, *remote) & 1023).or_default() += 1;
         }
-        places.into_values().max().unwrap_or(0)
+        places
     }
 
-    fn place(hash: &Hash, (a, b): (u16, u16)) -> u64 {
-        let a = Endpoint::new(IpAddr::from([10, 0, 0, 2]), a);
-        let b = Endpoint::new(IpAddr::from([198, 51, 100, 7]), b);
-        hash.pair(Protocol::Udp, a, b) % 4096
-    }
-
-    /// Row 162: who does not know the seed cannot make long chains.
     #[test]
-    fn tuples_made_to_collide_under_one_seed_do_not_under_another() {
+    fn remotes_chosen_to_collide_under_one_seed_do_not_under_another() {
         let known = Hash::new(1, 2);
-        let all = (0..1_000_000u32).map(|n| ((n >> 10) as u16, n as u16 & 1023));
-        let crafted: Vec<_> = all.filter(|ports| place(&known, *ports) == 0).collect();
-        assert!(crafted.len() > 150 && fullest(&known, &crafted) == crafted.len());
+        let inside = Endpoint::new([10, 0, 0, 2], 1000);
+        let all = (0..200_000u32).map(|n| Endpoint::new((0xc633_0000 + n).to_be_bytes(), 53));
+        let chosen: Vec<_> =
+            all.filter(|remote| known.pair(Protocol::Udp, inside, *remote) & 1023 == 7).take(100).collect();
+        assert_eq!(places(&known, &chosen), BTreeMap::from([(7, 100)]));
         for seed in 3..20 {
-            // Chance puts 250 tuples in 4096 places, four in one hardly ever and six never.
-            for other in [Hash::new(seed, 2), Hash::new(seed, seed)] {
-                assert!(fullest(&other, &crafted) < 6, "{seed}: {}", fullest(&other, &crafted));
-            }
+            let most = places(&Hash::new(seed, seed + 1), &chosen).into_values().max();
+            assert!(most < Some(6), "{most:?} of 100 keys on one of 1024 places");
         }
     }
 }

@@ -2,12 +2,14 @@
 
 use super::links::Links;
 use super::poller::Poller;
+use super::portless::Portless;
+use crate::flow::Prefix;
 use crate::gateway::{GatewayConfig, INSIDE};
 use crate::io::filter::Wanted;
 use crate::io::guard::Guard;
 use crate::io::netlink::Netlink;
 use crate::io::setup::{self, InsideConfig, Made};
-use crate::nat::PrefixTranslation;
+use crate::nat::{Exemption, PrefixTranslation};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -16,12 +18,16 @@ use std::net::IpAddr;
 pub struct Host {
     /// The outside interface's name.
     pub outside: String,
+    /// The uplink is of AF_PACKET.
+    pub packet: bool,
     /// How the TAP is made.
     pub inside: InsideConfig,
     /// What was made, to be undone.
     pub made: Made,
     /// External addresses that the host has lost.
     pub lost: BTreeSet<IpAddr>,
+    /// Protocols without ports that have left.
+    pub portless: Portless,
 }
 
 impl Host {
@@ -64,14 +70,26 @@ impl Host {
         }
     }
 
-    /// What the uplink's filter lets in: the range, published ports outside it, and prefixes that are
-    /// translated whole.
+    /// What the uplink's filter lets in: the range, published ports outside it, protocols without
+    /// ports, and prefixes that are translated whole or not at all.
     pub fn wanted(&self, config: &GatewayConfig, published: impl Iterator<Item = u16>) -> Wanted {
         let nat = &config.nat;
-        let prefixes = config.translations.iter().map(PrefixTranslation::outside).collect();
+        let inside = config.subnets.iter().map(|subnet| subnet.prefix());
+        let prefixes = prefixes(&config.translations, &nat.exempt, inside);
         let addresses = nat.external.clone();
         let single: BTreeSet<u16> = published.filter(|port| !nat.has_port(*port)).collect();
         let ports = nat.ports.iter().cloned().chain(single.into_iter().map(|port| port..=port));
-        Wanted { addresses, ports: ports.collect(), prefixes }
+        Wanted { addresses, ports: ports.collect(), protocols: self.portless.protocols(), prefixes }
     }
+}
+
+/// The prefixes of which every packet is let in: those translated whole, and those of inside
+/// networks, `inside`, where the answers of exempt destinations go.
+pub fn prefixes(
+    translations: &[PrefixTranslation],
+    exempt: &[Exemption],
+    inside: impl Iterator<Item = Prefix>,
+) -> Vec<Prefix> {
+    let answered = inside.filter(|net| exempt.iter().any(|to| to.remote.ip.is_ipv4() == net.ip.is_ipv4()));
+    translations.iter().map(PrefixTranslation::outside).chain(answered).collect()
 }

@@ -163,8 +163,16 @@ impl Links {
     ///
     /// # Errors
     /// The kernel's word, of the first link that could not.
-    pub fn set_wanted(&mut self, wanted: &Wanted) -> std::io::Result<()> {
-        self.slots.iter_mut().try_for_each(|slot| slot.link.set_wanted(wanted))
+    pub fn set_wanted(&mut self, wanted: &Wanted, poller: &mut Poller) -> std::io::Result<()> {
+        let mut result = Ok(());
+        for (id, slot) in (0..).map(LinkId).zip(&mut self.slots) {
+            result = result.and(slot.link.set_wanted(wanted));
+            for fd in slot.link.readable() {
+                // Most are watched already.
+                let _ = poller.watch_link(id, fd);
+            }
+        }
+        result
     }
 
     /// What the links have lost, `link: word`.

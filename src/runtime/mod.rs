@@ -8,6 +8,7 @@ pub mod links;
 pub mod mailbox;
 pub mod memory;
 pub mod poller;
+pub mod portless;
 pub mod publish;
 pub mod ready;
 pub mod reload;
@@ -62,6 +63,7 @@ pub fn run(settings: &Settings, flags: &RunFlags, runtime_dir: Option<&Path>) ->
         settings.clone(),
         gateway.config().clone(),
         host.outside.clone(),
+        host.packet,
     );
     let (handle, mailbox) = mailbox(waker, Arc::clone(&board), feed.clone(), about.clone(), clock, reloader);
     let handle = Arc::new(handle);

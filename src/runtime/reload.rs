@@ -53,19 +53,21 @@ struct InForce {
     settings: Settings,
     config: GatewayConfig,
     outside: String,
+    packet: bool,
 }
 
 impl Reloader {
     /// For a gateway that was started with these options, and chose `config` and the interface
-    /// `outside`.
+    /// `outside`, with an uplink of AF_PACKET or not.
     pub fn new(
         flags: RunFlags,
         runtime_dir: Option<PathBuf>,
         settings: Settings,
         config: GatewayConfig,
         outside: String,
+        packet: bool,
     ) -> Self {
-        let in_force = Mutex::new(InForce { settings, config, outside });
+        let in_force = Mutex::new(InForce { settings, config, outside, packet });
         Reloader { flags, runtime_dir, in_force }
     }
 
@@ -137,7 +139,8 @@ impl InForce {
         // Addresses that nobody names stay those of the start, which the host may not have any more.
         let keep = settings.external == self.settings.external;
         let external = keep.then_some(self.config.nat.external.as_slice());
-        let config = start::again(settings, &self.config, &self.outside, external).map_err(host)?;
+        let config =
+            start::again(settings, &self.config, &self.outside, self.packet, external).map_err(host)?;
         let before = forwards(&self.settings, &self.config.nat.external);
         let after = forwards(settings, &config.nat.external);
         let without = |all: &[Forward], those: &[Forward]| -> Vec<Forward> {

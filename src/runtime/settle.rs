@@ -130,10 +130,14 @@ impl Worker {
                 stock.follow(&nat.external, &nat.ports);
             }
         }
+        for (number, address) in self.host.portless.keep(&nat.external) {
+            self.guard.release(Protocol::Other(number), Endpoint::new(address, 0));
+        }
+        self.guard.silence(&nat.ports);
         let new = nat.external.iter().any(|address| !old.external.contains(address));
         if new && self.memory.is_some() {
             tracing::warn!("ports of new external addresses rest over a restart only from the next start on");
         }
-        self.let_published_in(now);
+        self.let_in(now);
     }
 }

@@ -2,13 +2,14 @@
 
 use super::addresses::{self, Foreign};
 use super::clock::Clock;
-use super::host::Host;
+use super::host::{Host, prefixes};
 use super::links::Links;
+use super::portless::Portless;
 use super::reload::describe;
 use super::stock::Stock;
-use crate::config::{GuardChoice, Settings, TapChoice, TapOffload, UplinkChoice};
+use crate::config::{GuardChoice, Settings, TapChoice, TapOffload, UplinkChoice, exempt};
 use crate::control::About;
-use crate::flow::LinkInfo;
+use crate::flow::{LinkInfo, Prefix};
 use crate::gateway::{Gateway, GatewayConfig, Subnet};
 use crate::io::filter::Wanted;
 use crate::io::guard::{self, Guard};
@@ -17,9 +18,9 @@ use crate::io::setup::{self, InsideConfig, Outside};
 use crate::io::uplink::raw::RawUplink;
 use crate::io::uplink::{self, Chosen};
 use crate::io::{Link, tap::Tap};
+use crate::nat::NatConfig;
 use crate::nat::blocks::Blocks;
 use crate::nat::config::DEFAULT_PORTS;
-use crate::nat::{NatConfig, PrefixTranslation};
 use crate::wire::MacAddr;
 use anyhow::{Context, bail};
 use ipnet::IpNet;
@@ -57,8 +58,10 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
 
     let inside = inside_config(settings);
     let (tap, made) = setup::inside(&inside)?;
-    let prefixes = settings.translations.iter().map(PrefixTranslation::outside).collect();
-    let wanted = Wanted { addresses: external.clone(), ports: wanted_ports(settings), prefixes };
+    let nets = settings.inside.iter().map(|net| Prefix::new(net.addr(), net.prefix_len()));
+    let prefixes = prefixes(&settings.translations, &settings.exempt, nets);
+    let (addresses, ports) = (external.clone(), wanted_ports(settings));
+    let wanted = Wanted { addresses, ports, prefixes, protocols: Vec::new() };
     let kind = match settings.uplink {
         UplinkChoice::Auto => None,
         UplinkChoice::Packet => Some(uplink::Kind::Packet),
@@ -73,13 +76,7 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
         GuardChoice::Off => Some(guard::Kind::Off),
     };
     let packet = uplink.kind == uplink::Kind::Packet;
-    if let (false, Some(pair)) = (packet, settings.translations.first()) {
-        bail!(
-            "prefix-translation {}: raw IP sockets are given nothing to addresses that the host does not have; \
-             use --uplink packet",
-            pair.inside()
-        );
-    }
+    check_uplink(settings, packet)?;
     let guard = Guard::new(ask, packet, outside.interface.index, &external)?;
 
     let [seed, stock_seed, mac_seed] = seeds()?;
@@ -93,12 +90,28 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let config = settings.gateway(config);
     let about = about(settings, &tap, &outside, &uplink, &guard, &config, clock);
     let links = Links::new(vec![Box::new(tap), uplink.link, Box::new(to_host)]);
-    let host = Host { outside: outside.interface.name, inside, made, lost };
+    guard.silence(&config.nat.ports);
+    let portless = Portless::default();
+    let host = Host { outside: outside.interface.name, packet, inside, made, lost, portless };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, about })
 }
 
+/// Raw IP sockets are given nothing to addresses that the host does not have.
+fn check_uplink(settings: &Settings, packet: bool) -> anyhow::Result<()> {
+    let translation =
+        settings.translations.first().map(|pair| format!("prefix-translation {}", pair.inside()));
+    let exemption = settings.exempt.first().map(|exemption| format!("exempt {}", exempt::text(exemption)));
+    match translation.or(exemption) {
+        Some(setting) if !packet => bail!(
+            "{setting}: raw IP sockets are given nothing to addresses that the host does not have; \
+             use --uplink packet"
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// The gateway's settings for changed `settings`, where everything that needs a restart is as
-/// before: that is in `config`. `external` are the addresses to go on with, `None` to find them anew.
+/// before: that is in `config`. `packet` says whether the uplink is of AF_PACKET. `external` are the addresses to go on with, `None` to find them anew.
 ///
 /// # Errors
 /// The thing, the cause and the cure; what the host says of addresses is asked again.
@@ -106,9 +119,11 @@ pub fn again(
     settings: &Settings,
     config: &GatewayConfig,
     outside: &str,
+    packet: bool,
     external: Option<&[IpAddr]>,
 ) -> anyhow::Result<GatewayConfig> {
     check_families(settings, config)?;
+    check_uplink(settings, packet)?;
     let netlink = Netlink::open().context("netlink socket")?;
     let external = match external {
         Some(external) => external.to_vec(),

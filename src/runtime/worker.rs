@@ -14,7 +14,7 @@ use super::poller::{LINKS, Poller, Woken};
 use super::signals::Signals;
 use super::spin::Spin;
 use super::stock::Stock;
-use crate::flow::{LinkId, Summary, Time};
+use crate::flow::{Endpoint, LinkId, Protocol, Summary, Time};
 use crate::gateway::{Command, Fate, Gateway, INSIDE, OUTSIDE, Outbox, Reply};
 use crate::io::guard::Guard;
 use crate::io::netlink::{Change, Watcher};
@@ -23,6 +23,7 @@ use crate::observe::event::{Event, Kind, Note, PacketSeen, What};
 use crate::observe::{Feed, FlowBoard};
 use crate::wire::{Buffer, Packet};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,13 +144,13 @@ impl Worker {
             if took {
                 self.chores.spin.packets(now);
             }
-            self.flush(&mut out);
+            self.flush(&mut out, now);
             if woken.signal
                 && let Some(name) = self.signals.take_one()
             {
                 self.note(Note::Stopping(name.to_owned()), now);
                 self.gateway.farewell(&mut out);
-                self.flush(&mut out);
+                self.flush(&mut out, now);
                 return Ok(Ended::Signal(name));
             }
             self.between_bursts(woken, &mut out);
@@ -210,15 +211,13 @@ impl Worker {
             self.tell(before, fate, packet, now);
         }
         tracing::trace!(?link, ?fate);
-        if let Fate::Pass(to) = fate
-            && !self.links.send(to, packet)
-        {
-            self.gateway.send_failed();
+        if let Fate::Pass(to) = fate {
+            self.send(to, packet, now);
         }
         // What goes out behind this packet must not wait for the end of the burst: fragments that
         // waited for it keep their order.
         if !out.packets.is_empty() {
-            self.flush(out);
+            self.flush(out, now);
         }
     }
 
@@ -243,15 +242,35 @@ impl Worker {
         }
     }
 
-    fn flush(&mut self, out: &mut Outbox) {
+    fn flush(&mut self, out: &mut Outbox, now: Time) {
         for (link, mut packet) in out.packets.drain(..) {
-            if !self.links.send(link, &mut packet) {
-                self.gateway.send_failed();
-            }
+            self.send(link, &mut packet, now);
         }
         for _ in 0..self.links.flush() {
             self.gateway.send_failed();
         }
+    }
+
+    fn send(&mut self, link: LinkId, packet: &mut Buffer, now: Time) {
+        if link == OUTSIDE {
+            let external = &self.gateway.config().nat.external;
+            if let Some(new) = self.host.portless.first(self.links.ip(link, packet), external) {
+                self.expect_answers(new, now);
+            }
+        }
+        if !self.links.send(link, packet) {
+            self.gateway.send_failed();
+        }
+    }
+
+    /// A protocol without ports leaves for the first time: its answers may come in, and the host is
+    /// to be silent about them.
+    fn expect_answers(&mut self, (number, address): (u8, IpAddr), now: Time) {
+        let (protocol, outside) = (Protocol::Other(number), Endpoint::new(address, 0));
+        if let Err(error) = self.guard.lease(protocol, outside) {
+            tracing::warn!("the host may answer {protocol} to {address} beside us: {error}");
+        }
+        self.let_in(now);
     }
 
     fn look(&self, link: LinkId, packet: &Buffer) -> Box<PacketSeen> {
@@ -315,7 +334,7 @@ impl Worker {
         }
         if self.gateway.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.gateway.tick(now, out, &mut Watching::new(&self.feed));
-            self.flush(out);
+            self.flush(out, now);
         }
         self.remember(now);
         self.lease(now);
@@ -404,7 +423,7 @@ impl Worker {
         let changes_ports = matches!(command, Command::Publish { .. } | Command::Unpublish { .. });
         let mut reply = self.gateway.apply(command, now, &mut Watching::new(&self.feed));
         if changes_ports && reply == Reply::Done {
-            self.let_published_in(now);
+            self.let_in(now);
             if let (Some((protocol, outside)), Some(stock)) = (removes, &mut self.stock) {
                 self.guard.release(protocol, outside);
                 stock.given_back(&self.gateway, protocol, outside);
@@ -418,6 +437,8 @@ impl Worker {
                 counters.links = self.links.counters();
                 let held = self.guard.held() as u64;
                 counters.links.push(("guard: held-sockets".to_owned(), held));
+                let unanswered = self.host.portless.unanswered;
+                counters.links.push(("guard: protocol-without-place".to_owned(), unanswered));
                 let counts = self.gateway.counts();
                 counters.links.push(("ports: resting".to_owned(), counts.held_ports as u64));
                 counters.links.push(("ports: rested-too-short".to_owned(), counts.held_early));
@@ -433,15 +454,15 @@ impl Worker {
         reply
     }
 
-    /// Published ports may lie outside the range that the uplink's filter lets in.
-    pub(super) fn let_published_in(&mut self, now: Time) {
+    /// The uplink's filter follows what is translated; published ports may lie outside the range.
+    pub(super) fn let_in(&mut self, now: Time) {
         let Reply::Published(published) = self.gateway.apply(Command::Published, now, &mut ()) else {
             return;
         };
         let wanted =
             self.host.wanted(self.gateway.config(), published.iter().map(|(_, outside, _)| outside.port));
-        if let Err(error) = self.links.set_wanted(&wanted) {
-            tracing::warn!("the packet filter could not be changed for published ports: {error}");
+        if let Err(error) = self.links.set_wanted(&wanted, &mut self.poller) {
+            tracing::warn!("the packet filter could not be changed: {error}");
         }
     }
 

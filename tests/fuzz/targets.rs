@@ -2,13 +2,14 @@
 //! `cargo test` over the committed corpus and over random bytes (`tests/fuzzed.rs`).
 #![allow(dead_code, missing_docs, reason = "each fuzz target uses one of them")]
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use tapnat::config::{file, resolve};
 use tapnat::control::protocol::parse_request;
 use tapnat::flow::{LinkId, LinkInfo, Prefix, Time};
 use tapnat::gateway::{Advertise, Fate, Gateway, GatewayConfig, HOST, INSIDE, OUTSIDE, Outbox, Subnet};
 use tapnat::nat::{Behaviour, NatConfig, PrefixTranslation};
+use tapnat::stun::{Message, Place, Places, Server};
 use tapnat::wire::{
     Buffer, Frame, MacAddr, Offload, Packet, PartialChecksum, Segment, SegmentKind, checksum, ethernet,
 };
@@ -167,5 +168,24 @@ pub fn control(data: &[u8]) {
     let (_, request) = parse_request(data);
     if let Err(problem) = request {
         assert!(!problem.word.is_empty() && !problem.message.is_empty());
+    }
+}
+
+/// A datagram to a STUN server. What can be read is written and read alike; an answer is a message
+/// with the same transaction, goes to the address that asked, and is no larger than a request with all
+/// its padding and the addresses that it must name.
+pub fn stun(data: &[u8]) {
+    if let Ok(message) = Message::parse(data) {
+        assert_eq!(Message::parse(&message.write()), Ok(message));
+    }
+    let ip = |last| IpAddr::V4(Ipv4Addr::new(198, 51, 100, last));
+    for alternate in [None, Some((ip(8), 3479))] {
+        let mut server = Server::new(Places { address: ip(7), port: 3478, alternate }, 10, 0);
+        let client = SocketAddr::new(IpAddr::V4(EXTERNAL), 4000);
+        let Ok(answer) = server.answer(Place::default(), client, data, Time::ZERO) else { continue };
+        let (asked, told) = (Message::parse(data), Message::parse(&answer.bytes));
+        let (asked, told) = (asked.expect("it was answered"), told.expect("what is sent can be read"));
+        assert_eq!((asked.transaction, client.ip()), (told.transaction, answer.to.ip()));
+        assert!(answer.to.port() != 0 && answer.bytes.len() <= data.len() + 128, "{answer:?}");
     }
 }

@@ -5,7 +5,7 @@ use crate::cli::text::{Cell, Column, Ink, Paint, table};
 use crate::lab::selftest::run::Outcome;
 use crate::lab::selftest::{Group, Requirement};
 
-const fn column(heading: &'static str) -> Column {
+const fn column(heading: &str) -> Column<'_> {
     Column { heading, right: false }
 }
 
@@ -31,7 +31,7 @@ pub(super) fn list(chosen: &[(&Group, &Requirement)], paint: Paint) -> Vec<Strin
 }
 
 /// The table, what is not met and why, and the summary.
-pub(super) fn report(rows: &[Row], names: &[&'static str], packets: bool, paint: Paint) -> Vec<String> {
+pub(super) fn report(rows: &[Row], names: &[&str], packets: bool, paint: Paint) -> Vec<String> {
     let mut columns = vec![NUMBER, column("requirement"), column("level")];
     columns.extend(names.iter().map(|name| column(name)));
     columns.push(column("demand"));

@@ -1,18 +1,16 @@
 //! The IPv6 parts of the packet filters.
 
 use super::{
-    AND, CONSTANT_TO_X, Form, JUMP_AT_LEAST, JUMP_EQUAL, LOAD_BYTE, LOAD_HALF, LOAD_WORD, Program, Wanted,
-    came_by, ports,
+    AND, CONSTANT_TO_X, Form, JUMP_AT_LEAST, JUMP_EQUAL, LOAD_BYTE, LOAD_HALF, LOAD_WORD, MOST_PREFIXES,
+    Program, Wanted, accept_protocols, came_by, ports,
 };
-use crate::flow::{Prefix, Protocol};
+use crate::flow::Protocol;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Places in the IPv6 header, wherever the program's packet starts (`SKF_NET_OFF`).
 pub(super) const NETWORK: u32 = libc::SKF_NET_OFF.cast_unsigned();
 /// More addresses than this are not told apart by the program; each takes nine instructions.
 pub(super) const MOST_ADDRESSES: usize = 128;
-/// Of more prefixes than this all packets are let in.
-const MOST_PREFIXES: usize = 32;
 
 const HEADER: u32 = 40;
 const NEXT_HEADER: u32 = 6;
@@ -30,11 +28,16 @@ const OF_THE_LINK: u32 = 130;
 pub(super) fn in_frame(wanted: &Wanted, ip: u32) -> Program {
     let mut program = Program::default();
     program.require(JUMP_EQUAL, libc::ETH_P_IPV6.cast_unsigned());
-    if wanted.prefixes.len() > MOST_PREFIXES {
-        program.accept();
-    }
-    for prefix in wanted.prefixes.iter().take(MOST_PREFIXES) {
-        accept_prefix(&mut program, *prefix, ip);
+    let prefixes = wanted.prefixes.iter().filter_map(|prefix| match prefix.ip {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some((address, prefix.length)),
+    });
+    for (done, (address, length)) in prefixes.enumerate() {
+        if done == MOST_PREFIXES {
+            program.accept();
+            break;
+        }
+        accept_prefix(&mut program, address, length, ip);
     }
     to_one_of(&mut program, &wanted.six(), ip);
     program.load(LOAD_BYTE, ip + NEXT_HEADER);
@@ -45,15 +48,15 @@ pub(super) fn in_frame(wanted: &Wanted, ip: u32) -> Program {
     program.load(LOAD_BYTE, ip + HEADER);
     program.drop_if(JUMP_AT_LEAST, OF_THE_LINK);
     program.accept();
+    accept_protocols(&mut program, wanted);
     program.require_one_of(&[6, 17]);
     program.0.push((CONSTANT_TO_X, 0, 0, HEADER));
     program
 }
 
-/// Accepts a packet to an address in `prefix`.
-fn accept_prefix(program: &mut Program, prefix: Prefix, ip: u32) {
-    let IpAddr::V6(address) = prefix.ip else { return };
-    let mask = u128::MAX.checked_shl(128 - u32::from(prefix.length)).unwrap_or(0);
+/// Accepts a packet to an address that begins with the first `length` bits of `address`.
+fn accept_prefix(program: &mut Program, address: Ipv6Addr, length: u8, ip: u32) {
+    let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
     let word = |bits: u128, number: u32| (bits >> (96 - 32 * number)) as u32;
     let words: Vec<u32> = (0..4).filter(|number| word(mask, *number) != 0).collect();
     for (done, number) in words.iter().enumerate() {
@@ -83,6 +86,7 @@ pub(super) fn raw(wanted: &Wanted, form: Form, protocol: Protocol) -> Program {
             program.drop_if(JUMP_AT_LEAST, OF_THE_LINK);
             program.accept();
         }
+        Protocol::Other(_) if form == Form::Packets => program.accept(),
         Protocol::Other(_) => program.drop(),
     }
     program

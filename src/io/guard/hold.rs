@@ -68,7 +68,8 @@ fn tcp_takes_filters() -> bool {
     socket.and_then(|socket| socket.attach_filter(&filter::nothing())).is_ok()
 }
 
-/// Takes a port from the host. No address sharing is asked for, so that any socket of the host
+/// Takes a port from the host; of a protocol without ports a copy of all that comes, which needs
+/// CAP_NET_RAW. No address sharing is asked for, so that any socket of the host
 /// with this port (listening, bound to any address, connected, or waiting after its end) refuses
 /// it to us, and ours refuses it to everybody.
 ///
@@ -76,10 +77,14 @@ fn tcp_takes_filters() -> bool {
 /// `EADDRINUSE` if the host has it; the kernel's word otherwise.
 pub fn hold(protocol: Protocol, endpoint: Endpoint, deafness: &Deafness) -> io::Result<Socket> {
     let address = SocketAddr::new(endpoint.ip, endpoint.port);
-    let kind = if protocol == Protocol::Tcp { Type::STREAM } else { Type::DGRAM };
-    let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), None)?;
+    let (kind, number) = match protocol {
+        Protocol::Tcp => (Type::STREAM, None),
+        Protocol::Udp | Protocol::Icmp => (Type::DGRAM, None),
+        Protocol::Other(number) => (Type::RAW, Some(socket2::Protocol::from(i32::from(number)))),
+    };
+    let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), number)?;
     deafness.give(&socket, protocol)?;
-    if address.is_ipv6() {
+    if address.is_ipv6() && number.is_none() {
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;

@@ -7,7 +7,12 @@
 //! for the host itself, not tagged, IPv4 or IPv6, to one of our addresses, not a later fragment,
 //! TCP or UDP: is the bit of the destination port set in the 8 KiB of the map that belong to this
 //! address and protocol? drop
+//! a SYN of TCP to a port of the range: has the host no socket for it? drop
 //! ```
+//!
+//! The second test is for ports that nobody has leased: there the stack would answer with a RST at
+//! once, where RFC 5382 REQ-4 wants silence. What the host's programs listen on goes up as ever. A port
+//! that the host sends on by a rule of netfilter alone, without a socket, must be kept out of the range.
 //!
 //! Unclear is what has no ports to look at: later fragments, and IPv6 packets with any extension
 //! header. They go up the stack, where the held sockets are deaf to them. Neighbour discovery and
@@ -19,12 +24,15 @@ use crate::flow::{Endpoint, Protocol};
 use crate::io::sys::bpf::{self, BitMap, Instruction};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// Bytes of one protocol's bits: 65536 ports.
 const BITS: u32 = 8192;
 /// Bytes of one address's bits: TCP, then UDP.
 const OF_ADDRESS: u32 = 2 * BITS;
+/// The bits of the range, for all addresses, stand before those of leases.
+const OF_RANGE: u32 = BITS;
 /// Addresses that fit a program; more are left to the held sockets alone.
 const ADDRESSES: usize = 256;
 /// Those of IPv6 among them: each is four comparisons.
@@ -55,7 +63,7 @@ impl Tcx {
     /// `EPERM` without CAP_BPF and CAP_NET_ADMIN, `EINVAL` before Linux 6.6.
     pub fn attach(interface: u32, externals: &[IpAddr]) -> io::Result<Tcx> {
         let externals = fitting(externals);
-        let length = OF_ADDRESS * u32::try_from(externals.len().max(1)).unwrap_or(1);
+        let length = OF_RANGE + OF_ADDRESS * u32::try_from(externals.len().max(1)).unwrap_or(1);
         let bits = BitMap::new(length)?;
         let program = bpf::load_classifier("tapnat_guard", &assemble(&externals, bits.map()))?;
         let link = bpf::attach_ingress(&program, interface)?;
@@ -75,13 +83,20 @@ impl Tcx {
     /// UDP, and to addresses that the program does not look at, never are.
     pub fn set(&self, protocol: Protocol, endpoint: Endpoint, drop: bool) {
         let Some(number) = self.externals.iter().position(|ip| endpoint.ip == *ip) else { return };
-        let base = match protocol {
+        let offset = match protocol {
             Protocol::Tcp => 0,
             Protocol::Udp => BITS as usize,
             Protocol::Icmp | Protocol::Other(_) => return,
         };
-        let byte = number * OF_ADDRESS as usize + base;
+        let byte = OF_RANGE as usize + number * OF_ADDRESS as usize + offset;
         self.bits.set(byte * 8 + usize::from(endpoint.port), drop);
+    }
+
+    /// Says to which ports SYNs are dropped where the host has no socket for them.
+    pub fn set_range(&self, ports: &[RangeInclusive<u16>]) {
+        for port in 0..=u16::MAX {
+            self.bits.set(usize::from(port), ports.iter().any(|range| range.contains(&port)));
+        }
     }
 }
 
@@ -107,9 +122,17 @@ enum Label {
     Transport,
     /// It has ports, and their bits start at r7.
     Port,
+    /// The bit of the port is not set.
+    Unleased,
+    /// A SYN over IPv6 to a port of the range.
+    SynSix,
+    /// The tuple is on the stack, its length in r3.
+    Ask,
+    /// The packet is not to reach the stack.
+    Drop,
 }
 
-const LABELS: usize = 7;
+const LABELS: usize = 11;
 
 /// Instructions, and for each label the jumps to it.
 #[derive(Default)]
@@ -226,9 +249,55 @@ impl Assembler {
     fn finish(mut self) -> Vec<Instruction> {
         self.here(Label::Next);
         self.set(0, NEXT);
-        self.put(0x95, 0, 0, 0, 0);
+        self.exit();
         self.program
     }
+
+    fn exit(&mut self) {
+        self.put(0x95, 0, 0, 0, 0);
+    }
+
+    /// r0 = what the kernel's function says of r1 to r5, which are undefined then.
+    fn call(&mut self, function: Function) {
+        self.put(0x85, 0, 0, 0, function as i32);
+    }
+
+    /// Copies `length` bytes of the packet from `header` (a register, if any) + `at` to the
+    /// stack at `to`, in the order in which they are.
+    fn copy(&mut self, header: Option<u8>, at: i32, to: i32, length: i32) {
+        self.move_register(1, 6);
+        self.set(2, at);
+        if let Some(header) = header {
+            self.add(2, header);
+        }
+        self.move_register(3, 10);
+        self.add_constant(3, to);
+        self.set(4, length);
+        self.call(Function::LoadBytes);
+        self.require(0, 0);
+    }
+
+    /// r3 = 0 or 1: the bit of the port in r0 among those that start at r7.
+    fn bit_of_port(&mut self, map: &OwnedFd) {
+        self.move_register(1, 0);
+        self.shift_right(1, 3);
+        self.and(1, BITS.cast_signed() - 1);
+        self.add(1, 7);
+        self.map_value(2, map);
+        self.add(2, 1);
+        self.load_byte(3, 2);
+        self.and(0, 7);
+        self.shift_right_by(3, 0);
+        self.and(3, 1);
+    }
+}
+
+/// Functions of the kernel (`include/uapi/linux/bpf.h`).
+#[derive(Clone, Copy)]
+enum Function {
+    LoadBytes = 26,
+    ReleaseSocket = 86,
+    LookUpTcp = 99,
 }
 
 #[derive(Clone, Copy)]
@@ -248,7 +317,7 @@ const UDP: i32 = 17;
 fn assemble(externals: &[IpAddr], map: &OwnedFd) -> Vec<Instruction> {
     let mut code = Assembler::default();
     let (mut four, mut six) = (Vec::new(), Vec::new());
-    for (base, external) in (0..).step_by(OF_ADDRESS as usize).zip(externals) {
+    for (base, external) in (OF_RANGE.cast_signed()..).step_by(OF_ADDRESS as usize).zip(externals) {
         match external {
             IpAddr::V4(address) => four.push((base, *address)),
             IpAddr::V6(address) => six.push((base, *address)),
@@ -274,6 +343,10 @@ fn assemble(externals: &[IpAddr], map: &OwnedFd) -> Vec<Instruction> {
         ipv6(&mut code, &six);
     }
     transport(&mut code, map);
+    unsolicited(&mut code, map, !four.is_empty(), !six.is_empty());
+    code.here(Label::Drop);
+    code.set(0, DROP);
+    code.exit();
     code.finish()
 }
 
@@ -319,22 +392,59 @@ fn ipv6(code: &mut Assembler, externals: &[(i32, Ipv6Addr)]) {
 /// Drops the packet if the bit of its destination port is set.
 fn transport(code: &mut Assembler, map: &OwnedFd) {
     code.here(Label::Transport);
+    code.move_register(9, 0);
     code.branch(0, TCP, Label::Port);
     code.add_constant(7, BITS.cast_signed());
     code.require(0, UDP);
     code.here(Label::Port);
     code.packet_at(Width::Half, 8, LINK + 2);
-    code.move_register(1, 0);
-    code.shift_right(1, 3);
-    code.and(1, BITS.cast_signed() - 1);
-    code.add(1, 7);
-    code.map_value(2, map);
-    code.add(2, 1);
-    code.load_byte(3, 2);
-    code.and(0, 7);
-    code.shift_right_by(3, 0);
-    code.and(3, 1);
+    code.bit_of_port(map);
+    code.branch(3, 0, Label::Unleased);
+    code.jump(Label::Drop);
+}
+
+/// Goes on to the drop if the packet is a SYN to a port of the range and the host has no socket for
+/// it. The protocol is in r9, the length of the IP header in r8.
+fn unsolicited(code: &mut Assembler, map: &OwnedFd, four: bool, six: bool) {
+    const FIN_SYN_RST_ACK: i32 = 0x17;
+    const SYN: i32 = 0x02;
+    const TUPLE: i32 = -40;
+    const CURRENT_NAMESPACE: i32 = -1;
+    code.here(Label::Unleased);
+    code.require(9, TCP);
+    code.packet_at(Width::Half, 8, LINK + 2);
+    code.set(7, 0);
+    code.bit_of_port(map);
     code.refuse(3, 0);
-    code.set(0, DROP);
-    code.put(0x95, 0, 0, 0, 0);
+    code.packet_at(Width::Byte, 8, LINK + 13);
+    code.and(0, FIN_SYN_RST_ACK);
+    code.require(0, SYN);
+    code.packet(Width::Half, 12);
+    // Addresses and ports stand in `struct bpf_sock_tuple` as they do in the packet.
+    if four {
+        code.unless(0, IPV4, if six { Label::SynSix } else { Label::Next });
+        code.copy(None, LINK + 12, TUPLE, 8);
+        code.copy(Some(8), LINK, TUPLE + 8, 4);
+        code.set(3, 12);
+        code.jump(Label::Ask);
+    }
+    if six {
+        code.here(Label::SynSix);
+        code.copy(None, LINK + 8, TUPLE, 32);
+        code.copy(Some(8), LINK, TUPLE + 32, 4);
+        code.set(3, 36);
+    }
+    code.here(Label::Ask);
+    code.move_register(1, 6);
+    code.move_register(2, 10);
+    code.add_constant(2, TUPLE);
+    code.set(4, CURRENT_NAMESPACE);
+    code.set(5, 0);
+    code.call(Function::LookUpTcp);
+    // As wide as a pointer: only then does the kernel know that it has none.
+    code.to(Label::Drop);
+    code.put(0x15, 0, 0, 0, 0);
+    code.move_register(1, 0);
+    code.call(Function::ReleaseSocket);
+    code.jump(Label::Next);
 }

@@ -35,6 +35,18 @@ impl Wiretap {
     /// # Errors
     /// `EPERM` without `CAP_NET_RAW`; `ENODEV` if there is no such interface.
     pub fn open(ifindex: u32) -> io::Result<Wiretap> {
+        Wiretap::bound(ifindex, libc::ETH_P_ALL)
+    }
+
+    /// A socket on the interface that hears nothing and can only send.
+    ///
+    /// # Errors
+    /// See [`Wiretap::open`].
+    pub fn open_to_send(ifindex: u32) -> io::Result<Wiretap> {
+        Wiretap::bound(ifindex, 0)
+    }
+
+    fn bound(ifindex: u32, protocol: libc::c_int) -> io::Result<Wiretap> {
         // SAFETY: a plain system call; the result is checked before it is owned.
         let fd = unsafe {
             libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
@@ -52,7 +64,7 @@ impl Wiretap {
         // SAFETY: an all-zero sockaddr_ll is a valid one.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        address.sll_protocol = (protocol as u16).to_be();
         address.sll_ifindex = ifindex.cast_signed();
         // SAFETY: the address is a whole sockaddr_ll and its size is given.
         let result = unsafe {
@@ -109,6 +121,34 @@ impl Wiretap {
         whole.extend_from_slice(frame);
         rustix::io::write(&self.fd, &whole)?;
         Ok(())
+    }
+
+    /// Puts frames on the wire as they are, at most 64 of them, with one system call. Gives back how
+    /// many the kernel took.
+    ///
+    /// # Errors
+    /// If the kernel took none: `WouldBlock` or `ENOBUFS` when its queues are full; see
+    /// [`Wiretap::send`].
+    pub fn send_all(&self, frames: &[Vec<u8>]) -> io::Result<usize> {
+        const MOST: usize = 64;
+        let mut header = [0u8; VNET_HEADER];
+        let nothing = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let mut parts = [[nothing; 2]; MOST];
+        // SAFETY: an all-zero mmsghdr is a valid one: no name, no parts, no control data.
+        let mut messages: [libc::mmsghdr; MOST] = unsafe { std::mem::zeroed() };
+        let count = frames.len().min(MOST);
+        for ((frame, parts), message) in frames.iter().zip(&mut parts).zip(&mut messages) {
+            // The kernel only reads through these pointers.
+            parts[0] = libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: VNET_HEADER };
+            parts[1] = libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() };
+            message.msg_hdr.msg_iov = parts.as_mut_ptr();
+            message.msg_hdr.msg_iovlen = parts.len();
+        }
+        // SAFETY: the first `count` messages point to parts, and these to bytes, that outlive the
+        // call and have the lengths given; `count` is at most 64.
+        let sent =
+            unsafe { libc::sendmmsg(self.fd.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, 0) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 
     /// Frames that passed unseen since the last call, because the buffer was full.

@@ -1,4 +1,5 @@
-//! The raw IP uplink: one receiving socket for each family and protocol, and those that send.
+//! The raw IP uplink: one receiving socket for each family and protocol, and those that send. Sockets
+//! of protocols without ports are opened when such a protocol is first translated.
 //!
 //! The kernel routes, resolves and reassembles. What comes has no offload metadata although it may
 //! need some: packets of local senders carry a checksum that is only begun, and the kernel merges
@@ -35,6 +36,7 @@ const BURST: u32 = 32;
 const LOOPBACK: &str = "lo";
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const CWR: u8 = 0x80;
 const DONT_FRAGMENT: u8 = 0x40;
@@ -53,39 +55,60 @@ struct Counters {
     send_failed: u64,
 }
 
-/// A socket that receives, and what it needs to be opened and read.
-#[derive(Debug)]
-struct Receiver {
-    socket: Socket,
-    /// The IP protocol of an `AF_INET6` socket, which is not given the header; none for `AF_INET`.
-    six: Option<u8>,
+/// Of which family and IP protocol a receiver is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Sort {
+    /// Of `AF_INET6`, and so not given the header.
+    six: bool,
+    protocol: u8,
 }
 
-impl Receiver {
-    fn program(six: Option<u8>, role: Role, wanted: &Wanted) -> Vec<socket2::SockFilter> {
+impl Sort {
+    fn program(self, role: Role, wanted: &Wanted) -> Vec<socket2::SockFilter> {
         let form = match role {
             Role::Wire => Form::Packets,
             Role::Host => Form::Looped,
         };
-        match six {
-            None => filter::build(wanted, form),
-            Some(TCP) => filter::build_six(wanted, form, flow::Protocol::Tcp),
-            Some(UDP) => filter::build_six(wanted, form, flow::Protocol::Udp),
-            Some(_) => filter::build_six(wanted, form, flow::Protocol::Icmp),
+        if !self.six {
+            return filter::build(wanted, form);
         }
+        let protocol = match self.protocol {
+            TCP => flow::Protocol::Tcp,
+            UDP => flow::Protocol::Udp,
+            ICMPV6 => flow::Protocol::Icmp,
+            other => flow::Protocol::Other(other),
+        };
+        filter::build_six(wanted, form, protocol)
+    }
+
+    fn domain(self) -> Domain {
+        if self.six { Domain::IPV6 } else { Domain::IPV4 }
+    }
+}
+
+/// A socket that receives, and what it needs to be opened and read.
+#[derive(Debug)]
+struct Receiver {
+    socket: Socket,
+    sort: Sort,
+}
+
+impl Receiver {
+    fn open(sort: Sort, role: Role, device: Option<&str>, wanted: &Wanted) -> io::Result<Receiver> {
+        let protocol = Protocol::from(i32::from(sort.protocol));
+        let socket = open_receiver(sort.domain(), protocol, device, &sort.program(role, wanted))?;
+        Ok(Receiver { socket, sort })
     }
 
     /// Receives one packet, from its IP header on; whether it is known to be put together from
     /// fragments, which the header of IPv4 tells by itself.
     fn receive(&self, buffer: &mut Buffer) -> io::Result<bool> {
-        match self.six {
-            Some(protocol) => six::receive(&self.socket, protocol, buffer),
-            None => {
-                let (_, received) = recv(&self.socket, buffer.spare(), RecvFlags::empty())?;
-                buffer.set_len(received);
-                Ok(false)
-            }
+        if self.sort.six {
+            return six::receive(&self.socket, self.sort.protocol, buffer);
         }
+        let (_, received) = recv(&self.socket, buffer.spare(), RecvFlags::empty())?;
+        buffer.set_len(received);
+        Ok(false)
     }
 }
 
@@ -98,7 +121,7 @@ pub struct RawUplink {
     device: LinkFacts,
     /// Tells of the device's end, which the sockets do not notice.
     watcher: Watcher,
-    /// Three of IPv4, and three of IPv6 where the host has it.
+    /// Three of IPv4, and three of IPv6 where the host has it; then those of protocols without ports.
     receivers: Vec<Receiver>,
     /// Which receiver is read, and how many packets it has given in a row.
     turn: usize,
@@ -205,13 +228,12 @@ impl RawUplink {
             Role::Host => limit,
         };
         let (limit, sent) = (usize::from(limit), usize::from(sent));
-        let described = match self.receivers.get(self.turn).and_then(|receiver| receiver.six) {
-            None => describe(buffer, limit, sent),
-            Some(_) => {
-                self.identification = self.identification.wrapping_add(1);
-                six::describe(buffer, limit, sent, reassembled, self.identification)
-                    .map(|rest| self.fragments.extend(rest))
-            }
+        let described = if self.receivers.get(self.turn).is_some_and(|receiver| receiver.sort.six) {
+            self.identification = self.identification.wrapping_add(1);
+            six::describe(buffer, limit, sent, reassembled, self.identification)
+                .map(|rest| self.fragments.extend(rest))
+        } else {
+            describe(buffer, limit, sent)
         };
         match described {
             Ok(()) => Ok(()),
@@ -231,20 +253,52 @@ impl RawUplink {
 fn open_receivers(role: Role, device: Option<&str>, wanted: &Wanted) -> Result<Vec<Receiver>, UplinkError> {
     let fail = || UplinkError::other("raw IP socket");
     let mut receivers = Vec::new();
-    for protocol in [Protocol::TCP, Protocol::UDP, Protocol::ICMPV4] {
-        let program = Receiver::program(None, role, wanted);
-        let socket = open_receiver(Domain::IPV4, protocol, device, &program).map_err(fail())?;
-        receivers.push(Receiver { socket, six: None });
+    for protocol in [TCP, UDP, ICMP] {
+        let sort = Sort { six: false, protocol };
+        receivers.push(Receiver::open(sort, role, device, wanted).map_err(fail())?);
     }
     for protocol in [TCP, UDP, ICMPV6] {
-        let program = Receiver::program(Some(protocol), role, wanted);
-        match open_receiver(Domain::IPV6, Protocol::from(i32::from(protocol)), device, &program) {
-            Ok(socket) => receivers.push(Receiver { socket, six: Some(protocol) }),
+        match Receiver::open(Sort { six: true, protocol }, role, device, wanted) {
+            Ok(receiver) => receivers.push(receiver),
             Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => break,
             Err(error) => return Err(fail()(error)),
         }
     }
+    // Those that can be had: a packet less of theirs is no reason to have no uplink.
+    let _ = open_portless(&mut receivers, role, device, wanted);
     Ok(receivers)
+}
+
+/// Opens receivers for the protocols without ports that have none, in the families that are there.
+///
+/// # Errors
+/// The kernel's word about the last one that could not be opened.
+fn open_portless(
+    receivers: &mut Vec<Receiver>,
+    role: Role,
+    device: Option<&str>,
+    wanted: &Wanted,
+) -> io::Result<()> {
+    let mut result = Ok(());
+    if role == Role::Host {
+        return result;
+    }
+    for six in [false, true] {
+        if !receivers.iter().any(|receiver| receiver.sort.six == six) {
+            continue;
+        }
+        for protocol in &wanted.protocols {
+            let sort = Sort { six, protocol: *protocol };
+            if receivers.iter().any(|receiver| receiver.sort == sort) {
+                continue;
+            }
+            match Receiver::open(sort, role, device, wanted) {
+                Ok(receiver) => receivers.push(receiver),
+                Err(error) => result = Err(error),
+            }
+        }
+    }
+    result
 }
 
 fn open_receiver(
@@ -348,11 +402,11 @@ impl Link for RawUplink {
 
     fn set_wanted(&mut self, wanted: &Wanted) -> io::Result<()> {
         for receiver in &self.receivers {
-            let program = Receiver::program(receiver.six, self.role, wanted);
-            receiver.socket.attach_filter(&program)?;
+            receiver.socket.attach_filter(&receiver.sort.program(self.role, wanted))?;
         }
         self.wanted = wanted.clone();
-        Ok(())
+        let device = self.device.name.clone();
+        open_portless(&mut self.receivers, self.role, Some(&device), wanted)
     }
 
     fn recv(&mut self, buffer: &mut Buffer) -> io::Result<()> {

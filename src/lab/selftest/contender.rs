@@ -124,11 +124,13 @@ pub enum Running {
 }
 
 impl Contender {
-    /// A name for reports.
-    pub fn name(&self) -> &'static str {
+    /// A name for reports, with the profile if one is asked for: `tapnat symmetric`.
+    pub fn name(&self) -> String {
         match self {
-            Contender::Tapnat { .. } => "tapnat",
-            Contender::Kernel => "kernel",
+            Contender::Tapnat { options, .. } => {
+                profile(options).map_or_else(|| "tapnat".to_owned(), |profile| format!("tapnat {profile}"))
+            }
+            Contender::Kernel => "kernel".to_owned(),
         }
     }
 
@@ -153,7 +155,8 @@ impl Contender {
             Contender::Tapnat { program, options, folder } => {
                 let control = folder.join(format!("selftest-{}-{number}.sock", std::process::id()));
                 let arguments = arguments(&control, options, setup);
-                let process = Product::start(program, netns, &arguments, PATIENCE)?;
+                let process = Product::start(program, netns, &arguments, PATIENCE);
+                let process = process.map_err(|error| refused(&error, options, setup))?;
                 let (program, netns) = (program.clone(), netns.clone());
                 Ok(Running::Tapnat { process, arguments, program, control, netns })
             }
@@ -183,6 +186,24 @@ impl Contender {
                 Ok(Running::Kernel { netns: netns.clone() })
             }
         }
+    }
+}
+
+/// The profile that options of `tapnat run` name.
+fn profile(options: &[String]) -> Option<&str> {
+    let at = options.iter().position(|word| word == "--profile");
+    let next = at.and_then(|at| options.get(at + 1)).map(String::as_str);
+    next.or_else(|| options.iter().find_map(|word| word.strip_prefix("--profile=")))
+}
+
+/// Why it did not start: a lab's ports or addresses may not be what a profile can work with.
+fn refused(error: &io::Error, options: &[String], setup: &Setup) -> Fault {
+    let asks = setup.ports.is_some() || !setup.tapnat.is_empty();
+    match profile(options) {
+        Some(profile) if asks && error.kind() != io::ErrorKind::TimedOut => {
+            Fault::NotApplicable(format!("the profile {profile} does not go with this lab: {error}"))
+        }
+        _ => Fault::Broken(error.to_string()),
     }
 }
 
@@ -294,6 +315,29 @@ impl Running {
             Running::Kernel { .. } => {
                 Err(Fault::NotApplicable("the kernel's masquerade has no process to restart".into()))
             }
+        }
+    }
+
+    /// What it says when it is started once more beside itself with these options of `tapnat run`
+    /// besides control socket and outside interface, and ends at once; `None` if it starts.
+    ///
+    /// # Errors
+    /// [`Fault::NotApplicable`] for the kernel, which is not started.
+    pub fn refusal_of(&self, options: &[&str]) -> Shown<Option<String>> {
+        let Running::Tapnat { program, control, netns, .. } = self else {
+            return Err(Fault::NotApplicable("the kernel's masquerade has no start".into()));
+        };
+        let control = control.with_extension("second.sock");
+        let control = control.to_string_lossy();
+        let mut arguments = vec!["run", "--control", &control, "--outside", OUTSIDE];
+        arguments.extend_from_slice(options);
+        match Product::start(program, netns, &arguments, PATIENCE) {
+            Ok(mut second) => {
+                second.terminate(PATIENCE)?;
+                Ok(None)
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error.into()),
+            Err(error) => Ok(Some(error.to_string())),
         }
     }
 

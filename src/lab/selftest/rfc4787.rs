@@ -48,6 +48,8 @@ requirements! {
         "outbound packets keep the mapping alive" in SHORT;
     10 May "RFC 4787 REQ-6a" inbound_packets_refresh
         "inbound packets of a known remote keep the mapping alive" in SHORT;
+    11 Must "RFC 4787 REQ-7" an_overlap_of_inside_and_outside_is_refused
+        "an inside subnet with an outside address of the host in it is refused at start";
     12 Should "RFC 4787 REQ-8" filtering_is_no_stricter_than_by_address
         "a remote that was talked to gets in from its other ports too";
     12 Should "RFC 4787 REQ-8" strangers_are_kept_out_or_let_in_alike
@@ -198,6 +200,17 @@ fn inbound_packets_refresh(lab: &mut Trial) -> Shown {
     for _ in 0..3 {
         lab.wait(MOST)?;
         lab.back(&udp(remote, external), a)?;
+    }
+    Ok(())
+}
+
+fn an_overlap_of_inside_and_outside_is_refused(lab: &mut Trial) -> Shown {
+    for inside in ["203.0.113.129/24", "203.0.113.62/26", "203.0.0.1/16"] {
+        let said = lab.gateway.refusal_of(&["--tap", "second", "--inside", inside])?;
+        let said = said.ok_or_else(|| Fault::NotMet(format!("it starts with {inside} inside")))?;
+        lab.say(format!("--inside {inside}: {said}"));
+        let told = said.contains(inside) && said.contains("203.0.113.");
+        demand(told, format!("the refusal does not say what overlaps: {said}"))?;
     }
     Ok(())
 }

@@ -42,6 +42,8 @@ requirements! {
         "nor does one to an address that only the NAT has" in OWN_ADDRESS;
     31 Must "RFC 5382 REQ-4" syn_is_forgiven_if_a_host_meets_it
         "if an outbound SYN meets an unsolicited one meanwhile, no error is ever sent" in TWO_PORTS;
+    32 Must "RFC 5382 REQ-4a" syns_to_ports_out_of_the_range_are_dropped_silently
+        "a SYN to a port that policy keeps from hosts is never answered" in OWN_ADDRESS;
     33 Must "RFC 5382 REQ-5" established_lives_two_hours_four_minutes
         "an idle established connection lives 2 h 4 min, by the NAT's own word";
     33 Must "RFC 5382 REQ-5" half_closed_lives_as_long_as_established
@@ -215,6 +217,17 @@ fn silent(lab: &mut Trial, address: Ipv4Addr) -> Shown {
     }
     lab.wait(Duration::from_millis(5200))?;
     lab.nothing(&[World], "5.5 s")
+}
+
+fn syns_to_ports_out_of_the_range_are_dropped_silently(lab: &mut Trial) -> Shown {
+    let own = Ipv4Addr::new(203, 0, 113, 5);
+    lab.forget();
+    for port in [80, 8080, 32_767] {
+        lab.send(World, &tcp(at(S2, 8080), at(own, port), SYN, fresh() << 8, 0, &[]))?;
+    }
+    lab.nothing(&[World], "SYNs to ports out of the range")?;
+    lab.wait(Duration::from_millis(7000))?;
+    lab.nothing(&[World], "7 s")
 }
 
 fn syn_is_forgiven_if_a_host_meets_it(lab: &mut Trial) -> Shown {

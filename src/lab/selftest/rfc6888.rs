@@ -17,13 +17,26 @@ const FEW_REMOTES: Setup = Setup { tapnat: &["--limit", "sessions-per-mapping=20
 const SCARCE: Setup = Setup { ports: Some((40_000, 40_099)), lives: &[(Life::Udp, 1)], ..PLAIN };
 const TWENTY_PORTS: Setup = Setup { ports: Some((40_000, 40_019)), ..PLAIN };
 
+/// Two ranges with a gap, ten ports in all.
+const RANGES: Setup = Setup { tapnat: &["--ports", "40000-40004,50001-50005"], ..PLAIN };
+/// One server is reached with the hosts' own addresses.
+const EXEMPT: Setup = Setup { tapnat: &["--exempt", "198.51.100.20/32:4000/udp"], ..PLAIN };
+/// What [`EXEMPT`] exempts.
+const UNTOUCHED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 20);
+
 requirements! {
     68 Must "RFC 6888 REQ-2" pooling_is_paired_across_protocols
         "all protocols of a host leave from the same of several external addresses" in POOL;
+    69 Must "RFC 6888 REQ-3" port_ranges_may_have_gaps
+        "several ranges of ports, not next to each other, are used to the last" in RANGES;
     70 Must "RFC 6888 REQ-4" ports_of_a_host_can_be_limited
         "a quota of external ports a host: one host's greed does not hurt another" in QUOTA;
     71 Should "RFC 6888 REQ-5" sessions_of_a_mapping_can_be_limited
         "sessions of one mapping can be limited, and those there live on" in FEW_REMOTES;
+    72 Must "RFC 6888 REQ-6" exempt_destinations_see_the_inside_address
+        "what goes to an exempt destination is not translated, and everything else is" in EXEMPT;
+    72 Must "RFC 6888 REQ-6" answers_of_exempt_destinations_come_in
+        "and the answer, sent to the inside address, comes in; a stranger's does not" in EXEMPT;
     73 Should "RFC 6888 REQ-7" strangers_get_in
         "endpoint-independent filtering: whoever knows the external endpoint gets in";
     74 Should "RFC 6888 REQ-8" a_freed_port_rests
@@ -68,6 +81,37 @@ fn ports_of_a_host_can_be_limited(lab: &mut Trial) -> Shown {
         lab.back(&udp(remote, external), at(A, port))?;
     }
     Ok(())
+}
+
+fn port_ranges_may_have_gaps(lab: &mut Trial) -> Shown {
+    let open = open_many(lab, A, 6350..6360)?;
+    let used: BTreeSet<u16> = open.iter().map(|(_, external)| external.port()).collect();
+    let wanted: BTreeSet<u16> = (40_000..=40_004).chain(50_001..=50_005).collect();
+    demand(used == wanted, format!("ten flows over {wanted:?} left from {used:?}"))?;
+    for (port, external) in open {
+        lab.back(&udp(at(S1, 4000), external), at(A, port))?;
+    }
+    Ok(())
+}
+
+fn exempt_destinations_see_the_inside_address(lab: &mut Trial) -> Shown {
+    lab.exempt = Some(UNTOUCHED);
+    let (a, remote) = (at(A, 6360), at(UNTOUCHED, 4000));
+    let left = lab.pass(Place::A, &udp(a, remote), World)?;
+    demand(left.from() == a, format!("to the exempt destination it left as {left}"))?;
+    for other in [at(UNTOUCHED, 4001), at(S1, 4000)] {
+        lab.open(a, other)?;
+    }
+    Ok(())
+}
+
+fn answers_of_exempt_destinations_come_in(lab: &mut Trial) -> Shown {
+    lab.exempt = Some(UNTOUCHED);
+    let (a, remote) = (at(A, 6361), at(UNTOUCHED, 4000));
+    lab.pass(Place::A, &udp(a, remote), World)?;
+    let answer = lab.pass(World, &udp(remote, a), Place::A)?;
+    demand(answer.to() == a && answer.from() == remote, format!("the answer came in as {answer}"))?;
+    lab.blocked(World, &udp(at(S2, 4000), a), &HOSTS)
 }
 
 /// Opens a flow to S1 from each port; gives back those that passed, with their external endpoints.

@@ -4,7 +4,7 @@
 use super::contender::{PLAIN, Setup};
 use super::packet::{Packet, at, checksum, data, echo, error, udp, udp_with};
 use super::trial::Place::World;
-use super::trial::{A, B, GI, HOSTS, Place, R9, S1, S2, Trial, X};
+use super::trial::{A, B, C, GI, HOSTS, Place, R9, S1, S2, Trial, X};
 use super::{Fault, Shown, demand, requirements};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -13,6 +13,9 @@ use std::time::Duration;
 const POOLED: Setup = Setup { tapnat: &["--external", "203.0.113.5", "--guard", "off"], ..PLAIN };
 /// A port forwarded to a host that is not there.
 const ABSENT: Setup = Setup { publish: Some((5300, Ipv4Addr::new(10, 0, 0, 77))), ..PLAIN };
+
+/// A block of ports for each inside host.
+const BLOCKS: Setup = Setup { tapnat: &["--profile", "cgnat"], ..PLAIN };
 
 requirements! {
     95 Must "RFC 3022 4.1" udp_checksums_of_zero_are_right
@@ -25,6 +28,8 @@ requirements! {
         "a packet with harmless IP options passes with them";
     100 Should "RFC 3022 6.2" arp_is_answered_for_pool_addresses
         "ARP for an external address that only the NAT has is answered" in POOLED;
+    102 Must "RFC 7422 2" flows_of_a_host_are_in_its_block
+        "every flow of a host is in the block that follows from its address, and both can be asked" in BLOCKS;
     103 Should "RFC 6056 3.2" the_whole_port_range_is_used
         "changed ports come from the whole of 1024-65535";
     110 Must "RFC 1812 5.2.2" broken_headers_are_discarded
@@ -37,6 +42,8 @@ requirements! {
         "ICMP errors quote what fits in 576 bytes, as received";
     113 Must "RFC 1812 4.3.2.4" errors_come_from_the_interface_they_leave_by
         "ICMP errors to the inside come from the inside address";
+    114 Must "RFC 1812 4.3.2.5" errors_have_a_ttl_and_precedence_of_their_own
+        "ICMP errors have a TTL of their own, and the precedence of control or of what they are about";
     115 Must "RFC 1812 4.3.2.7" no_error_about_an_error
         "no ICMP error about an ICMP error, a broadcast, a bad packet or a later fragment";
     117 Must "RFC 1812 4.3.3.1" a_host_that_is_not_there_is_told
@@ -127,6 +134,61 @@ fn arp_is_answered_for_pool_addresses(lab: &mut Trial) -> Shown {
     let left = lab.pass(Place::A, &udp(at(A, 6704), at(S1, 4000)), World)?;
     demand(left.source == pooled, format!("it left as {left}"))?;
     lab.back(&udp(at(S1, 4000), left.from()), at(A, 6704))?;
+    Ok(())
+}
+
+/// The holder that `tapnat lookup` names as owner of a block, and the block.
+fn block(lab: &Trial, who: &str) -> Shown<(String, std::ops::RangeInclusive<u16>)> {
+    let said = lab.gateway.ask(&["lookup", who, "--json"])?;
+    let read = |line: &str| {
+        let holder: serde_json::Value = serde_json::from_str(line).ok()?;
+        let text = |key: &str| Some(holder.get(key)?.as_str()?.to_owned());
+        let (inside, outside) = (text("inside")?, text("outside")?);
+        let (first, last) = outside.rsplit_once(':')?.1.split_once('-')?;
+        (text("why")? == "block").then_some((inside, first.parse().ok()?..=last.parse().ok()?))
+    };
+    let found = said.lines().find_map(read);
+    found.ok_or_else(|| Fault::NotMet(format!("asked whose block {who} is in, it says: {}", said.trim())))
+}
+
+fn flows_of_a_host_are_in_its_block(lab: &mut Trial) -> Shown {
+    let mut blocks = Vec::new();
+    for host in [A, B, C] {
+        let (owner, ports) = block(lab, &host.to_string())?;
+        lab.say(format!("lookup {host}: {owner} has {ports:?}"));
+        for port in 6705..6713 {
+            let externals =
+                [lab.open(at(host, port), at(S1, 4000))?, lab.connect(at(host, port), at(S2, 80))?.external];
+            for external in externals {
+                let inside = ports.contains(&external.port());
+                demand(inside, format!("{host}:{port} became {external}, its block is {ports:?}"))?;
+                let (owner, _) = block(lab, &external.to_string())?;
+                demand(
+                    owner == host.to_string(),
+                    format!("{external} is {host}'s and said to be {owner}'s"),
+                )?;
+            }
+        }
+        blocks.push(ports);
+    }
+    blocks.sort_by_key(|ports| *ports.start());
+    let apart = blocks.windows(2).all(|pair| pair[0].end() < pair[1].start());
+    demand(apart, format!("blocks overlap: {blocks:?}"))
+}
+
+fn errors_have_a_ttl_and_precedence_of_their_own(lab: &mut Trial) -> Shown {
+    let (a, remote) = (at(A, 6714), at(S1, 4000));
+    let external = lab.open(a, remote)?;
+    for tos in [0x00, 0x48] {
+        for (place, packet) in [(Place::A, udp(a, remote)), (World, udp(remote, external))] {
+            lab.forget();
+            let told = lab.refused(place, &Packet { ttl: 1, tos, ..packet }, 11, 0)?;
+            demand(told.ttl >= 64, format!("about a packet with TTL 1: {told}"))?;
+            // Precedence 6 or 7 of RFC 1812, or the DSCP of RFC 5508 REQ-10d, which is later.
+            let right = told.tos >> 6 == 3 || told.tos >> 2 == tos >> 2;
+            demand(right, format!("about TOS {tos:#04x}, an error with TOS {:#04x}", told.tos))?;
+        }
+    }
     Ok(())
 }
 
