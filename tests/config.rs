@@ -37,7 +37,9 @@ fn defaults_need_only_the_inside() {
     assert_eq!(settings.policy.mapping, Behaviour::EndpointIndependent);
     assert_eq!(settings.policy.filtering, Behaviour::AddressDependent);
     assert_eq!(settings.policy.timeouts, tapnat::nat::Timeouts::default());
-    assert!(settings.policy.hairpin && settings.host_access && settings.warnings.is_empty());
+    assert!(
+        settings.policy.hairpin && settings.host_access && settings.bind_mac && settings.warnings.is_empty()
+    );
 
     let flags = flags("--inside 10.88.0.1/24 --name lab");
     let settings = load(&flags, Some(Path::new("/run/user/7"))).unwrap();
@@ -69,6 +71,7 @@ fn a_file_says_what_options_say() {
         filtering = "endpoint-independent"
         hairpin = false
         host-access = false
+        bind-mac = false
         ready-fd = 7
         log = "debug"
 
@@ -87,7 +90,7 @@ fn a_file_says_what_options_say() {
          --external 203.0.113.2 --uplink raw --guard hold --ports 52000-52999,40000-50000 --exempt 198.51.100.20/32:443/tcp --profile port-restricted \
          --rule 10.89.0.0/24=linux \
          --publish 203.0.113.1:80:10.88.0.2/tcp --publish 5000-5009:10.89.0.3:6000-6009/udp \
-         --mapping address-dependent --filtering endpoint-independent --hairpin off --host-access off \
+         --mapping address-dependent --filtering endpoint-independent --hairpin off --host-access off --bind-mac off \
          --ready-fd 7 --log debug --timeout udp=5m --timeout tcp-established=2h4m --limit sessions=1000 \
          --limit publish=16",
     );

@@ -67,6 +67,7 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
         inside(&craft::udp(at(A, 1000), at(Ipv4Addr::new(224, 0, 0, 251), 5353), b""))
     }),
     ("spoofed-source", || inside(&craft::udp(at(S2, 1000), at(S1, 53), b""))),
+    ("mac-mismatch", mac_mismatch),
     ("inside-destination", || inside(&craft::udp(at(A, 1000), at(B, 53), b""))),
     ("not-our-address", || outside(&craft::udp(at(S1, 53), at(S2, 53), b""))),
     ("icmp-type", || inside(&redirect())),
@@ -272,6 +273,13 @@ fn protocol_taken() -> Rig {
     for (mac, ip) in [(MAC_A, A), (MAC_B, B)] {
         rig.from(mac, &with_protocol(craft::udp(at(ip, 0), at(S1, 0), b""), GRE));
     }
+    rig
+}
+
+/// B sends in A's name.
+fn mac_mismatch() -> Rig {
+    let mut rig = Rig::new();
+    rig.from(MAC_B, &query());
     rig
 }
 

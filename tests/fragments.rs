@@ -71,7 +71,8 @@ fn unfinished_datagrams_are_bounded_for_each_host_and_in_all_and_end() {
 fn one_host_s_orphans_leave_room_for_those_of_others() {
     let mut rig = Rig::new();
     let orphans = |rig: &mut Rig, host, number: u16| {
-        let fates = three(host, number).into_iter().skip(1).map(|piece| rig.from(MAC_A, &piece));
+        let mac = if host == A { MAC_A } else { MAC_B };
+        let fates = three(host, number).into_iter().skip(1).map(|piece| rig.from(mac, &piece));
         fates.filter(|fate| *fate == Fate::Held).count()
     };
     assert_eq!((0..500).map(|number| orphans(&mut rig, A, number)).sum::<usize>(), 2 * 32);

@@ -413,6 +413,18 @@ fn the_mss_of_a_syn_fits_both_links_both_ways() {
     assert!(sums_are_right(&back));
 }
 
+/// Row 169: a probe of closed ports is told nothing, so nothing can be told from how it is told.
+#[test]
+fn closed_ports_outside_are_silent_to_udp() {
+    let mut rig = rig();
+    for port in 40_000..41_000 {
+        let fate = rig.outside(&craft::udp((S1_6, 53), (X6, port), b"probe"));
+        assert_eq!(fate, dropped(DropReason::Refused(Refusal::NoMapping)));
+    }
+    rig.wait(10_000);
+    assert!(rig.sent.is_empty());
+}
+
 #[test]
 fn super_frames_and_partial_checksums_pass_whole() {
     let mut rig = rig();

@@ -113,6 +113,10 @@ pub struct RunFlags {
     /// Whether inside hosts reach services of the host itself [default: on]
     #[arg(long, value_name = "on|off", help_heading = "Translation")]
     pub host_access: Option<String>,
+    /// Whether packets from inside are dropped whose address is known to be another MAC's
+    /// [default: on]
+    #[arg(long, value_name = "on|off", help_heading = "Translation")]
+    pub bind_mac: Option<String>,
     /// What an inside host is told when ports or a limit refuse it [default: prohibited]
     #[arg(long, value_name = "prohibited|host-unreachable|silence", help_heading = "Translation")]
     pub refusal: Option<String>,
@@ -135,7 +139,7 @@ impl RunFlags {
     /// A `--timeout`, `--limit` or `--rule` without `=`.
     pub fn raw(&self) -> Result<Raw, ConfigError> {
         let mut raw = Raw::default();
-        let one: [(&str, &Option<String>); 23] = [
+        let one: [(&str, &Option<String>); 24] = [
             ("name", &self.name),
             ("control", &self.control),
             ("tap", &self.tap),
@@ -156,6 +160,7 @@ impl RunFlags {
             ("filtering", &self.filtering),
             ("hairpin", &self.hairpin),
             ("host-access", &self.host_access),
+            ("bind-mac", &self.bind_mac),
             ("refusal", &self.refusal),
             ("ready-fd", &self.ready_fd),
             ("log", &self.log),

@@ -69,6 +69,7 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         policy,
         rules,
         host_access: choose(raw, "host-access", &SWITCH)?.unwrap_or(true),
+        bind_mac: choose(raw, "bind-mac", &SWITCH)?.unwrap_or(true),
         refusal: choose(raw, "refusal", &REFUSALS)?.unwrap_or_default(),
         limits,
         ready_fd: number(raw, "ready-fd", 1..=i32::MAX, "the number of an open descriptor")?,

@@ -60,6 +60,8 @@ pub struct Settings {
     pub rules: Vec<ProfiledRule>,
     /// Inside hosts may reach services of the host itself on its external address.
     pub host_access: bool,
+    /// Packets from inside are dropped whose source address is known to be another MAC's.
+    pub bind_mac: bool,
     /// What an inside host is told when ports or a limit keep it from opening a session.
     pub refusal: RefusalAnswer,
     /// How many things may live.
@@ -94,6 +96,7 @@ impl Settings {
         let advertise = || Advertise { dns: self.dns.clone(), ..Advertise::default() };
         GatewayConfig {
             subnets: self.inside.iter().map(subnet).collect(),
+            bind_mac: self.bind_mac,
             refusal: self.refusal,
             advertise: (self.advertise && six).then(advertise),
             translations: self.translations.clone(),

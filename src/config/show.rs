@@ -112,6 +112,7 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     put("publish", listed(&settings.publish));
     put("exempt", settings.exempt.iter().map(exempt::text).collect::<Vec<_>>().join(", "));
     put("host-access", on_off(settings.host_access));
+    put("bind-mac", on_off(settings.bind_mac));
     put("refusal", word(settings.refusal, &super::resolve::REFUSALS));
     put("profile", settings.profile.word().to_owned());
     for (key, value) in policy(&settings.policy) {

@@ -43,6 +43,10 @@ pub enum DropReason {
     /// A packet from the inside whose source is not in the inside subnet, or is the gateway's own
     /// (BCP 38).
     SpoofedSource,
+    /// A packet from the inside whose source address is known to be another MAC's. The gateway asks
+    /// who has it: a container with a new MAC is known again as soon as it answers, and a host that
+    /// sends in another's name stays out (`--bind-mac`).
+    MacMismatch,
     /// For another host of the same inside subnet, who is reached without the gateway; or for the
     /// gateway itself on a service it does not offer (TCP is reset, UDP answered with port
     /// unreachable).
@@ -90,7 +94,7 @@ impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = ParseError::WORDS.len() + Refusal::ALL.len() + Self::OWN.len();
 
-    const OWN: [DropReason; 24] = [
+    const OWN: [DropReason; 25] = [
         DropReason::ShortFrame,
         DropReason::OtherMac,
         DropReason::UnknownEtherType,
@@ -103,6 +107,7 @@ impl DropReason {
         DropReason::MartianSource,
         DropReason::MartianDestination,
         DropReason::SpoofedSource,
+        DropReason::MacMismatch,
         DropReason::InsideDestination,
         DropReason::NotOurAddress,
         DropReason::IcmpType,
@@ -135,18 +140,19 @@ impl DropReason {
             DropReason::MartianSource => own + 9,
             DropReason::MartianDestination => own + 10,
             DropReason::SpoofedSource => own + 11,
-            DropReason::InsideDestination => own + 12,
-            DropReason::NotOurAddress => own + 13,
-            DropReason::IcmpType => own + 14,
-            DropReason::BadMtu => own + 15,
-            DropReason::UnmappedAddress => own + 16,
-            DropReason::SourceRoute => own + 17,
-            DropReason::FragmentOrphan => own + 18,
-            DropReason::FragmentLimit => own + 19,
-            DropReason::FragmentOverlap => own + 20,
-            DropReason::NoNeighbor => own + 21,
-            DropReason::NeighborLimit => own + 22,
-            DropReason::SendFailed => own + 23,
+            DropReason::MacMismatch => own + 12,
+            DropReason::InsideDestination => own + 13,
+            DropReason::NotOurAddress => own + 14,
+            DropReason::IcmpType => own + 15,
+            DropReason::BadMtu => own + 16,
+            DropReason::UnmappedAddress => own + 17,
+            DropReason::SourceRoute => own + 18,
+            DropReason::FragmentOrphan => own + 19,
+            DropReason::FragmentLimit => own + 20,
+            DropReason::FragmentOverlap => own + 21,
+            DropReason::NoNeighbor => own + 22,
+            DropReason::NeighborLimit => own + 23,
+            DropReason::SendFailed => own + 24,
         }
     }
 
@@ -167,6 +173,7 @@ impl DropReason {
             DropReason::MartianSource => "martian-source",
             DropReason::MartianDestination => "martian-destination",
             DropReason::SpoofedSource => "spoofed-source",
+            DropReason::MacMismatch => "mac-mismatch",
             DropReason::InsideDestination => "inside-destination",
             DropReason::NotOurAddress => "not-our-address",
             DropReason::IcmpType => "icmp-type",

@@ -2,7 +2,7 @@
 
 use super::errors::Reason;
 use super::ndp::Message;
-use super::neighbors::Heard;
+use super::neighbors::{Heard, OtherMac};
 use super::npt::NoCounterpart;
 use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, arp, hop, ndp, services};
 use crate::flow::{Edit, LinkInfo, Protocol, Time};
@@ -108,6 +108,14 @@ impl Gateway {
         let (source, destination) = (packet.summary.source(), packet.summary.destination());
         if let Err(reason) = self.check_inside_source(source, from) {
             return Fate::Dropped(reason);
+        }
+        if self.config.bind_mac
+            && let Err(OtherMac { question }) = self.neighbors.check(source, from, now)
+        {
+            if let Some(question) = question {
+                self.ask(question, out);
+            }
+            return Fate::Dropped(DropReason::MacMismatch);
         }
         let ours = self.config.owns(destination);
         if to.is_multicast() || (hop::martian_destination(destination) && !ours) {

@@ -74,6 +74,8 @@ pub struct GatewayConfig {
     pub nat: NatConfig,
     /// Inside hosts at most.
     pub hosts: usize,
+    /// Packets from inside are dropped whose source address is known to be another MAC's.
+    pub bind_mac: bool,
     /// What an inside host is told when a limit keeps it from opening a session.
     pub refusal: RefusalAnswer,
     /// ICMP errors of our own, to each side: how many at once.
@@ -103,6 +105,7 @@ impl GatewayConfig {
             outside,
             nat,
             hosts: 4096,
+            bind_mac: true,
             refusal: RefusalAnswer::default(),
             error_burst: 50,
             errors_per_second: 1000,

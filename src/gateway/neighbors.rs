@@ -3,7 +3,9 @@
 //!
 //! An entry is made by a host that asks us, or by a packet that needs one. An answer nobody asked
 //! for changes an entry that exists and makes none, so a flood of them costs nothing. A host that
-//! announces a new MAC, or asks with one, is believed at once. An entry that nothing has confirmed
+//! announces a new MAC, or asks with one, is believed at once. An IP packet makes nobody believe
+//! anything: one that comes from another MAC than its source is known to have is not believed, and
+//! makes us ask everybody. An entry that nothing has confirmed
 //! for `CONFIRM` is asked for again while it is in use, and goes when nobody answers. The times are
 //! those of RFC 4861 §10, which suit ARP as well.
 
@@ -31,6 +33,18 @@ const UNHEARD_SHARE: usize = 4;
 const SWEEP: Duration = Duration::from_secs(1);
 /// Questions that fall due within this time are asked together.
 const GRAIN: Duration = Duration::from_millis(50);
+
+/// Senders that are remembered to be right.
+const SPEAKERS: usize = 64;
+
+/// The place of a sender among those that are remembered.
+fn speaker(ip: IpAddr) -> usize {
+    let last = match ip {
+        IpAddr::V4(ip) => ip.octets()[3],
+        IpAddr::V6(ip) => ip.octets()[15],
+    };
+    usize::from(last) % SPEAKERS
+}
 
 /// A packet that waits for a MAC.
 #[derive(Debug)]
@@ -63,6 +77,8 @@ pub struct Neighbors {
     swept: Option<Time>,
     /// The earliest moment at which a question may be due again; may be early.
     due: Option<Time>,
+    /// Pairs that may send, by the last bits of the address; hosts of a subnet differ there.
+    speakers: [Option<(IpAddr, MacAddr)>; SPEAKERS],
 }
 
 /// What an ARP packet or a neighbour discovery message comes to.
@@ -96,6 +112,13 @@ pub struct Question {
     pub known: Option<MacAddr>,
 }
 
+/// A packet came from another MAC than its source is known to have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OtherMac {
+    /// Who has it really? Not asked too often.
+    pub question: Option<Question>,
+}
+
 /// What to do with a packet for an inside host.
 #[derive(Debug)]
 pub enum Lookup {
@@ -110,7 +133,15 @@ pub enum Lookup {
 impl Neighbors {
     /// An empty table of at most `limit` hosts.
     pub fn new(limit: usize) -> Self {
-        Neighbors { hosts: HashMap::new(), limit, held: 0, unheard: 0, swept: None, due: None }
+        Neighbors {
+            hosts: HashMap::new(),
+            limit,
+            held: 0,
+            unheard: 0,
+            swept: None,
+            due: None,
+            speakers: [None; SPEAKERS],
+        }
     }
 
     /// Changes how many hosts there may be. What exceeds a lower limit stays until it is idle.
@@ -125,6 +156,7 @@ impl Neighbors {
     /// [`DropReason::NeighborLimit`] if there is no room for another host.
     pub fn learn(&mut self, claim: Claim, now: Time) -> Result<Vec<Held>, DropReason> {
         let Claim { ip, mac, asks_us, overrides } = claim;
+        self.speakers[speaker(ip)] = None;
         if !self.hosts.contains_key(&ip) {
             if !asks_us {
                 return Ok(Vec::new());
@@ -174,6 +206,36 @@ impl Neighbors {
             }
             None => Lookup::Unknown(None),
         }
+    }
+
+    /// Whether `mac` may send from `ip`: nobody is known to have the address, or this MAC is.
+    ///
+    /// # Errors
+    /// Another MAC has it, as far as is known.
+    #[inline]
+    pub fn check(&mut self, ip: IpAddr, mac: MacAddr, now: Time) -> Result<(), OtherMac> {
+        if self.speakers[speaker(ip)] == Some((ip, mac)) {
+            return Ok(());
+        }
+        self.check_slowly(ip, mac, now)
+    }
+
+    fn check_slowly(&mut self, ip: IpAddr, mac: MacAddr, now: Time) -> Result<(), OtherMac> {
+        if let Some(host) = self.hosts.get_mut(&ip)
+            && host.mac.is_some_and(|known| known != mac)
+        {
+            if now.since(host.asked) < RETRY {
+                return Err(OtherMac { question: None });
+            }
+            // Asking on, if nobody answers, is as for a host that needs confirming.
+            host.tries = host.tries.max(1);
+            host.asked = now;
+            self.due = Some(self.due.map_or(now + RETRY, |due| due.min(now + RETRY)));
+            // Whoever was known is not asked alone: it may be gone.
+            return Err(OtherMac { question: Some(Question { ip, known: None }) });
+        }
+        self.speakers[speaker(ip)] = Some((ip, mac));
+        Ok(())
     }
 
     /// Begins to ask for a host that nobody has heard of.

@@ -26,6 +26,8 @@ struct Knock {
 #[derive(Default, Debug)]
 pub(super) struct Knocks {
     latest: VecDeque<Knock>,
+    /// How many were pushed out by others.
+    pub lost: u64,
 }
 
 impl Knocks {
@@ -34,6 +36,7 @@ impl Knocks {
         self.forget(row, way);
         if self.latest.len() == MOST {
             self.latest.pop_front();
+            self.lost += 1;
         }
         self.latest.push_back(Knock { row, generation, way, syn });
     }
@@ -56,5 +59,20 @@ impl Knocks {
             (knock.row, knock.generation, knock.way) == (row, generation, way)
                 && knock.syn.sequence == sequence
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_gives_way_to_the_latest_and_is_counted() {
+        let mut knocks = Knocks::default();
+        let syn = Segment { sequence: 7, ..Segment::default() };
+        (0..MOST as u32 + 3).for_each(|row| knocks.remember(row, 0, Way::Out, syn));
+        assert_eq!((knocks.latest.len(), knocks.lost), (MOST, 3));
+        assert_eq!(knocks.find(2, 0, Way::Out, 8), None);
+        assert_eq!(knocks.find(3, 0, Way::Out, 8), Some(syn));
     }
 }

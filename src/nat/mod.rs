@@ -592,6 +592,7 @@ impl Nat {
             held_ports,
             held_early,
             leases_skipped: self.asking.skipped,
+            knocks_lost: self.knocks.lost,
             bytes: self.sessions.bytes()
                 + self.mappings.bytes()
                 + self.hosts.bytes()
@@ -643,6 +644,8 @@ pub struct Counts {
     pub held_early: u64,
     /// Leases of certain ports that were not asked of the host, because too many were.
     pub leases_skipped: u64,
+    /// SYNs in mid-connection that were forgotten because too many came.
+    pub knocks_lost: u64,
     /// Bytes held by tables and indices.
     pub bytes: usize,
 }

@@ -445,6 +445,7 @@ impl Worker {
                 counters.links.push(("ports: resting".to_owned(), counts.held_ports as u64));
                 counters.links.push(("ports: rested-too-short".to_owned(), counts.held_early));
                 counters.links.push(("ports: not-asked-for".to_owned(), counts.leases_skipped));
+                counters.links.push(("sessions: syns-forgotten".to_owned(), counts.knocks_lost));
                 if let Some(stock) = &self.stock {
                     counters.links.push(("guard: taken-by-host".to_owned(), stock.taken));
                     counters.links.push(("guard: lease-failed".to_owned(), stock.failed));
