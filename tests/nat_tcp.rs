@@ -430,6 +430,23 @@ fn a_syn_after_the_end_opens_the_session_anew() {
     assert_eq!(rig.state(), TcpState::Established);
 }
 
+// Anybody can send a SYN in the remote's name while the last FIN is still on its way.
+#[test]
+fn a_syn_from_outside_after_the_end_counts_once_it_is_answered() {
+    let mut rig = Rig::open();
+    assert_eq!(rig.a(seg("F.", A1, S1)), PASSES);
+    assert_eq!(rig.s(seg("F.", S1, A1 + 1)), PASSES);
+    let id = rig.view().id;
+    assert_eq!(rig.s(seg("S", FAR, 0)), PASSES);
+    assert_eq!((rig.state(), rig.view().id), (TcpState::Closing, id));
+    assert_eq!(rig.s(seg("F.", S1, A1 + 1)), PASSES, "the last FIN again");
+    assert_eq!(rig.a(seg(".", A1 + 1, S1 + 1)), PASSES);
+    assert_eq!(rig.a(seg("S.", 0x2000_0000, FAR + 1)), PASSES);
+    assert_eq!(rig.s(seg(".", FAR + 1, 0x2000_0001)), PASSES);
+    assert_eq!(rig.state(), TcpState::Established);
+    assert_ne!(rig.view().id, id);
+}
+
 // ---- how long ------------------------------------------------------------------------------------
 
 // Rows 33, 81: each state has a time of its own.

@@ -180,7 +180,9 @@ impl<K: Fn(u32) -> Option<Segment>> Case<'_, K> {
             (Closing | Reset, _) if windows.repeats_the_past(self.way, segment, self.session.bytes()) => {
                 Effect::Knock
             }
-            (Closing | Reset, _) => Effect::Reopen,
+            (Closing | Reset, Way::Out) => Effect::Reopen,
+            // Anybody can send one in the remote's name, while the last FIN is still on its way.
+            (Closing | Reset, Way::In) => Effect::Knock,
             (OutSyn, Way::Out) | (InSyn, Way::In) if windows.repeats(self.way, segment) => Effect::Refresh,
             (OutSyn, _) | (InSyn, Way::Out) => Effect::Begin(OutSyn),
             (InSyn, Way::In) if !windows.knows(self.way) => Effect::Begin(InSyn),

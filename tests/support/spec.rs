@@ -97,7 +97,7 @@ impl Tcp {
     fn syn(&mut self, way: usize, first: u32, over: bool) -> Fate {
         let repeated = self.first[way] == Some(first);
         if over {
-            if repeated && self.whole {
+            if repeated && self.whole || way == IN {
                 self.knock[way] = Some(first);
                 return Fate::Ignored;
             }
