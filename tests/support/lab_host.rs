@@ -236,16 +236,17 @@ pub fn impossible_wishes_are_refused_in_one_line(form: Form) {
 
 pub fn what_was_chosen_is_said_on_one_line(form: Form) {
     let setup = Setup::plain(form);
-    let said = setup.gateway.0.said();
-    let line = said.lines().find(|line| line.contains("serving ")).unwrap_or_default();
     let chosen = format!("; uplink {}: asked for; guard {}: asked for", form.uplink, form.guard);
-    assert!(line.contains(&chosen), "{said}");
+    let on_its_line =
+        |said: &str| said.lines().any(|line| line.contains("serving ") && line.contains(&chosen));
+    eventually(&chosen, SOON, || on_its_line(&setup.gateway.0.said()));
     drop(setup);
 
     let foreign = ["--external", "203.0.113.77", "--guard", "off", "--uplink", "auto"];
     let world = World::new(Options::default());
-    let said = world.gateway(form, &foreign).0.said();
-    assert!(said.contains("; uplink packet: super-frames pass whole; guard off: asked for"), "{said}");
+    let gateway = world.gateway(form, &foreign);
+    let chosen = "; uplink packet: super-frames pass whole; guard off: asked for";
+    eventually(chosen, SOON, || gateway.0.said().contains(chosen));
 }
 
 pub fn nothing_is_logged_of_who_talks_to_whom() {
@@ -266,8 +267,8 @@ pub fn pool_addresses_are_answered_for_outside() {
         gateway: world.gateway(PLAIN, &["--external", &first, "--external", &second, "--guard", "off"]),
         world,
     };
-    let said = setup.gateway.0.said();
-    assert!(said.contains("answering ARP for 203.0.113.77, 203.0.113.78 on eth0"), "{said}");
+    let answering = "answering ARP for 203.0.113.77, 203.0.113.78 on eth0";
+    eventually(answering, SOON, || setup.gateway.0.said().contains(answering));
     for container in ["red", "blue"] {
         assert_ping(setup.on(container), SERVERS[0]);
         let seen: Vec<_> = (0..5).map(|_| *seen_as(setup.on(container), at(SERVERS[0], 80)).ip()).collect();
