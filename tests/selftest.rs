@@ -29,14 +29,9 @@ const SIDE_BY_SIDE: &str = "selftest/side_by_side/tapnat_meets_what_the_kernel_m
 
 /// Requirements that are known not to be met: name, uplink (empty for both), and why. The test
 /// `the_list_of_the_unmet_is_current` fails when one of them is met, so that none outlives its reason.
-const UNMET: [(&str, &str, &str); 7] = [
+const UNMET: [(&str, &str, &str); 6] = [
     (
         "syns_to_ports_out_of_the_range_are_dropped_silently",
-        "raw",
-        "raw sockets receive nothing for an address that the host does not have",
-    ),
-    (
-        "answers_of_exempt_destinations_come_in",
         "raw",
         "raw sockets receive nothing for an address that the host does not have",
     ),

@@ -82,8 +82,11 @@ fn a_neighbour_cannot_take_over_a_connection(lab: &mut Trial) -> Shown {
 }
 
 fn no_host_gets_the_port_of_a_local_service(lab: &mut Trial) -> Shown {
-    for port in [1194, 41_194] {
-        let service = lab.gateway_netns().run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))??;
+    for wanted in [1194, 41_194] {
+        // The NAT may hold any port of its range, and then nobody listens there.
+        let free = |port: u16| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).ok().map(|it| (port, it));
+        let bound = lab.gateway_netns().run(|| (wanted..wanted + 50).find_map(free))?;
+        let (port, service) = bound.ok_or_else(|| std::io::Error::other("no port is left to listen on"))?;
         service.set_read_timeout(Some(Duration::from_secs(2)))?;
         lab.say(format!("a program on the gateway's host listens on UDP {port}"));
         let external = lab.open(at(A, port), at(S1, 7777))?;

@@ -203,6 +203,8 @@ fn refused(error: &io::Error, options: &[String], setup: &Setup) -> Fault {
         Some(profile) if asks && error.kind() != io::ErrorKind::TimedOut => {
             Fault::NotApplicable(format!("the profile {profile} does not go with this lab: {error}"))
         }
+        // What the uplink cannot do is refused with the one that can.
+        _ if error.to_string().contains("use --uplink packet") => Fault::NotApplicable(error.to_string()),
         _ => Fault::Broken(error.to_string()),
     }
 }
