@@ -593,7 +593,7 @@ impl Ports {
 
     /// What each leased pool would like to be given.
     pub(super) fn wanted(&self) -> impl Iterator<Item = Want> + '_ {
-        let most = if self.leased && !self.blocks { [self.width(0), self.width(1)] } else { [0, 0] };
+        let leases = self.leased && !self.blocks;
         let externals = 0..self.in_use.len() as u16;
         let kinds =
             [(Protocol::Tcp, false), (Protocol::Tcp, true), (Protocol::Udp, false), (Protocol::Udp, true)];
@@ -602,7 +602,10 @@ impl Ports {
             .flat_map(move |external| kinds.map(|(protocol, odd)| (protocol, odd, external)))
             .filter_map(move |(protocol, odd, external)| {
                 let list: &List = &self.pool(protocol, external)?.lists[usize::from(odd)];
-                let count = list.want().min(most[usize::from(odd)].saturating_sub(list.leases));
+                // Asked after every burst, and hardly ever with a yes: only then are ports counted.
+                let wanted = if leases { list.want() } else { 0 };
+                let most = if wanted > 0 { self.width(usize::from(odd)) } else { 0 };
+                let count = wanted.min(most.saturating_sub(list.leases));
                 Some(Want { protocol, external, odd, count })
             })
             .filter(|want| want.count > 0)
