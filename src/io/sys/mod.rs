@@ -10,6 +10,7 @@ pub mod ethtool;
 pub mod fd;
 pub mod inet;
 pub mod netns;
+pub mod nsfs;
 pub mod packet;
 pub mod raw6;
 pub mod shared;
