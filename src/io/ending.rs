@@ -107,18 +107,14 @@ impl FileWatch {
             | inotify::WatchFlags::DELETE_SELF
             | inotify::WatchFlags::MOVE_SELF;
         inotify::add_watch(&changes, parent, leaving)?;
-        let mounts = rustix::fs::open(
-            "/proc/self/mountinfo",
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let mounts =
+            rustix::fs::open("/proc/self/mountinfo", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&events, &changes, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
         epoll::add(&events, &mounts, epoll::EventData::new_u64(1), epoll::EventFlags::PRI)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(parent, flags, Mode::empty())?;
-        let mut watch =
-            FileWatch { events, changes, _mounts: mounts, directory, name, identity: (0, 0) };
+        let mut watch = FileWatch { events, changes, _mounts: mounts, directory, name, identity: (0, 0) };
         watch.identity = watch.look()?;
         Ok(watch)
     }
@@ -133,7 +129,8 @@ impl FileWatch {
         let mut bytes = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(&self.changes, &mut bytes);
         while reader.next().is_ok() {}
-        let mut ready = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 2];
+        let mut ready =
+            [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 2];
         let _ = epoll::wait(&self.events, &mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
         // What cannot be looked at for another reason may still be there.
         match self.look() {

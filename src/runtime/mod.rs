@@ -46,6 +46,8 @@ pub struct Around {
     pub ready: Option<Box<dyn FnOnce() -> anyhow::Result<()>>>,
     /// It goes on without a control socket if none can be made.
     pub control_optional: bool,
+    /// Nobody will start a gateway of this name again: nothing is remembered for one.
+    pub passing: bool,
 }
 
 impl std::fmt::Debug for Around {
@@ -129,7 +131,8 @@ pub fn run_with(
         server => Some(server?),
     };
     let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
-    if server.is_some() {
+    // The socket keeps a second gateway of the same name from the file beside it.
+    if server.is_some() && !around.passing {
         worker.memory = PortMemory::open(settings, &mut worker.gateway, clock);
     }
 

@@ -176,7 +176,8 @@ impl Worker {
         if !woken.endings {
             return None;
         }
-        let over = self.endings.iter_mut().find_map(|ending| ending.ended().then(|| ending.what().to_owned()));
+        let over =
+            self.endings.iter_mut().find_map(|ending| ending.ended().then(|| ending.what().to_owned()));
         over.map(Ended::Over)
     }
 

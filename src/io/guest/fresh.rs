@@ -4,6 +4,7 @@
 //! it keeps its own user and group, so that files have the owners that they have outside.
 
 use super::helper::{Order, Place};
+use super::talk::Talk;
 use super::{Guest, GuestConfig, GuestError, ask, helper, resolver, spawn};
 use crate::io::ending::Ending;
 use crate::io::sys::netns::{Maps, unshare_into};
@@ -16,8 +17,6 @@ use std::fs;
 use std::io;
 use std::process::Child;
 
-use super::talk::Talk;
-
 /// How the namespaces of a command are.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Fresh {
@@ -27,27 +26,30 @@ pub struct Fresh {
     pub resolver: Option<String>,
 }
 
-/// A command that waits in its namespaces for [`Launched::go`]. If this is dropped before, it ends
-/// without having run.
+/// A command that waits in its namespaces for [`Go::go`].
 #[derive(Debug)]
 pub struct Launched {
     /// The TAP, and the end of the command.
     pub guest: Guest,
     /// The process that is to be the command.
     pub child: Child,
-    talk: Option<Talk>,
+    /// What has it run.
+    pub go: Go,
 }
 
-impl Launched {
-    /// Has the command run. Later calls do nothing.
+/// Has a command run. If this is dropped instead, the command ends without having run.
+#[derive(Debug)]
+pub struct Go {
+    talk: Talk,
+}
+
+impl Go {
+    /// Has the command run.
     ///
     /// # Errors
-    /// The process has ended.
-    pub fn go(&mut self) -> io::Result<()> {
-        match self.talk.take() {
-            Some(talk) => talk.send(&(), &[]),
-            None => Ok(()),
-        }
+    /// Its process has ended.
+    pub fn go(self) -> io::Result<()> {
+        self.talk.send(&(), &[])
     }
 }
 
@@ -69,7 +71,7 @@ pub fn launch(fresh: &Fresh, guest: &GuestConfig, command: &[OsString]) -> Resul
     };
     let ending = Ending::process(Pid::from_child(&child)).map_err(helper("watching it"))?;
     let guest = Guest { tap, name: made.name, mac: made.mac, warnings: made.warnings, ending: Some(ending) };
-    Ok(Launched { guest, child, talk: Some(talk) })
+    Ok(Launched { guest, child, go: Go { talk } })
 }
 
 /// Takes the helper into namespaces of its own.
@@ -82,7 +84,8 @@ pub(super) fn enter(fresh: &Fresh, warnings: &mut Vec<String>) -> Result<(), Str
     // Who may make namespaces and is root anyway gains nothing from another user namespace.
     let user = !able || (fresh.root && uid != 0);
     let maps = user.then_some(if fresh.root { Maps { uid: 0, gid: 0 } } else { Maps { uid, gid } });
-    unshare_into(maps).map_err(|error| format!("exec cannot {error}; {}", namespace_cure(&error, uid == 0)))?;
+    unshare_into(maps)
+        .map_err(|error| format!("exec cannot {error}; {}", namespace_cure(&error, uid == 0)))?;
     // What is mounted outside later still appears; what is mounted in here does not get out.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .map_err(|error| format!("the mounts cannot be set apart: {}", io::Error::from(error)))?;

@@ -4,10 +4,10 @@
 //! It runs as `tapnat inside FD -- [COMMAND...]`, a process with one thread. What fails is sent
 //! back as one line.
 
+use super::GuestConfig;
 use super::configure::configure;
 use super::fresh::{Fresh, enter};
 use super::talk::Talk;
-use super::GuestConfig;
 use crate::io::Link;
 use crate::io::sys::fd;
 use crate::io::tap::Tap;
@@ -56,7 +56,10 @@ pub(super) struct Made {
 /// becomes `command`.
 pub fn run(number: RawFd, command: &[OsString]) -> ExitCode {
     let Ok(socket) = fd::adopt(number) else {
-        let _ = writeln!(io::stderr(), "tapnat: {VERB} is for tapnat itself: see `tapnat attach` and `tapnat exec`");
+        let _ = writeln!(
+            io::stderr(),
+            "tapnat: {VERB} is for tapnat itself: see `tapnat attach` and `tapnat exec`"
+        );
         return ExitCode::from(2);
     };
     // What the command is to inherit does not include this.

@@ -19,7 +19,7 @@ pub mod resolver;
 mod talk;
 pub mod target;
 
-pub use fresh::{Fresh, Launched, launch};
+pub use fresh::{Fresh, Go, Launched, launch};
 pub use target::{NetChoice, Target};
 
 use crate::io::ending::Ending;
@@ -180,10 +180,7 @@ pub fn attach(target: &Target, config: &GuestConfig) -> Result<Guest, GuestError
 }
 
 /// Starts the helper, which is to become `command` in the end.
-fn spawn(
-    command: &[OsString],
-    prepare: impl FnOnce(&mut Command),
-) -> Result<(Talk, Child), GuestError> {
+fn spawn(command: &[OsString], prepare: impl FnOnce(&mut Command)) -> Result<(Talk, Child), GuestError> {
     let (ours, theirs) = Talk::pair().map_err(helper("making a socket pair"))?;
     let mut program = Command::new(SELF);
     program.arg0("tapnat").arg(VERB).arg(theirs.as_raw_fd().to_string()).arg("--").args(command);
@@ -196,14 +193,9 @@ fn spawn(
 }
 
 /// Gives the order and waits for the answer.
-fn ask(
-    talk: &Talk,
-    order: &Order,
-    descriptors: &[BorrowedFd<'_>],
-) -> Result<(Made, OwnedFd), GuestError> {
+fn ask(talk: &Talk, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Result<(Made, OwnedFd), GuestError> {
     talk.send(order, descriptors).map_err(helper("giving it the order"))?;
-    let (answer, mut received) =
-        talk.receive::<Result<Made, String>>().map_err(helper("its answer"))?;
+    let (answer, mut received) = talk.receive::<Result<Made, String>>().map_err(helper("its answer"))?;
     let made = answer.map_err(GuestError::Inside)?;
     let tap = received.pop().ok_or(io::ErrorKind::InvalidData.into()).map_err(helper("its answer"))?;
     // Numbers 0 to 2 are free if the caller has closed them, but no place for a TAP.

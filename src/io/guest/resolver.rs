@@ -16,7 +16,10 @@ const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
 /// What the host's resolv.conf says, less what only the host itself can reach: resolvers on its
 /// loopback. `None` if no resolver is left.
 pub fn of_host() -> Option<String> {
-    [FILE, UPSTREAM].into_iter().filter_map(|path| fs::read_to_string(path).ok()).find_map(|text| reachable(&text))
+    [FILE, UPSTREAM]
+        .into_iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .find_map(|text| reachable(&text))
 }
 
 fn reachable(text: &str) -> Option<String> {
@@ -41,7 +44,13 @@ pub fn put(text: &str) -> io::Result<()> {
     // A file system in memory needs a directory to be written through: one that surely exists, which
     // it covers for a moment.
     let etc = Path::new("/etc");
-    mount(c"tmpfs", etc, c"tmpfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, c"mode=0755")?;
+    mount(
+        c"tmpfs",
+        etc,
+        c"tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+        c"mode=0755",
+    )?;
     let bound = bind_over(&file, text);
     unmount(etc, UnmountFlags::DETACH)?;
     bound

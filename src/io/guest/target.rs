@@ -140,10 +140,7 @@ fn of_process(number: i32) -> Result<(String, OwnedFd, Option<Ending>), GuestErr
     }
 }
 
-fn of_path(
-    path: &Path,
-    warnings: &mut Vec<String>,
-) -> Result<(String, OwnedFd, Option<Ending>), GuestError> {
+fn of_path(path: &Path, warnings: &mut Vec<String>) -> Result<(String, OwnedFd, Option<Ending>), GuestError> {
     let named = path.components().count() == 1 && path.is_relative() && !path.starts_with(".");
     let path = if named { Path::new(NAMED).join(path) } else { path.to_owned() };
     if let Some(pid) = in_proc(&path) {
@@ -155,7 +152,8 @@ fn of_path(
     let ending = Ending::file(&path);
     if let Err(error) = &ending {
         let path = path.display();
-        warnings.push(format!("the end of {path} will not be seen: its directory cannot be watched: {error}"));
+        warnings
+            .push(format!("the end of {path} will not be seen: its directory cannot be watched: {error}"));
     }
     Ok((path.display().to_string(), net, ending.ok()))
 }

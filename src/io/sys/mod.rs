@@ -14,5 +14,6 @@ pub mod nsfs;
 pub mod packet;
 pub mod raw6;
 pub mod shared;
+pub mod signal;
 pub mod tun;
 pub mod wiretap;
