@@ -48,7 +48,6 @@ Examples:
 ///
 /// # Errors
 /// The settings are wrong, the namespace cannot be joined, or the gateway cannot run.
-#[expect(clippy::boxed_local, reason = "the options are large, and come in a box")]
 pub fn run(args: Box<AttachArgs>) -> anyhow::Result<()> {
     let runtime_dir = runtime_dir();
     let mut plan = plan(&args.flags, &args.guest, Defaults::default(), runtime_dir.as_deref())?;
