@@ -12,6 +12,7 @@ pub mod portless;
 pub mod publish;
 pub mod ready;
 pub mod reload;
+pub mod sandbox;
 pub mod settle;
 pub mod signals;
 pub mod spin;
@@ -22,8 +23,10 @@ pub mod worker;
 use crate::config::{RunFlags, Settings};
 use crate::control::Engine;
 use crate::control::server::Server;
+use crate::control::socket::SocketFile;
 use crate::io::netlink::Watcher;
 use crate::observe::{Feed, FlowBoard};
+use addresses::Answering;
 use anyhow::Context;
 use mailbox::mailbox;
 use memory::PortMemory;
@@ -45,7 +48,7 @@ pub fn run(settings: &Settings, flags: &RunFlags, runtime_dir: Option<&Path>) ->
     let signals = Signals::take().context("signal handlers")?;
     let hangups = Hangups::take().context("signal handlers")?;
     let clock = clock::Clock::start();
-    let Started { gateway, links, guard, stock, host, about } = start::start(settings, clock)?;
+    let Started { gateway, links, guard, stock, host, arp, about } = start::start(settings, clock)?;
 
     let mut poller = Poller::new().context("epoll")?;
     links.watch(&mut poller).context("epoll: links")?;
@@ -85,9 +88,14 @@ pub fn run(settings: &Settings, flags: &RunFlags, runtime_dir: Option<&Path>) ->
     };
     publish::publish_all(&mut worker, settings)?;
     worker.stock_up();
-    let server = Server::start(&settings.control, Arc::clone(&handle) as Arc<dyn Engine>)?;
-    let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
+    let socket = SocketFile::bind(&settings.control)?;
     worker.memory = PortMemory::open(settings, &mut worker.gateway, clock);
+
+    // Threads are protected like the one that starts them: none may be there before this.
+    handle.tell_protection(sandbox::enter(settings, flags, &about)?);
+    arp.into_iter().for_each(Answering::start);
+    let server = Server::serve(socket, Arc::clone(&handle) as Arc<dyn Engine>)?;
+    let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
 
     tracing::info!("{}", start::line(&about));
     ready::tell(settings.ready_fd)?;
