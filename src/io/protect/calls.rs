@@ -28,7 +28,6 @@ pub const CALLS: &[(&str, i64, &str)] = calls! {
     SYS_writev "data",
     SYS_pwrite64 "files",
     SYS_pwritev "data",
-    SYS_splice "data",
     SYS_close "descriptors",
     SYS_close_range "descriptors",
     SYS_dup "descriptors",
@@ -44,15 +43,11 @@ pub const CALLS: &[(&str, i64, &str)] = calls! {
     SYS_readlinkat "files",
     SYS_getdents64 "files",
     SYS_unlinkat "files",
-    SYS_renameat "files",
-    SYS_renameat2 "files",
     SYS_ftruncate "files",
     SYS_fsync "files",
     SYS_fdatasync "files",
     SYS_flock "files",
-    SYS_fchmod "files",
     SYS_getcwd "files",
-    SYS_umask "files",
     SYS_inotify_init1 "watching",
     SYS_inotify_add_watch "watching",
     SYS_inotify_rm_watch "watching",
@@ -83,7 +78,6 @@ pub const CALLS: &[(&str, i64, &str)] = calls! {
     SYS_timerfd_create "waiting",
     SYS_timerfd_settime "waiting",
     SYS_timerfd_gettime "waiting",
-    SYS_signalfd4 "waiting",
     SYS_pipe2 "waiting",
     SYS_nanosleep "time",
     SYS_clock_nanosleep "time",
@@ -97,13 +91,12 @@ pub const CALLS: &[(&str, i64, &str)] = calls! {
     SYS_membarrier "threads",
     SYS_futex "threads",
     SYS_set_robust_list "threads",
-    SYS_get_robust_list "threads",
     SYS_rseq "threads",
     SYS_gettid "threads",
     SYS_sched_yield "threads",
     SYS_sched_getaffinity "threads",
-    SYS_sched_setaffinity "threads",
     SYS_set_tid_address "threads",
+    SYS_clone "threads",
     SYS_clone3 "threads",
     SYS_exit "threads",
     SYS_exit_group "end",
@@ -126,7 +119,6 @@ pub const CALLS: &[(&str, i64, &str)] = calls! {
     SYS_getegid "facts",
     SYS_capget "facts",
     SYS_getrandom "facts",
-    SYS_getrusage "facts",
     SYS_prlimit64 "facts",
     SYS_sysinfo "facts",
     SYS_uname "facts",
@@ -141,13 +133,9 @@ pub const OLDER: &[(&str, i64, &str)] = calls! {
     SYS_access "files",
     SYS_readlink "files",
     SYS_unlink "files",
-    SYS_rename "files",
     SYS_dup2 "descriptors",
     SYS_poll "waiting",
-    SYS_select "waiting",
     SYS_epoll_wait "waiting",
-    SYS_eventfd "waiting",
-    SYS_pipe "waiting",
     SYS_time "time",
     SYS_getrlimit "facts",
 };
@@ -155,6 +143,14 @@ pub const OLDER: &[(&str, i64, &str)] = calls! {
 /// The older forms of some, which this processor does not have.
 #[cfg(not(target_arch = "x86_64"))]
 pub const OLDER: &[(&str, i64, &str)] = &[];
+
+/// Older forms of clone(2), which make processes.
+#[cfg(target_arch = "x86_64")]
+const FORKS: &[(&str, i64, &str)] = calls! { SYS_fork "refused", SYS_vfork "refused", };
+
+/// Older forms of clone(2), which this processor does not have.
+#[cfg(not(target_arch = "x86_64"))]
+const FORKS: &[(&str, i64, &str)] = &[];
 
 /// Families that a socket may be of.
 const FAMILIES: [i32; 5] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET];
@@ -168,13 +164,25 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 /// `Unsupported` on processors that the filter is not written for; else the kernel's word.
 pub fn confine(bpf: bool) -> io::Result<String> {
     let (filter, count) = filter(bpf)?;
-    // The C library tries clone3(2), whose arguments no filter can see, and then clone(2).
-    let unknown = Rules::from([(libc::SYS_clone3, Vec::new())]);
-    let no_clone3 = compile(unknown, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;
+    let filters = [no_processes()?, no_clone3()?, filter];
     seccomp::catch()?;
-    seccomp::install(&no_clone3)?;
-    seccomp::install(&filter)?;
+    filters.iter().try_for_each(|filter| seccomp::install(filter))?;
     Ok(format!("{count} system calls"))
+}
+
+/// The C library starts programs with all signals blocked, where one that is trapped would end the
+/// process: these calls fail quietly.
+fn no_processes() -> io::Result<BpfProgram> {
+    let mut rules: Rules = FORKS.iter().map(|(_, number, _)| (*number, Vec::new())).collect();
+    let thread = SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64);
+    rules.insert(libc::SYS_clone, vec![argument(0, thread, 0)?]);
+    compile(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))
+}
+
+/// The C library tries clone3(2), whose arguments no filter can see, and then clone(2).
+fn no_clone3() -> io::Result<BpfProgram> {
+    let rules = Rules::from([(libc::SYS_clone3, Vec::new())]);
+    compile(rules, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))
 }
 
 fn filter(bpf: bool) -> io::Result<(BpfProgram, usize)> {
@@ -187,9 +195,8 @@ fn filter(bpf: bool) -> io::Result<(BpfProgram, usize)> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![argument(2, executable.clone(), 0)?]);
     }
-    // Threads, and no processes.
-    let thread = libc::CLONE_THREAD as u64;
-    rules.insert(libc::SYS_clone, vec![argument(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
+    // What they may not do is refused by filters of their own.
+    rules.extend(FORKS.iter().map(|(_, number, _)| (*number, Vec::new())));
     rules.insert(libc::SYS_prctl, vec![argument(0, SeccompCmpOp::Eq, libc::PR_SET_NAME as u64)?]);
     if bpf {
         rules.insert(libc::SYS_bpf, Vec::new());
