@@ -104,6 +104,7 @@ pub const CALLS: &[(&str, i64, &str)] = calls! {
     SYS_rt_sigaction "signals",
     SYS_rt_sigprocmask "signals",
     SYS_rt_sigreturn "signals",
+    SYS_rt_sigtimedwait "signals",
     SYS_sigaltstack "signals",
     SYS_kill "signals",
     SYS_tgkill "signals",
