@@ -79,8 +79,9 @@ fn read_long<'a>(
     let shown = || String::from_utf8_lossy(name).into_owned();
     let exact = opts.iter().find(|opt| opt.long.as_bytes() == name);
     let begun: Vec<&Opt> = opts.iter().filter(|opt| opt.long.as_bytes().starts_with(name)).collect();
-    let opt = match (exact, begun.as_slice()) {
-        (Some(opt), _) | (None, [opt]) => *opt,
+    let opt: &Opt = match (exact, begun.as_slice()) {
+        (Some(opt), _) => opt,
+        (None, [opt]) => opt,
         (None, []) => return Err(Misuse(format!("unrecognized option '--{}'", shown()))),
         (None, many) => {
             let names: String = many.iter().map(|opt| format!(" '--{}'", opt.long)).collect();
@@ -181,7 +182,10 @@ mod tests {
             ("42 --ready-fd 3 tap0 --cidr=10.0.2.0/24", "ready-fd=3,cidr=10.0.2.0/24|42,tap0"),
             ("--ready=3 -- -c", "ready-fd=3|-c"),
             ("--conf - x", "configure|-,x"),
-            ("--enable x", "option '--enable' is ambiguous; possibilities: '--enable-ipv6' '--enable-sandbox'"),
+            (
+                "--enable x",
+                "option '--enable' is ambiguous; possibilities: '--enable-ipv6' '--enable-sandbox'",
+            ),
             ("--bogus", "unrecognized option '--bogus'"),
             ("-x", "invalid option -- 'x'"),
             ("--cidr", "option '--cidr' requires an argument"),
@@ -195,7 +199,9 @@ mod tests {
 
     #[test]
     fn numbers_are_read_as_c_does() {
-        for (text, want) in [("3", 3), (" 42x", 42), ("-7", -7), ("foo", 0), ("", 0), ("99999999999999999999", i64::MAX)] {
+        for (text, want) in
+            [("3", 3), (" 42x", 42), ("-7", -7), ("foo", 0), ("", 0), ("99999999999999999999", i64::MAX)]
+        {
             assert_eq!(strtol(OsStr::new(text)), want, "{text}");
         }
     }

@@ -169,7 +169,8 @@ struct Raw {
 /// # Errors
 /// What is wrong first, in the original's words where it has some.
 pub fn read(args: &[OsString]) -> Result<Asked, Refused> {
-    let line = getopt::read(&OPTS, args, false).map_err(|misuse| misused(format!("slirp4netns: {misuse}")))?;
+    let line =
+        getopt::read(&OPTS, args, false).map_err(|misuse| misused(format!("slirp4netns: {misuse}")))?;
     let mut raw = Raw::default();
     for (name, text) in line.options {
         match name {

@@ -47,11 +47,8 @@ impl<F: Forwarder> Api<F> {
 
     /// Answers one request.
     pub fn answer(&mut self, request: &[u8]) -> String {
-        let answer = if request.len() >= LONGEST {
-            Err("too large message")
-        } else {
-            self.carry_out(request)
-        };
+        let answer =
+            if request.len() >= LONGEST { Err("too large message") } else { self.carry_out(request) };
         answer.unwrap_or_else(|why| json!({"error": {"desc": format!("bad request: {why}")}}).to_string())
     }
 
@@ -287,7 +284,10 @@ mod tests {
                 "add_hostfwd: bad arguments.guest_addr",
             ),
             (&add(r#""proto":"tcp","host_port":8080"#), "add_hostfwd: bad arguments.guest_port"),
-            (&add(r#""proto":"tcp","host_port":8080,"guest_port":0"#), "add_hostfwd: bad arguments.guest_port"),
+            (
+                &add(r#""proto":"tcp","host_port":8080,"guest_port":0"#),
+                "add_hostfwd: bad arguments.guest_port",
+            ),
             (
                 &add(r#""proto":"tcp","host_port":80,"guest_port":80"#),
                 "add_hostfwd: slirp_add_hostfwd failed",
