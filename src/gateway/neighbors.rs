@@ -191,6 +191,11 @@ impl Neighbors {
         if self.hosts.len() < self.limit { Ok(()) } else { Err(DropReason::NeighborLimit) }
     }
 
+    /// The MAC that `ip` is known to have.
+    pub fn mac_of(&self, ip: IpAddr) -> Option<MacAddr> {
+        self.hosts.get(&ip)?.mac
+    }
+
     /// Where a packet for `ip` goes.
     pub fn lookup(&mut self, ip: IpAddr, now: Time) -> Lookup {
         let Some(host) = self.hosts.get_mut(&ip) else {

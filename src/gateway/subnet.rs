@@ -53,6 +53,7 @@ impl GatewayConfig {
     /// Whether `ip` is an address of the gateway inside.
     pub fn owns(&self, ip: IpAddr) -> bool {
         self.subnets.iter().any(|subnet| subnet.gateway == ip)
+            || self.services.contains(&ip)
             || (self.speaks_v6() && ip == IpAddr::V6(self.link_local()))
     }
 
