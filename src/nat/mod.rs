@@ -594,6 +594,7 @@ impl Nat {
             held_ports,
             held_early,
             leases_skipped: self.asking.skipped,
+            refusals_forgotten: self.ports.refusals_forgotten(),
             knocks_lost: self.knocks.lost,
             bytes: self.sessions.bytes()
                 + self.mappings.bytes()
@@ -646,6 +647,8 @@ pub struct Counts {
     pub held_early: u64,
     /// Leases of certain ports that were not asked of the host, because too many were.
     pub leases_skipped: u64,
+    /// Ports refused by the host that were asked for again too early, because too many were refused.
+    pub refusals_forgotten: u64,
     /// SYNs in mid-connection that were forgotten because too many came.
     pub knocks_lost: u64,
     /// Bytes held by tables and indices.

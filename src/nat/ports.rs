@@ -13,10 +13,12 @@
 //!        └── give back ──┘  └────────────────────┴─────────────────────────────────┘
 //! ```
 
+mod leasing;
+
 use super::NatConfig;
 use super::hash::Hash;
 use super::held::{self, Held, Holds};
-use super::pool::{List, Pool, State, list_of};
+use super::pool::{Pool, State, list_of};
 use super::rng::Rng;
 use super::wheel;
 use crate::flow::{Endpoint, Protocol, Time};
@@ -24,15 +26,8 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// How long a port that the host has refused is not asked for again.
-const REFUSED: Duration = Duration::from_secs(60);
 /// How often held ports are looked at where nobody asks for one.
 const LOOK: Duration = Duration::from_secs(8);
-/// Refused ports that are remembered, at most.
-const REFUSALS: usize = 4096;
-/// Low ports refused in a row after which no more are asked for during `REFUSED`: the host gives
-/// none.
-const LOW_REFUSALS: u8 = 6;
 
 /// The lists in which a port is looked for, by the list of the inside port.
 const ORDER: [&[usize]; 4] = [&[0, 1], &[1, 0], &[2, 3, 0, 1], &[3, 2, 1, 0]];
@@ -46,15 +41,6 @@ pub(super) struct Place {
     pub protocol: Protocol,
     pub external: u16,
     pub port: u16,
-}
-
-/// Ports wanted from the host: of this protocol, external address and parity, so many more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Want {
-    pub protocol: Protocol,
-    pub external: u16,
-    pub odd: bool,
-    pub count: usize,
 }
 
 /// All pools.
@@ -72,6 +58,7 @@ pub(super) struct Ports {
     holds: Holds,
     /// When which port of which pool may be asked for again.
     refused: VecDeque<(u64, u16, u16)>,
+    refusals_forgotten: u64,
     /// Ports that mappings share.
     shared: usize,
     /// When held ports are looked at next, in nanoseconds; never if there are none.
@@ -105,6 +92,7 @@ impl Ports {
             blocks,
             holds: Holds::new(0),
             refused: VecDeque::new(),
+            refusals_forgotten: 0,
             shared: 0,
             look: u64::MAX,
         };
@@ -215,14 +203,6 @@ impl Ports {
     /// Whether `port` is one to give out.
     pub(super) fn in_range(&self, protocol: Protocol, port: u16) -> bool {
         port != 0 && (protocol == Protocol::Icmp || self.ranges.iter().any(|range| range.contains(&port)))
-    }
-
-    /// How many ports of a list the ranges hold.
-    fn width(&self, list: usize) -> usize {
-        let ports = |range: &RangeInclusive<u16>| {
-            range.clone().filter(|port| *port != 0 && list_of(*port) == list).count()
-        };
-        self.ranges.iter().map(ports).sum()
     }
 
     /// How many ports a pool has in all.
@@ -536,99 +516,6 @@ impl Ports {
         if back && pool.filled {
             pool.push(port, None);
         }
-    }
-
-    /// Adds a leased port. One that is known already is left as it is.
-    pub(super) fn lease(&mut self, protocol: Protocol, external: u16, port: u16, now: Time) {
-        if !self.needs_lease(protocol) || port == 0 {
-            return;
-        }
-        let ours = self.has(protocol, external, port);
-        let Some(pool) = number(protocol, external) else { return };
-        let pool = &mut self.pools[pool];
-        let list = pool.list(port);
-        if !ours && matches!(pool.state(port), State::Nobody | State::Refused) {
-            // It was asked for under other ranges.
-            if !self.surplus.contains(&(protocol, external, port)) {
-                self.surplus.push((protocol, external, port));
-            }
-            return;
-        }
-        match pool.state(port) {
-            State::Nobody | State::Refused => pool.push(port, Some(tick(now))),
-            State::Held(row) if !self.holds.is_leased(row) => self.holds.set_leased(row, true),
-            _ => return,
-        }
-        pool.lists[list].leases += 1;
-        if port < 1024 {
-            pool.low_refused = 0;
-        }
-    }
-
-    /// The host does not give this port: it is not asked for again for a while.
-    pub(super) fn refuse(&mut self, protocol: Protocol, external: u16, port: u16, now: Time) {
-        let Some(number) = number(protocol, external) else { return };
-        if !self.needs_lease(protocol) {
-            return;
-        }
-        let again = (now + REFUSED).as_nanos();
-        let pool = &mut self.pools[number];
-        if pool.state(port) != State::Nobody {
-            return;
-        }
-        pool.set(port, State::Refused);
-        if port < 1024 {
-            pool.low_refused += 1;
-            if pool.low_refused >= LOW_REFUSALS {
-                (pool.low_refused, pool.low_rests) = (0, again);
-            }
-        }
-        if self.refused.len() >= REFUSALS
-            && let Some((_, pool, port)) = self.refused.pop_front()
-        {
-            self.forget_refusal(pool, port);
-        }
-        self.refused.push_back((again, number as u16, port));
-    }
-
-    /// What each leased pool would like to be given.
-    pub(super) fn wanted(&self) -> impl Iterator<Item = Want> + '_ {
-        let leases = self.leased && !self.blocks;
-        let externals = 0..self.in_use.len() as u16;
-        let kinds =
-            [(Protocol::Tcp, false), (Protocol::Tcp, true), (Protocol::Udp, false), (Protocol::Udp, true)];
-        externals
-            .filter(|external| self.in_use[usize::from(*external)])
-            .flat_map(move |external| kinds.map(|(protocol, odd)| (protocol, odd, external)))
-            .filter_map(move |(protocol, odd, external)| {
-                let list: &List = &self.pool(protocol, external)?.lists[usize::from(odd)];
-                // Asked after every burst, and hardly ever with a yes: only then are ports counted.
-                let wanted = if leases { list.want() } else { 0 };
-                let most = if wanted > 0 { self.width(usize::from(odd)) } else { 0 };
-                let count = wanted.min(most.saturating_sub(list.leases));
-                Some(Want { protocol, external, odd, count })
-            })
-            .filter(|want| want.count > 0)
-    }
-
-    /// Takes out one leased port: one that is not ours to use any more, or one that has been free
-    /// for `idle` ticks, from a pool that has more than it wants.
-    pub(super) fn give_back(&mut self, now: Time, idle: u32) -> Option<(Protocol, u16, u16)> {
-        if !self.leased {
-            return None;
-        }
-        if let Some(port) = self.surplus.pop() {
-            return Some(port);
-        }
-        for external in 0..self.in_use.len() as u16 {
-            for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let pool = &mut self.pools[number(protocol, external)?];
-                if let Some(port) = pool.take_idle(now, tick(now), idle) {
-                    return Some((protocol, external, port));
-                }
-            }
-        }
-        None
     }
 
     /// Free TCP and UDP ports.

@@ -445,6 +445,8 @@ impl Worker {
                 counters.links.push(("ports: resting".to_owned(), counts.held_ports as u64));
                 counters.links.push(("ports: rested-too-short".to_owned(), counts.held_early));
                 counters.links.push(("ports: not-asked-for".to_owned(), counts.leases_skipped));
+                let forgotten = counts.refusals_forgotten;
+                counters.links.push(("ports: refusals-forgotten".to_owned(), forgotten));
                 counters.links.push(("sessions: syns-forgotten".to_owned(), counts.knocks_lost));
                 if let Some(stock) = &self.stock {
                     counters.links.push(("guard: taken-by-host".to_owned(), stock.taken));
