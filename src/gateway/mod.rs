@@ -36,7 +36,7 @@ pub use command::{Command, Reply};
 pub use counters::{Answer, CountersView, Way};
 pub use drop_reason::DropReason;
 pub use errors::RefusalAnswer;
-pub use services::dhcp::Dhcp;
+pub use services::dhcp::{Dhcp, Names};
 pub use subnet::Subnet;
 
 use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
@@ -168,6 +168,7 @@ pub struct Gateway {
     unsolicited: Unsolicited,
     schedule: Schedule,
     leases: Leases,
+    names: Names,
     counters: Counters,
 }
 
@@ -183,6 +184,7 @@ impl Gateway {
             unsolicited: Unsolicited::default(),
             schedule: Schedule::new(&seed),
             leases: Leases::default(),
+            names: Names::default(),
             counters: Counters::default(),
             config,
         }
@@ -235,6 +237,11 @@ impl Gateway {
     /// Takes what the uplink can take, which changes with its interface.
     pub fn set_outside(&mut self, info: LinkInfo) {
         self.config.outside = info;
+    }
+
+    /// Takes how the host looks names up, which changes with its network.
+    pub fn set_names(&mut self, names: Names) {
+        self.names = names;
     }
 
     /// Carries out a change or answers a question.

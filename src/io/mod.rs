@@ -9,6 +9,7 @@ pub mod netlink;
 pub mod nexthop;
 pub mod portlog;
 pub mod proxy;
+pub mod resolver;
 pub mod setup;
 pub mod sys;
 pub mod tap;

@@ -12,6 +12,7 @@ pub mod portless;
 pub mod publish;
 pub mod ready;
 pub mod reload;
+pub mod resolver;
 pub mod settle;
 pub mod signals;
 pub mod spin;
@@ -23,12 +24,14 @@ use crate::config::{RunFlags, Settings};
 use crate::control::Engine;
 use crate::control::server::Server;
 use crate::io::netlink::Watcher;
+use crate::io::resolver::{PATH, ResolvConf};
 use crate::observe::{Feed, FlowBoard};
 use anyhow::Context;
-use mailbox::mailbox;
+use mailbox::{Handle, mailbox};
 use memory::PortMemory;
 use poller::Poller;
 use reload::Reloader;
+use resolver::Follower;
 use signals::{Hangups, Signals};
 use start::Started;
 use std::os::fd::AsFd;
@@ -84,8 +87,13 @@ pub fn run(settings: &Settings, flags: &RunFlags, runtime_dir: Option<&Path>) ->
         chores: Chores::default(),
     };
     publish::publish_all(&mut worker, settings)?;
+    let resolver = ResolvConf::read(Path::new(PATH)).ok();
+    if let Some(resolver) = &resolver {
+        worker.use_resolver(resolver);
+    }
     worker.stock_up();
     let server = Server::start(&settings.control, Arc::clone(&handle) as Arc<dyn Engine>)?;
+    let follower = follow_resolver(resolver, &handle).context("a thread")?;
     let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
     worker.memory = PortMemory::open(settings, &mut worker.gateway, clock);
 
@@ -94,9 +102,15 @@ pub fn run(settings: &Settings, flags: &RunFlags, runtime_dir: Option<&Path>) ->
     let Ended::Signal(_) = worker.run().context("the packet loop")?;
     // The worker goes first: questions that wait for it then end at once, and the server with them.
     let mut host = worker.into_host();
-    drop((server, hangups));
+    drop((server, hangups, follower));
     host.made.undo().context("undoing what was set up")?;
     Ok(())
+}
+
+/// The host's resolv.conf is told to the worker whenever it says something else than `known`.
+fn follow_resolver(known: Option<ResolvConf>, handle: &Arc<Handle>) -> std::io::Result<Follower> {
+    let handle = Arc::clone(handle);
+    Follower::start(Path::new(PATH), known, move |conf| handle.tell_resolver(conf.clone()))
 }
 
 /// SIGHUP: reads the settings again. What came of it is said in the log; a success by the worker.

@@ -23,6 +23,7 @@ use crate::wire::{Buffer, Packet, checksum, craft};
 pub(in crate::gateway) use leases::Leases;
 use message::{Link, Reply, Request};
 use smoltcp::wire::{DHCP_CLIENT_PORT, DHCP_SERVER_PORT, DhcpMessageType as Kind};
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ use std::time::Duration;
 pub const SERVERS: usize = 8;
 /// Addresses that a range may have.
 pub const MOST: u32 = 4096;
+
+/// Addresses that are asked for at a time when all are in use: whose hosts may have gone.
+const DOUBTS: usize = 8;
 
 /// Settings of the service.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,9 +44,18 @@ pub struct Dhcp {
     pub last: Ipv4Addr,
     /// For how long an address is given; at least a minute.
     pub lease: Duration,
-    /// The DNS servers that clients are told; [`SERVERS`] at most.
-    pub dns: Vec<Ipv4Addr>,
-    /// Domains to look short names up in, the client's own first; as much as fits is told.
+    /// The DNS servers that clients are told; `None` for those of [`Names`].
+    pub dns: Option<Vec<Ipv4Addr>>,
+    /// Domains to look short names up in, the client's own first; `None` for those of [`Names`].
+    pub search: Option<Vec<String>>,
+}
+
+/// How the host itself looks names up, for clients to do likewise.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Names {
+    /// Its DNS servers, as far as they can be reached from inside; [`SERVERS`] are told at most.
+    pub servers: Vec<Ipv4Addr>,
+    /// Its domains for short names, its own first; as many are told as fit.
     pub search: Vec<String>,
 }
 
@@ -146,22 +159,25 @@ impl Gateway {
         let (range, time) = ((dhcp.first, dhcp.last), dhcp.lease);
         let Request { client, mac, .. } = request;
         let (config, neighbors) = (&self.config, &self.neighbors);
+        let in_use = RefCell::new(Vec::new());
         let usable = |ip: Ipv4Addr| {
             let host = subnet.has_host(ip.into()) && !config.owns(ip.into());
-            host && neighbors.mac_of(ip.into()).is_none_or(|known| known == *mac)
+            let free = neighbors.mac_of(ip.into()).is_none_or(|known| known == *mac);
+            if host && !free && in_use.borrow().len() < DOUBTS {
+                in_use.borrow_mut().push(ip);
+            }
+            host && free
         };
         let elsewhere = request.server.is_some_and(|meant| meant != server);
         match request.kind {
             Kind::Discover => {
                 let offered = self.leases.offer(range, client, request.requested, now, usable);
-                let ip = offered.ok_or(DropReason::DhcpExhausted)?;
-                // Whoever has it already is known by the time that the client takes it.
-                if let Lookup::Unknown(Some(question)) | Lookup::Known(_, Some(question)) =
-                    self.neighbors.lookup(ip.into(), now)
-                {
-                    self.ask(question, out);
+                // Whoever has it already is known by the time that the client takes it; whoever has
+                // gone with his is forgotten by the time that the client asks again.
+                for ip in offered.map_or_else(|| in_use.into_inner(), |ip| vec![ip]) {
+                    self.dhcp_ask_for(ip, now, out);
                 }
-                Ok(Outcome::Give(Kind::Offer, ip))
+                offered.map(|ip| Outcome::Give(Kind::Offer, ip)).ok_or(DropReason::DhcpExhausted)
             }
             Kind::Request if elsewhere => {
                 self.leases.release(client, now);
@@ -187,11 +203,21 @@ impl Gateway {
                     return Err(DropReason::BadDhcp);
                 }
                 self.leases.release(client, now);
+                self.neighbors.forget(request.address.into(), *mac);
                 Ok(Outcome::Silence)
             }
             Kind::Decline | Kind::Release => Ok(Outcome::Silence),
             Kind::Inform if self.config.has_host(request.address.into()) => Ok(Outcome::Tell),
             _ => Err(DropReason::BadDhcp),
+        }
+    }
+
+    /// Asks the link who has an address, unless that was heard a moment ago.
+    fn dhcp_ask_for(&mut self, ip: Ipv4Addr, now: Time, out: &mut Outbox) {
+        if let Lookup::Unknown(Some(question)) | Lookup::Known(_, Some(question)) =
+            self.neighbors.lookup(ip.into(), now)
+        {
+            self.ask(question, out);
         }
     }
 
@@ -212,8 +238,8 @@ impl Gateway {
             mask: Ipv4Addr::from_bits(mask),
             broadcast: Ipv4Addr::from_bits(server.to_bits() | !mask),
             mtu: self.config.inside.mtu,
-            dns: &dhcp.dns,
-            search: &dhcp.search,
+            dns: dhcp.dns.as_ref().unwrap_or(&self.names.servers),
+            search: dhcp.search.as_ref().unwrap_or(&self.names.search),
         });
         let nobody = Ipv4Addr::UNSPECIFIED;
         let reply = match outcome {
