@@ -76,7 +76,7 @@ impl Message {
         self.with(50, &ip.octets())
     }
 
-    fn to_server(self, ip: Ipv4Addr) -> Self {
+    fn meaning(self, ip: Ipv4Addr) -> Self {
         self.with(54, &ip.octets())
     }
 
@@ -163,11 +163,14 @@ fn refused(rig: &mut Rig, message: &Message) -> DropReason {
 fn obtain(rig: &mut Rig, mac: MacAddr) -> Ipv4Addr {
     let offer = say(rig, &message(mac, DISCOVER)).unwrap();
     assert_eq!(offer.kind, OFFER);
-    let request = message(mac, REQUEST).asking(offer.address).to_server(GATEWAY);
+    let request = message(mac, REQUEST).asking(offer.address).meaning(GATEWAY);
     let ack = say(rig, &request).unwrap();
     assert_eq!((ack.kind, ack.address), (ACK, offer.address));
     ack.address
 }
+
+/// What makes a right message wrong.
+type Spoil = fn(&mut Vec<u8>);
 
 fn ips(option: &[u8]) -> Vec<Ipv4Addr> {
     option.chunks(4).map(|ip| Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3])).collect()
@@ -181,7 +184,7 @@ fn a_client_is_told_all_that_it_needs() {
     let ack = {
         let offer = say(&mut rig, &message(MAC_C, DISCOVER)).unwrap();
         assert_eq!((offer.mac, offer.to), (MAC_C, offer.address), "it goes where it is going to be");
-        say(&mut rig, &message(MAC_C, REQUEST).asking(offer.address).to_server(GATEWAY)).unwrap()
+        say(&mut rig, &message(MAC_C, REQUEST).asking(offer.address).meaning(GATEWAY)).unwrap()
     };
     assert!((inside_ip(100)..=inside_ip(199)).contains(&ack.address));
     let said = |option: u8| ack.options[&option].clone();
@@ -260,7 +263,7 @@ fn who_has_an_offered_address_unknown_to_us_is_found_in_time() {
     let offer = say(&mut rig, &message(MAC_C, DISCOVER)).unwrap();
     // The gateway has asked for it; a host with a fixed address answers.
     assert_eq!(rig.frame(&arp(2, MAC_D, offer.address, MAC, GATEWAY)), Fate::Taken(Answer::Arp));
-    let request = message(MAC_C, REQUEST).asking(offer.address).to_server(GATEWAY);
+    let request = message(MAC_C, REQUEST).asking(offer.address).meaning(GATEWAY);
     assert_eq!(say(&mut rig, &request).unwrap().kind, NAK);
     assert_ne!(obtain(&mut rig, MAC_C), offer.address);
 }
@@ -281,7 +284,7 @@ fn the_range_ends_and_has_room_again() {
     let had: BTreeSet<_> = [1, 2].map(|last| obtain(&mut rig, mac(last))).into();
     assert_eq!(had, BTreeSet::from([inside_ip(50), inside_ip(51)]));
     assert_eq!(refused(&mut rig, &message(mac(3), DISCOVER)), DropReason::DhcpExhausted);
-    let released = message(mac(1), RELEASE).having(obtain(&mut rig, mac(1))).to_server(GATEWAY);
+    let released = message(mac(1), RELEASE).having(obtain(&mut rig, mac(1))).meaning(GATEWAY);
     assert!(say(&mut rig, &released).is_none());
     rig.wait(2_000);
     assert!(had.contains(&say(&mut rig, &message(mac(3), DISCOVER)).unwrap().address));
@@ -314,20 +317,17 @@ fn every_kind_of_message_has_its_answer() {
     assert_eq!(kind(&mut rig, &foreign), Some(NAK), "it has come from another network");
     let stolen = message(MAC_D, REQUEST).asking(ip);
     assert_eq!(kind(&mut rig, &stolen), Some(NAK));
-    let not_offered = message(MAC_D, REQUEST).asking(inside_ip(150)).to_server(GATEWAY);
+    let not_offered = message(MAC_D, REQUEST).asking(inside_ip(150)).meaning(GATEWAY);
     assert_eq!(kind(&mut rig, &not_offered), Some(NAK));
 
     let (mut rig, ip) = leased();
-    let elsewhere = message(MAC_C, REQUEST).asking(ip).to_server(inside_ip(9));
+    let elsewhere = message(MAC_C, REQUEST).asking(ip).meaning(inside_ip(9));
     assert_eq!(kind(&mut rig, &elsewhere), None, "it takes another server's offer");
     assert_eq!(kind(&mut rig, &message(MAC_D, REQUEST).asking(inside_ip(150))), Some(ACK));
 
     let (mut rig, ip) = leased();
-    let decline = message(MAC_C, DECLINE).asking(ip).to_server(GATEWAY);
-    assert_eq!(
-        refused(&mut rig, &message(MAC_D, DECLINE).asking(ip).to_server(GATEWAY)),
-        DropReason::BadDhcp
-    );
+    let decline = message(MAC_C, DECLINE).asking(ip).meaning(GATEWAY);
+    assert_eq!(refused(&mut rig, &message(MAC_D, DECLINE).asking(ip).meaning(GATEWAY)), DropReason::BadDhcp);
     assert_eq!(kind(&mut rig, &decline), None);
     assert_ne!(obtain(&mut rig, MAC_C), ip, "somebody uses it");
 
@@ -335,9 +335,9 @@ fn every_kind_of_message_has_its_answer() {
     let told = say(&mut rig, &message(MAC_B, INFORM).having(B)).unwrap();
     assert_eq!((told.kind, told.address, told.to, told.options.get(&51)), (ACK, NOBODY, B, None));
     assert_eq!(ips(&told.options[&3]), [GATEWAY]);
-    let stranger = message(MAC_D, RELEASE).having(inside_ip(180)).to_server(GATEWAY);
+    let stranger = message(MAC_D, RELEASE).having(inside_ip(180)).meaning(GATEWAY);
     assert_eq!(refused(&mut rig, &stranger), DropReason::BadDhcp);
-    assert_eq!(kind(&mut rig, &message(MAC_C, RELEASE).having(ip).to_server(GATEWAY)), None);
+    assert_eq!(kind(&mut rig, &message(MAC_C, RELEASE).having(ip).meaning(GATEWAY)), None);
 
     let broadcast = Message { flags: 0x80, ..message(MAC_D, DISCOVER) };
     let offer = say(&mut rig, &broadcast).unwrap();
@@ -348,7 +348,7 @@ fn every_kind_of_message_has_its_answer() {
 fn messages_that_no_client_sends_are_dropped_by_name() {
     let mut rig = Rig::with(giving(100, 199));
     let right = message(MAC_C, DISCOVER).with(12, b"host").asking(inside_ip(101)).payload();
-    let wrong: [(&str, fn(&mut Vec<u8>)); 11] = [
+    let wrong: [(&str, Spoil); 11] = [
         ("a reply", |bytes| bytes[0] = 2),
         ("another medium", |bytes| bytes[1] = 6),
         ("a longer MAC", |bytes| bytes[2] = 8),
