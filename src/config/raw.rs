@@ -20,7 +20,7 @@ pub enum Shape {
 }
 
 /// Every key of the configuration file, with the flag that says the same.
-pub const KEYS: [(&str, &str, Shape); 38] = [
+pub const KEYS: [(&str, &str, Shape); 39] = [
     ("name", "--name", Shape::One),
     ("control", "--control", Shape::One),
     ("tap", "--tap", Shape::One),
@@ -57,6 +57,7 @@ pub const KEYS: [(&str, &str, Shape); 38] = [
     ("refusal", "--refusal", Shape::One),
     ("timeouts", "--timeout", Shape::Table),
     ("limits", "--limit", Shape::Table),
+    ("sandbox", "--sandbox", Shape::One),
     ("ready-fd", "--ready-fd", Shape::One),
     ("log", "--log", Shape::One),
 ];

@@ -78,6 +78,8 @@ pub struct Settings {
     pub refusal: RefusalAnswer,
     /// How many things may live.
     pub limits: Limits,
+    /// How far the process gives up what it does not need after its start.
+    pub sandbox: SandboxChoice,
     /// Write one line here and close it when packets can flow.
     pub ready_fd: Option<i32>,
     /// How much is logged.
@@ -100,6 +102,11 @@ impl Settings {
             limits: self.limits,
             ..NatConfig::new(external)
         }
+    }
+
+    /// Whether hosts inside are told, or led to, what the host looks names up with.
+    pub fn tells_names(&self) -> bool {
+        self.dhcp.is_some() || !self.dns_forward.is_empty()
     }
 
     /// `config` with what these settings say about the gateway, but for translator and links.
@@ -184,6 +191,18 @@ pub enum GuardChoice {
     /// A held, silent socket for each of our ports.
     Hold,
     /// Nothing: the external address is not the host's.
+    Off,
+}
+
+/// How far the process gives up what it does not need after its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SandboxChoice {
+    /// As far as the host allows.
+    #[default]
+    Auto,
+    /// Wholly, or it does not start.
+    Strict,
+    /// Not at all.
     Off,
 }
 

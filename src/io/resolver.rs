@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where it stands.
 pub const PATH: &str = "/etc/resolv.conf";
@@ -90,6 +90,13 @@ pub fn is_domain(word: &str) -> bool {
 fn index_of(interface: &str) -> Option<u32> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None);
     rustix::net::netdevice::name_to_index(socket.ok()?, interface).ok()
+}
+
+/// The directories that must stay readable for the file to be read again when it is another one: that
+/// of the file, behind all symbolic links.
+pub fn directories() -> Vec<PathBuf> {
+    let file = fs::canonicalize(PATH).unwrap_or_else(|_| PathBuf::from(PATH));
+    file.parent().map(Path::to_owned).into_iter().collect()
 }
 
 /// What tells a file from its successor without reading it. Symbolic links are followed.

@@ -7,7 +7,7 @@
 use super::worker::Worker;
 use crate::flow::Time;
 use crate::gateway::Names;
-use crate::io::resolver::{ResolvConf, Stamp};
+use crate::io::resolver::{PATH, ResolvConf, Stamp};
 use crate::observe::event::Note;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -33,10 +33,13 @@ impl Reader {
         if self.stamp == Some(stamp) {
             return None;
         }
-        let read = ResolvConf::read(&self.path).ok()?;
         // One that is written while it is read has another stamp afterwards, and is read again.
         self.stamp = Some(stamp);
-        Some(read)
+        let read = ResolvConf::read(&self.path);
+        if let Err(error) = &read {
+            tracing::warn!("{}: {error}; what it said before still holds", self.path.display());
+        }
+        read.ok()
     }
 }
 
@@ -107,8 +110,21 @@ pub fn names(conf: &ResolvConf) -> Names {
 }
 
 impl Worker {
-    /// Takes how the host looks names up, now or from the start.
-    pub fn use_resolver(&mut self, conf: &ResolvConf) {
+    /// Reads how the host looks names up, at the start.
+    pub fn read_resolver(&mut self) -> Option<ResolvConf> {
+        match ResolvConf::read(Path::new(PATH)) {
+            Ok(conf) => {
+                self.use_resolver(&conf);
+                Some(conf)
+            }
+            Err(error) => {
+                tracing::warn!("{PATH}: {error}; hosts inside are told of no resolver until it can be read");
+                None
+            }
+        }
+    }
+
+    fn use_resolver(&mut self, conf: &ResolvConf) {
         self.gateway.set_names(names(conf));
     }
 
