@@ -134,6 +134,15 @@ impl Worker {
             self.guard.release(Protocol::Other(number), Endpoint::new(address, 0));
         }
         self.guard.silence(&nat.ports);
+        self.links.set_aliases(&self.gateway.config().aliases);
+        for (protocol, outside, _) in before.iter().filter(|old| !after.contains(old)) {
+            let _ = self.links.publish(*protocol, *outside, false);
+        }
+        for (protocol, outside, _) in after.iter().filter(|new| !before.contains(*new)) {
+            if let Err(error) = self.links.publish(*protocol, *outside, true) {
+                tracing::warn!("publish {protocol} {outside}: {error}");
+            }
+        }
         let new = nat.external.iter().any(|address| !old.external.contains(address));
         if new && self.memory.is_some() {
             tracing::warn!("ports of new external addresses rest over a restart only from the next start on");
