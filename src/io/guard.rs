@@ -281,7 +281,9 @@ impl Guard {
             (Kind::Sockets, _) => {
                 if let (Protocol::Udp, Some(ports)) = (protocol, &self.sockets) {
                     let held = self.leases.len();
-                    ports.lease(endpoint).map_err(|error| LeaseError::new(protocol, endpoint, held, error))?;
+                    ports
+                        .lease(endpoint)
+                        .map_err(|error| LeaseError::new(protocol, endpoint, held, error))?;
                 }
                 None
             }

@@ -2,8 +2,10 @@
 //! never sees a translator.
 
 pub mod deliver;
+pub mod ending;
 pub mod filter;
 pub mod guard;
+pub mod guest;
 pub mod memory;
 pub mod netlink;
 pub mod nexthop;

@@ -23,6 +23,7 @@ pub mod worker;
 use crate::config::{RunFlags, Settings};
 use crate::control::Engine;
 use crate::control::server::Server;
+use crate::io::ending::Ending;
 use crate::io::netlink::Watcher;
 use crate::observe::{Feed, FlowBoard};
 use anyhow::Context;
@@ -37,12 +38,44 @@ use std::path::Path;
 use std::sync::Arc;
 use worker::{Chores, Ended, Worker};
 
+/// What a gateway has around it that is no setting.
+#[derive(Default)]
+pub struct Around {
+    /// What it may not outlive: the first of these to end ends it, in good order.
+    pub endings: Vec<Ending>,
+    /// Called once when packets can flow, after `ready-fd` was told.
+    pub ready: Option<Box<dyn FnOnce() -> anyhow::Result<()>>>,
+    /// It goes on without a control socket if none can be made.
+    pub control_optional: bool,
+    /// Nobody will start a gateway of this name again: nothing is remembered for one.
+    pub passing: bool,
+}
+
+impl std::fmt::Debug for Around {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Around").field("endings", &self.endings).finish_non_exhaustive()
+    }
+}
+
 /// Is the gateway that `settings` describe, until SIGINT or SIGTERM. They came from `flags` with
 /// `runtime_dir` as `$XDG_RUNTIME_DIR`, and are read again at SIGHUP and when a client asks.
 ///
 /// # Errors
 /// Why it cannot start or go on: the thing, the cause and the cure.
 pub fn run(settings: &Settings, flags: &RunFlags, runtime_dir: Option<&Path>) -> anyhow::Result<()> {
+    run_with(settings, flags, runtime_dir, Around::default())
+}
+
+/// As [`run`], with something around it.
+///
+/// # Errors
+/// See [`run`].
+pub fn run_with(
+    settings: &Settings,
+    flags: &RunFlags,
+    runtime_dir: Option<&Path>,
+    around: Around,
+) -> anyhow::Result<()> {
     let signals = Signals::take().context("signal handlers")?;
     let hangups = Hangups::take().context("signal handlers")?;
     let clock = clock::Clock::start();
@@ -55,6 +88,10 @@ pub fn run(settings: &Settings, flags: &RunFlags, runtime_dir: Option<&Path>) ->
     }
     let watcher = Watcher::open().context("netlink watcher")?;
     poller.watch_changes(watcher.as_fd()).context("epoll: netlink")?;
+    for ending in &around.endings {
+        let watched = poller.watch_ending(ending.as_fd());
+        watched.with_context(|| format!("epoll: the descriptor that tells when {}", ending.what()))?;
+    }
 
     let (board, feed) = (Arc::new(FlowBoard::new()), Feed::new());
     let waker = poller.waker().context("eventfd")?;
@@ -79,6 +116,7 @@ pub fn run(settings: &Settings, flags: &RunFlags, runtime_dir: Option<&Path>) ->
         feed,
         clock,
         signals,
+        endings: around.endings,
         watcher,
         host,
         memory: None,
@@ -86,13 +124,25 @@ pub fn run(settings: &Settings, flags: &RunFlags, runtime_dir: Option<&Path>) ->
     };
     publish::publish_all(&mut worker, settings)?;
     worker.stock_up();
-    let server = Server::start(&settings.control, Arc::clone(&handle) as Arc<dyn Engine>)?;
+    let server = match Server::start(&settings.control, Arc::clone(&handle) as Arc<dyn Engine>) {
+        Err(error) if around.control_optional => {
+            tracing::info!("nobody can ask this gateway anything: {error}");
+            None
+        }
+        server => Some(server?),
+    };
     let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
-    worker.memory = PortMemory::open(settings, &mut worker.gateway, clock);
+    // The socket keeps a second gateway of the same name from the file beside it.
+    if server.is_some() && !around.passing {
+        worker.memory = PortMemory::open(settings, &mut worker.gateway, clock);
+    }
 
     tracing::info!("{}", start::line(&about));
     ready::tell(settings.ready_fd)?;
-    let Ended::Signal(_) = worker.run().context("the packet loop")?;
+    if let Some(ready) = around.ready {
+        ready()?;
+    }
+    let (Ended::Signal(_) | Ended::Over(_)) = worker.run().context("the packet loop")?;
     // The worker goes first: questions that wait for it then end at once, and the server with them.
     let mut host = worker.into_host();
     drop((server, hangups));

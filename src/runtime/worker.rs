@@ -16,6 +16,7 @@ use super::spin::Spin;
 use super::stock::Stock;
 use crate::flow::{Endpoint, LinkId, Protocol, Summary, Time};
 use crate::gateway::{Command, Fate, Gateway, INSIDE, OUTSIDE, Outbox, Reply};
+use crate::io::ending::Ending;
 use crate::io::guard::{Guard, LeaseError};
 use crate::io::netlink::{Change, Watcher};
 use crate::nat::{Observer, Step};
@@ -48,6 +49,8 @@ const LEASES_OF_A_PACKET: usize = 8;
 pub enum Ended {
     /// A signal, by its name.
     Signal(&'static str),
+    /// What it may not outlive has ended; what that was.
+    Over(String),
 }
 
 /// All that one worker owns.
@@ -73,6 +76,8 @@ pub struct Worker {
     pub clock: Clock,
     /// SIGINT and SIGTERM.
     pub signals: Signals,
+    /// What the gateway may not outlive.
+    pub endings: Vec<Ending>,
     /// Tells of changed interfaces, addresses and routes.
     pub watcher: Watcher,
     /// What it made on the host, and what it needs to know of it.
@@ -125,7 +130,7 @@ impl Observer for Watching<'_> {
 }
 
 impl Worker {
-    /// Serves until a signal comes.
+    /// Serves until a signal comes, or one of `endings`.
     ///
     /// # Errors
     /// If waiting itself fails.
@@ -149,16 +154,33 @@ impl Worker {
                 self.chores.spin.packets(now);
             }
             self.flush(&mut out, now);
-            if woken.signal
-                && let Some(name) = self.signals.take_one()
-            {
-                self.note(Note::Stopping(name.to_owned()), now);
+            if let Some(ended) = self.ended(woken) {
+                let why = match &ended {
+                    Ended::Signal(name) => (*name).to_owned(),
+                    Ended::Over(what) => what.clone(),
+                };
+                self.note(Note::Stopping(why), now);
                 self.gateway.farewell(&mut out);
                 self.flush(&mut out, now);
-                return Ok(Ended::Signal(name));
+                return Ok(ended);
             }
             self.between_bursts(woken, &mut out);
         }
+    }
+
+    /// Whether this turn is the last one.
+    fn ended(&mut self, woken: Woken) -> Option<Ended> {
+        if woken.signal
+            && let Some(name) = self.signals.take_one()
+        {
+            return Some(Ended::Signal(name));
+        }
+        if !woken.endings {
+            return None;
+        }
+        let over =
+            self.endings.iter_mut().find_map(|ending| ending.ended().then(|| ending.what().to_owned()));
+        over.map(Ended::Over)
     }
 
     /// Waits for something: looks again for a while if packets follow each other closely, then

@@ -148,7 +148,9 @@ impl Control {
     fn add(&mut self, level: libc::c_int, kind: libc::c_int, data: &[u8]) {
         const HEADER: usize = size_of::<libc::cmsghdr>();
         let length = HEADER + data.len();
-        let Some(room) = self.bytes.get_mut(self.used..self.used + length.next_multiple_of(8)) else { return };
+        let Some(room) = self.bytes.get_mut(self.used..self.used + length.next_multiple_of(8)) else {
+            return;
+        };
         let word = size_of::<usize>();
         room[..word].copy_from_slice(&length.to_ne_bytes());
         room[word..word + 4].copy_from_slice(&level.to_ne_bytes());
@@ -209,11 +211,7 @@ pub fn send(socket: impl AsFd, payload: &[u8], sent: &Sent) -> io::Result<()> {
     // SAFETY: each pointer in the message goes to readable memory of the length beside it, which
     // outlives the call and is not written to.
     let result = unsafe {
-        libc::sendmsg(
-            socket.as_fd().as_raw_fd(),
-            &raw const message,
-            libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
-        )
+        libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -271,10 +269,13 @@ pub fn receive_error(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<
     let Some(about) = name.read() else { return Ok(None) };
     let mut complaint = None;
     each(&message, |level, kind, data| {
-        let error =
-            matches!((level, kind), (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR));
+        let error = matches!(
+            (level, kind),
+            (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+        );
         // struct sock_extended_err: errno, origin, type, code, padding, info, data; then an address.
-        let Some((&[a, b, c, d, origin, icmp_type, code, _, e, f, g, h], rest)) = data.split_first_chunk() else {
+        let Some((&[a, b, c, d, origin, icmp_type, code, _, e, f, g, h], rest)) = data.split_first_chunk()
+        else {
             return;
         };
         if !error {
@@ -319,8 +320,7 @@ fn receive_message(
     message.msg_controllen = control.bytes.len() as _;
     // SAFETY: each pointer in the message goes to writable memory of the length beside it, which
     // outlives the call.
-    let result =
-        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags | libc::MSG_DONTWAIT) };
+    let result = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags | libc::MSG_DONTWAIT) };
     let length = usize::try_from(result).map_err(|_| io::Error::last_os_error())?;
     name.length = message.msg_namelen;
     Ok((message, length))

@@ -22,6 +22,18 @@ pub fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Keeps the programs that this process starts from inheriting descriptor `fd`.
+///
+/// # Errors
+/// `EBADF` if it is not open.
+pub fn keep(fd: RawFd) -> io::Result<()> {
+    // SAFETY: F_SETFD takes no pointer and leaves what the descriptor refers to alone.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Takes the descriptor out of a type that gives it up only as a number.
 pub fn release(owner: impl IntoRawFd) -> OwnedFd {
     // SAFETY: `into_raw_fd` hands over ownership of an open descriptor.

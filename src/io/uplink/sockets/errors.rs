@@ -113,7 +113,10 @@ mod tests {
         let packet = Packet::parse(made.bytes(), &Offload::default()).unwrap();
         assert_eq!(packet.next_hop_mtu(made.bytes()), Some(1400));
         for length in 0..8 {
-            assert!(of_queue(&complaint, Protocol::Icmp, outside, remote, remote.ip, &echo[20..20 + length]).is_none());
+            assert!(
+                of_queue(&complaint, Protocol::Icmp, outside, remote, remote.ip, &echo[20..20 + length])
+                    .is_none()
+            );
         }
     }
 }

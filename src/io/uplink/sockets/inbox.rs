@@ -49,7 +49,13 @@ impl Inbox {
 
     /// The IP header for what a socket received, so that its packet of `length` bytes may pass: what
     /// is too big for the inside was cut on its way, or never was on one, and may be cut again.
-    pub fn outer(&mut self, source: IpAddr, destination: IpAddr, received: &Received, length: usize) -> Outer {
+    pub fn outer(
+        &mut self,
+        source: IpAddr,
+        destination: IpAddr,
+        received: &Received,
+        length: usize,
+    ) -> Outer {
         let dont_fragment = length <= usize::from(self.inside_mtu);
         if !dont_fragment {
             self.identification = self.identification.wrapping_add(1);

@@ -228,7 +228,8 @@ impl Sockets {
             }
         };
         // The kernel makes checksums anew; one that was wrong must not become right.
-        if buffer.offload == Default::default() && checksum::transport_is_right(buffer.bytes()) == Some(false) {
+        if buffer.offload == Default::default() && checksum::transport_is_right(buffer.bytes()) == Some(false)
+        {
             self.losses.bad_checksum += 1;
             return Err(Trouble::Invalid);
         }

@@ -135,8 +135,7 @@ impl Pings {
         bound.map_err(|_| Trouble::Full)?;
         datagram::prepare(&socket, outside.ip.is_ipv6(), false).map_err(|error| Trouble::of(&error))?;
         let token = Token(PING.start + slot);
-        let watched =
-            self.registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE);
+        let watched = self.registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE);
         watched.map_err(|error| Trouble::of(&error))?;
         let (talks, cutting) = (Talks::default(), None);
         let ping = Ping { socket, outside, talks, used: now, cutting, complaints: false, queued: false };
