@@ -36,7 +36,7 @@ use crate::flow::{Alias, Endpoint, LinkInfo, Protocol, Summary, Time};
 use crate::io::Link;
 use crate::io::sys::fd;
 use crate::wire::craft::IcmpError;
-use crate::wire::{Buffer, Packet, checksum};
+use crate::wire::{Buffer, Offload, Packet, checksum};
 use alias::Aliases;
 use inbox::Inbox;
 use listeners::Listeners;
@@ -138,8 +138,6 @@ pub struct Sockets {
     /// Whether it is TCP's turn, and how many packets whoever has it has given in a row.
     tcp_turn: bool,
     given: u32,
-    /// Something was done since there was nothing to receive.
-    touched: bool,
     now: Time,
     config: Config,
     losses: Losses,
@@ -162,10 +160,14 @@ impl Sockets {
         let registry = || poll.registry().try_clone().map_err(failed());
         let ports = Ports::new(registry()?, config.anywhere.clone());
         // UDP ports, connections and the rest share what there is.
-        ports.set_room(config.descriptors / 2);
-        let pings = Pings::new(registry()?, config.descriptors / 8);
+        let shares = config.external.len().max(1);
+        ports.set_room(config.descriptors / 8 * 3, config.descriptors / 8 * 3 / shares);
+        let pings = Pings::new(registry()?, (config.descriptors / 16).max(1));
         let listeners = Listeners::new(registry()?);
-        let tcp = Tcp::new(registry()?, TCP, TcpLimits::default());
+        let limits = TcpLimits::default();
+        let connections = limits.connections.min(config.descriptors / 2);
+        let half_open = limits.half_open.min(connections);
+        let tcp = Tcp::new(registry()?, TCP, TcpLimits { connections, half_open, ..limits });
         Ok(Sockets {
             events: Events::with_capacity(EVENTS),
             ports,
@@ -178,7 +180,6 @@ impl Sockets {
             ready: VecDeque::new(),
             tcp_turn: false,
             given: 0,
-            touched: false,
             now: Time::ZERO,
             losses: Losses::default(),
             poll,
@@ -227,9 +228,9 @@ impl Sockets {
                 return Ok(());
             }
         };
-        // The kernel makes checksums anew; one that was wrong must not become right.
-        if buffer.offload == Default::default() && checksum::transport_is_right(buffer.bytes()) == Some(false)
-        {
+        // The kernel makes checksums anew; one that was wrong must not become right. TCP looks itself.
+        let plain = buffer.offload == Offload::default() && data.flow.protocol != Protocol::Tcp;
+        if plain && checksum::transport_is_right(buffer.bytes()) == Some(false) {
             self.losses.bad_checksum += 1;
             return Err(Trouble::Invalid);
         }
@@ -426,12 +427,10 @@ impl Link for Sockets {
         if self.inbox.pop(buffer) {
             return Ok(());
         }
-        self.touched = false;
         Err(io::ErrorKind::WouldBlock.into())
     }
 
     fn send(&mut self, buffer: &mut Buffer) -> io::Result<()> {
-        self.touched = true;
         match self.outbound(buffer) {
             Ok(()) => Ok(()),
             Err(trouble) => {
@@ -456,7 +455,6 @@ impl Link for Sockets {
         self.now = now;
         if self.tcp.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.tcp.tick(now);
-            self.touched = true;
         }
         self.pings.tick(now);
         self.reassembly.tick(now);
@@ -469,7 +467,7 @@ impl Link for Sockets {
     }
 
     fn pending(&self) -> bool {
-        self.touched || !self.inbox.is_empty() || !self.ready.is_empty()
+        self.tcp.has_work() || !self.inbox.is_empty() || !self.ready.is_empty()
     }
 
     fn publish(&mut self, protocol: Protocol, outside: Endpoint, on: bool) -> io::Result<()> {

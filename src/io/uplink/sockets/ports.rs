@@ -35,11 +35,13 @@ pub struct Table {
     registry: Registry,
     /// Outside addresses that stand for any of the host's.
     anywhere: Vec<IpAddr>,
-    /// Sockets at most.
-    room: usize,
+    /// Sockets at most: in all, and of one outside address.
+    room: (usize, usize),
     slots: Vec<Option<Port>>,
     vacant: Vec<usize>,
     by_outside: HashMap<Endpoint, usize, foldhash::fast::RandomState>,
+    /// Sockets by outside address.
+    counts: HashMap<IpAddr, usize>,
 }
 
 /// A leased UDP port.
@@ -66,18 +68,15 @@ impl Ports {
     /// others are bound to.
     pub fn new(registry: Registry, anywhere: Vec<IpAddr>) -> Self {
         let (slots, vacant, by_outside) = (Vec::new(), Vec::new(), HashMap::default());
-        let table = Table { registry, anywhere, room: usize::MAX, slots, vacant, by_outside };
+        let (room, counts) = ((usize::MAX, usize::MAX), HashMap::new());
+        let table = Table { registry, anywhere, room, slots, vacant, by_outside, counts };
         Ports(Rc::new(RefCell::new(table)))
     }
 
-    /// Sets how many sockets there may be at most.
-    pub fn set_room(&self, room: usize) {
-        self.0.borrow_mut().room = room;
-    }
-
-    /// How many sockets there may be.
-    pub fn room(&self) -> usize {
-        self.0.borrow().room
+    /// Sets how many sockets there may be at most: `all`, and of `one` outside address, so that no family
+    /// takes all.
+    pub fn set_room(&self, all: usize, one: usize) {
+        self.0.borrow_mut().room = (all, one);
     }
 
     /// Takes a UDP port from the host. One that is taken already stays.
@@ -94,6 +93,9 @@ impl Ports {
         if let Some(slot) = table.by_outside.remove(&outside) {
             table.slots[slot] = None;
             table.vacant.push(slot);
+            if let Some(count) = table.counts.get_mut(&outside.ip) {
+                *count = count.saturating_sub(1);
+            }
         }
     }
 
@@ -136,6 +138,11 @@ impl Table {
         self.slots.get_mut(slot)?.as_mut()
     }
 
+    /// How many sockets are of an outside address.
+    fn of(&self, ip: IpAddr) -> usize {
+        self.counts.get(&ip).copied().unwrap_or(0)
+    }
+
     fn local(&self, outside: Endpoint) -> SocketAddr {
         let ip = match outside.ip {
             ip if !self.anywhere.contains(&ip) => ip,
@@ -150,7 +157,9 @@ impl Table {
             return Ok(());
         }
         let slot = self.vacant.last().copied().unwrap_or(self.slots.len());
-        if self.by_outside.len() >= self.room || slot >= UDP.len() {
+        let (all, one) = self.room;
+        let full = self.by_outside.len() >= all || slot >= UDP.len();
+        if full || (one < all && self.of(outside.ip) >= one) {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         let (local, six) = (self.local(outside), outside.ip.is_ipv6());
@@ -178,6 +187,7 @@ impl Table {
             self.slots.push(Some(port));
         }
         self.by_outside.insert(outside, slot);
+        *self.counts.entry(outside.ip).or_default() += 1;
         Ok(())
     }
 }
