@@ -53,6 +53,7 @@ pub const KEYS: [(&str, &str, Shape); 34] = [
     ("refusal", "--refusal", Shape::One),
     ("timeouts", "--timeout", Shape::Table),
     ("limits", "--limit", Shape::Table),
+    ("sandbox", "--sandbox", Shape::One),
     ("ready-fd", "--ready-fd", Shape::One),
     ("log", "--log", Shape::One),
 ];

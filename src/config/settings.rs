@@ -68,6 +68,8 @@ pub struct Settings {
     pub refusal: RefusalAnswer,
     /// How many things may live.
     pub limits: Limits,
+    /// How far the process gives up what it does not need after its start.
+    pub sandbox: SandboxChoice,
     /// Write one line here and close it when packets can flow.
     pub ready_fd: Option<i32>,
     /// How much is logged.
@@ -163,6 +165,18 @@ pub enum GuardChoice {
     /// The sockets uplink's own sockets.
     Sockets,
     /// Nothing: the external address is not the host's.
+    Off,
+}
+
+/// How far the process gives up what it does not need after its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SandboxChoice {
+    /// As far as the host allows.
+    #[default]
+    Auto,
+    /// Wholly, or it does not start.
+    Strict,
+    /// Not at all.
     Off,
 }
 

@@ -17,7 +17,10 @@ impl Worker {
     ///
     /// # Errors
     /// A port forward cannot be made; nothing has changed then.
-    pub fn settle(&mut self, plan: Plan, now: Time) -> Result<Settled, Problem> {
+    pub fn settle(&mut self, mut plan: Plan, now: Time) -> Result<Settled, Problem> {
+        for (_, outside, _) in plan.add.iter_mut().chain(&mut plan.remove) {
+            *outside = self.host.published(*outside);
+        }
         let before: BTreeSet<Forward> = self.published(now).into_iter().collect();
         let gone: Vec<Forward> = plan.remove.iter().filter(|old| before.contains(old)).copied().collect();
         let add: Vec<Forward> = plan.add.iter().filter(|new| !before.contains(new)).copied().collect();

@@ -1,6 +1,6 @@
 //! From settings to open devices: what is chosen, and why, in the order in which it is needed.
 
-use super::addresses::{self, Foreign};
+use super::addresses::{self, Answering, Foreign};
 use super::clock::Clock;
 use super::host::Host;
 use super::links::Links;
@@ -37,6 +37,8 @@ pub struct Started {
     pub stock: Option<Stock>,
     /// The host around it.
     pub host: Host,
+    /// ARP that is to be answered.
+    pub arp: Option<Answering>,
     /// All of it in words.
     pub about: About,
 }
@@ -47,7 +49,7 @@ pub struct Started {
 /// The thing, the cause and the cure.
 pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let netlink = Netlink::open().context("netlink socket")?;
-    let Way { uplink, to_host, guard, external, host_addresses, foreign, outside } =
+    let Way { uplink, to_host, guard, external, anywhere, host_addresses, foreign, outside } =
         way::open(settings, &netlink)?;
     let packet = uplink.kind == uplink::Kind::Packet;
     check_uplink(settings, packet)?;
@@ -57,14 +59,12 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let [seed, stock_seed, mac_seed] = seeds()?;
     let mac = MacAddr(settings.mac.unwrap_or_else(|| made_up_mac(&mac_seed)));
     let nat = nat_config(settings, &external, &host_addresses, guard.kind() != guard::Kind::Off);
-    let anywhere = guard.kind() == guard::Kind::Sockets;
-    let nat = NatConfig { publish_anywhere: anywhere, ..nat };
+    let publish_anywhere = guard.kind() == guard::Kind::Sockets;
+    let nat = NatConfig { publish_anywhere, ..nat };
     Blocks::of(&nat).context("profile cgnat")?;
     let stock = nat.leased.then(|| Stock::new(&nat.external, &nat.ports, stock_seed));
     let lost = foreign.iter().map(|foreign| foreign.address).collect();
-    if let Some(outside) = &outside {
-        addresses::answer_for(&foreign, outside);
-    }
+    let arp = outside.as_ref().and_then(|outside| addresses::answer_for(&foreign, outside));
     let outside = outside.map_or_else(|| "sockets".to_owned(), |outside| outside.interface.name);
     let config = GatewayConfig::new(Vec::new(), mac, tap.info(), uplink.link.info(), nat);
     let host_by_uplink = uplink.kind == uplink::Kind::Sockets;
@@ -75,8 +75,8 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let links = Links::new(links);
     guard.silence(&config.nat.ports);
     let portless = Portless::default();
-    let host = Host { outside, packet, inside, made, lost, portless };
-    Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, about })
+    let host = Host { outside, packet, inside, made, lost, portless, anywhere };
+    Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, arp, about })
 }
 
 /// Raw IP sockets are given nothing to addresses that the host does not have.

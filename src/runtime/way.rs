@@ -32,6 +32,8 @@ pub struct Way {
     pub guard: Guard,
     /// The addresses to translate to.
     pub external: Vec<IpAddr>,
+    /// Those of them that stand for any address of the host.
+    pub anywhere: Vec<IpAddr>,
     /// The host's other addresses.
     pub host_addresses: Vec<IpAddr>,
     /// Those of the external addresses that no interface has.
@@ -87,7 +89,8 @@ pub fn open(settings: &Settings, netlink: &Netlink) -> anyhow::Result<Way> {
     let packet = uplink.kind == uplink::Kind::Packet;
     let guard = Guard::new(asked(settings), packet, outside.interface.index, &external)?;
     let (to_host, outside) = (Some(Box::new(to_host) as Box<dyn Link>), Some(outside));
-    Ok(Way { uplink, to_host, guard, external, host_addresses, foreign, outside })
+    let anywhere = Vec::new();
+    Ok(Way { uplink, to_host, guard, external, anywhere, host_addresses, foreign, outside })
 }
 
 fn outside(settings: &Settings, netlink: &Netlink) -> Result<Outside, SetupError> {
@@ -123,7 +126,7 @@ fn by_sockets(settings: &Settings, netlink: &Netlink, refused: Option<&str>) -> 
     let limit = usize::try_from(guard::raise_descriptor_limit()).unwrap_or(usize::MAX);
     let config = sockets::Config {
         external: external.clone(),
-        anywhere,
+        anywhere: anywhere.clone(),
         gateways: settings.inside.iter().map(ipnet::IpNet::addr).collect(),
         aliases: settings.aliases.clone(),
         inside_mtu: settings.mtu,
@@ -131,7 +134,8 @@ fn by_sockets(settings: &Settings, netlink: &Netlink, refused: Option<&str>) -> 
     };
     let (uplink, ports) = uplink::open_sockets(config, refused).context("uplink sockets")?;
     let guard = Guard::of_sockets(asked(settings), ports)?;
-    Ok(Way { uplink, to_host: None, guard, external, host_addresses, foreign: Vec::new(), outside })
+    let (to_host, foreign) = (None, Vec::new());
+    Ok(Way { uplink, to_host, guard, external, anywhere, host_addresses, foreign, outside })
 }
 
 /// The addresses to translate to by sockets, and those of them that are but names for whatever address
