@@ -52,7 +52,7 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let Way { uplink, to_host, guard, external, anywhere, host_addresses, foreign, outside } =
         way::open(settings, &netlink)?;
     let packet = uplink.kind == uplink::Kind::Packet;
-    check_uplink(settings, packet)?;
+    check_uplink(settings, packet, uplink.kind == uplink::Kind::Sockets)?;
     let inside = inside_config(settings);
     let (tap, made) = setup::inside(&inside)?;
 
@@ -80,13 +80,16 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
 }
 
 /// Raw IP sockets are given nothing to addresses that the host does not have.
-fn check_uplink(settings: &Settings, packet: bool) -> anyhow::Result<()> {
+fn check_uplink(settings: &Settings, packet: bool, sockets: bool) -> anyhow::Result<()> {
+    if let (Some(alias), false) = (settings.aliases.first(), sockets) {
+        bail!("host-loopback {}: only sockets reach the host's loopback; use --uplink sockets", alias.inside);
+    }
     let translation =
         settings.translations.first().map(|pair| format!("prefix-translation {}", pair.inside()));
     let exemption = settings.exempt.first().map(|exemption| format!("exempt {}", exempt::text(exemption)));
     match translation.or(exemption) {
         Some(setting) if !packet => bail!(
-            "{setting}: raw IP sockets are given nothing to addresses that the host does not have; \
+            "{setting}: sockets are given nothing to addresses that the host does not have; \
              use --uplink packet"
         ),
         _ => Ok(()),
@@ -106,7 +109,7 @@ pub fn again(
     external: Option<&[IpAddr]>,
 ) -> anyhow::Result<GatewayConfig> {
     check_families(settings, config)?;
-    check_uplink(settings, packet)?;
+    check_uplink(settings, packet, config.host_by_uplink)?;
     let netlink = Netlink::open().context("netlink socket")?;
     let external = match external {
         Some(external) => external.to_vec(),
