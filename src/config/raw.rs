@@ -20,7 +20,7 @@ pub enum Shape {
 }
 
 /// Every key of the configuration file, with the flag that says the same.
-pub const KEYS: [(&str, &str, Shape); 34] = [
+pub const KEYS: [(&str, &str, Shape); 35] = [
     ("name", "--name", Shape::One),
     ("control", "--control", Shape::One),
     ("tap", "--tap", Shape::One),
@@ -48,6 +48,7 @@ pub const KEYS: [(&str, &str, Shape); 34] = [
     ("filtering", "--filtering", Shape::One),
     ("hairpin", "--hairpin", Shape::One),
     ("host-access", "--host-access", Shape::One),
+    ("host-loopback", "--host-loopback", Shape::Many),
     ("bind-mac", "--bind-mac", Shape::One),
     ("refusal", "--refusal", Shape::One),
     ("timeouts", "--timeout", Shape::Table),

@@ -41,6 +41,9 @@ pub struct NatConfig {
     pub rules: Vec<Rule>,
     /// Packets that pass with their own source (RFC 6888 REQ-6).
     pub exempt: Vec<Exemption>,
+    /// Port forwards may be made on any address, not only on external ones: the host's sockets
+    /// listen there.
+    pub publish_anywhere: bool,
     /// Inside hosts may reach services of the host itself on its external address.
     pub host_access: bool,
     /// How many things may live.
@@ -136,6 +139,7 @@ impl NatConfig {
             policy: Policy::default(),
             rules: Vec::new(),
             exempt: Vec::new(),
+            publish_anywhere: false,
             host_access: true,
             limits: Limits::default(),
         }
