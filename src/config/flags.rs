@@ -77,10 +77,10 @@ pub struct RunFlags {
     #[arg(long, value_name = "ADDR", help_heading = "Outside")]
     pub external: Vec<String>,
     /// What carries packets outside [default: auto]
-    #[arg(long, value_name = "auto|packet|raw", help_heading = "Outside")]
+    #[arg(long, value_name = "auto|packet|raw|sockets", help_heading = "Outside")]
     pub uplink: Option<String>,
     /// How the host's own stack is kept off our ports [default: auto]
-    #[arg(long, value_name = "auto|tcx|hold|off", help_heading = "Outside")]
+    #[arg(long, value_name = "auto|tcx|hold|sockets|off", help_heading = "Outside")]
     pub guard: Option<String>,
     /// External ports to use: ranges with commas between them
     #[arg(long, value_name = "FIRST-LAST,...", help_heading = "Outside")]
@@ -140,6 +140,10 @@ pub struct RunFlags {
     /// Whether inside hosts reach services of the host itself [default: on]
     #[arg(long, value_name = "on|off", help_heading = "Translation")]
     pub host_access: Option<String>,
+    /// Whether inside hosts reach the host's own loopback, and at which address: on for the gateway's
+    /// own; can be repeated for the other family [default: off]
+    #[arg(long, value_name = "off|on|ADDR", help_heading = "Translation")]
+    pub host_loopback: Vec<String>,
     /// Whether packets from inside are dropped whose address is known to be another MAC's
     /// [default: on]
     #[arg(long, value_name = "on|off", help_heading = "Translation")]
@@ -205,6 +209,7 @@ impl RunFlags {
             ("dns-forward", &self.dns_forward),
             ("search", &self.search),
             ("prefix-translation", &self.prefix_translation),
+            ("host-loopback", &self.host_loopback),
         ];
         let tables = [("timeouts", &self.timeout), ("limits", &self.limit)];
         let many = one

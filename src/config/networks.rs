@@ -6,10 +6,10 @@ use super::publish::{self, parse_range};
 use super::raw::{Place, Raw, Written};
 use super::resolve::Checked;
 use super::settings::PublishSpec;
-use crate::flow::Prefix;
+use crate::flow::{Alias, Prefix};
 use crate::nat::Exemption;
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 /// Reads the gateway's own addresses inside: at least one, no two subnets with a common address.
@@ -222,6 +222,44 @@ fn target(written: &Written, spec: &PublishSpec, inside: &[IpNet]) -> Checked<()
         return Err(ConfigError::at(written, "forwards to an address that no host has", cure));
     }
     Ok(())
+}
+
+/// Reads which addresses inside stand for the host's loopback: none, the gateway's own, or those that
+/// are named, one of each family at most.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn host_loopback(raw: &Raw, inside: &[IpNet]) -> Checked<Vec<Alias>> {
+    let mut aliases: Vec<Alias> = Vec::new();
+    let written = raw.many("host-loopback");
+    for here in written {
+        let cure = "give off, on, or an address that no inside host has";
+        let alone = |text: &str| here.text == text && written.len() == 1;
+        if alone("off") {
+            return Ok(Vec::new());
+        }
+        let named: Vec<IpAddr> = if alone("on") {
+            inside.iter().map(IpNet::addr).collect()
+        } else {
+            vec![here.text.parse().map_err(|_| ConfigError::at(here, "is no address", cure))?]
+        };
+        for address in named {
+            if !usable(address) {
+                return Err(ConfigError::at(here, "is not an address for a host", cure));
+            }
+            let first = !aliases.iter().any(|alias| alias.inside.is_ipv4() == address.is_ipv4());
+            if first {
+                let host: IpAddr = match address {
+                    IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                    IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+                };
+                aliases.push(Alias { inside: address, port: None, host: (host, 0).into() });
+            } else if here.text != "on" {
+                return Err(ConfigError::at(here, "is a second one of its family", "give one of each"));
+            }
+        }
+    }
+    Ok(aliases)
 }
 
 /// Whether two forwards want the same external port.

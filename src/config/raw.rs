@@ -20,7 +20,7 @@ pub enum Shape {
 }
 
 /// Every key of the configuration file, with the flag that says the same.
-pub const KEYS: [(&str, &str, Shape); 39] = [
+pub const KEYS: [(&str, &str, Shape); 40] = [
     ("name", "--name", Shape::One),
     ("control", "--control", Shape::One),
     ("tap", "--tap", Shape::One),
@@ -53,6 +53,7 @@ pub const KEYS: [(&str, &str, Shape); 39] = [
     ("filtering", "--filtering", Shape::One),
     ("hairpin", "--hairpin", Shape::One),
     ("host-access", "--host-access", Shape::One),
+    ("host-loopback", "--host-loopback", Shape::Many),
     ("bind-mac", "--bind-mac", Shape::One),
     ("refusal", "--refusal", Shape::One),
     ("timeouts", "--timeout", Shape::Table),

@@ -51,7 +51,11 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
     let dns_forward = services::dns_forward(raw, &inside, dhcp.is_some())?;
     let egress = egress::rules(raw, &inside)?;
     let translations = six::translations(raw, &inside)?;
-    let publish = networks::publish_specs(raw, &inside, &external, limits.publish)?;
+    let uplink = choose(raw, "uplink", &UPLINKS)?.unwrap_or_default();
+    // Sockets listen on whatever address the host has.
+    let known = if uplink == UplinkChoice::Sockets { &[][..] } else { &external };
+    let publish = networks::publish_specs(raw, &inside, known, limits.publish)?;
+    let aliases = networks::host_loopback(raw, &inside)?;
     let settings = Settings {
         control: control(raw, &name, runtime_dir)?,
         name,
@@ -70,7 +74,7 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         mtu: number(raw, "mtu", 68..=65521, "bytes")?.unwrap_or(1500),
         outside: interface(raw, "outside")?,
         external,
-        uplink: choose(raw, "uplink", &UPLINKS)?.unwrap_or_default(),
+        uplink,
         guard: choose(raw, "guard", &GUARDS)?.unwrap_or_default(),
         ports,
         publish,
@@ -81,6 +85,7 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         policy,
         rules,
         host_access: choose(raw, "host-access", &SWITCH)?.unwrap_or(true),
+        aliases,
         bind_mac: choose(raw, "bind-mac", &SWITCH)?.unwrap_or(true),
         refusal: choose(raw, "refusal", &REFUSALS)?.unwrap_or_default(),
         limits,
@@ -104,14 +109,19 @@ pub const REFUSALS: [(&str, RefusalAnswer); 3] = [
 ];
 
 /// Words of `uplink`.
-pub const UPLINKS: [(&str, UplinkChoice); 3] =
-    [("auto", UplinkChoice::Auto), ("packet", UplinkChoice::Packet), ("raw", UplinkChoice::Raw)];
+pub const UPLINKS: [(&str, UplinkChoice); 4] = [
+    ("auto", UplinkChoice::Auto),
+    ("packet", UplinkChoice::Packet),
+    ("raw", UplinkChoice::Raw),
+    ("sockets", UplinkChoice::Sockets),
+];
 
 /// Words of `guard`.
-pub const GUARDS: [(&str, GuardChoice); 4] = [
+pub const GUARDS: [(&str, GuardChoice); 5] = [
     ("auto", GuardChoice::Auto),
     ("tcx", GuardChoice::Tcx),
     ("hold", GuardChoice::Hold),
+    ("sockets", GuardChoice::Sockets),
     ("off", GuardChoice::Off),
 ];
 

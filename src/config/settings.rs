@@ -1,7 +1,7 @@
 //! What `tapnat run` does, resolved and checked: plain data.
 
 use super::profile::Profile;
-use crate::flow::{Endpoint, Protocol};
+use crate::flow::{Alias, Endpoint, Protocol};
 use crate::gateway::{Advertise, Dhcp, GatewayConfig, RefusalAnswer, Subnet};
 use crate::nat::config::DEFAULT_PORTS;
 use crate::nat::{EgressRule, Exemption, Limits, NatConfig, Policy, PrefixTranslation, Rule};
@@ -72,6 +72,8 @@ pub struct Settings {
     pub rules: Vec<ProfiledRule>,
     /// Inside hosts may reach services of the host itself on its external address.
     pub host_access: bool,
+    /// Addresses that stand for something on the host.
+    pub aliases: Vec<Alias>,
     /// Packets from inside are dropped whose source address is known to be another MAC's.
     pub bind_mac: bool,
     /// What an inside host is told when ports or a limit keep it from opening a session.
@@ -126,6 +128,7 @@ impl Settings {
             services: self.dns_forward.iter().filter(|address| !gateway(address)).copied().collect(),
             dhcp: self.dhcp.map(dhcp),
             translations: self.translations.clone(),
+            aliases: self.aliases.clone(),
             ..config
         }
     }
@@ -178,6 +181,8 @@ pub enum UplinkChoice {
     Packet,
     /// Raw IP sockets.
     Raw,
+    /// Ordinary sockets, for which no privilege is needed.
+    Sockets,
 }
 
 /// How the host's own stack is kept off our ports.
@@ -190,6 +195,8 @@ pub enum GuardChoice {
     Tcx,
     /// A held, silent socket for each of our ports.
     Hold,
+    /// The sockets uplink's own sockets.
+    Sockets,
     /// Nothing: the external address is not the host's.
     Off,
 }

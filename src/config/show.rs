@@ -5,6 +5,7 @@ use super::exempt;
 use super::settings::{ProfiledRule, Settings, TapChoice, TapOffload};
 use super::six;
 use super::translation::{BEHAVIOURS, LIMITS, TIMEOUTS};
+use crate::flow::Alias;
 use crate::nat::config::DEFAULT_PORTS;
 use crate::nat::{Behaviour, Policy, PortChoice};
 use serde::{Deserialize, Serialize};
@@ -124,6 +125,7 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     put("exempt", settings.exempt.iter().map(exempt::text).collect::<Vec<_>>().join(", "));
     put("egress", settings.egress.iter().map(egress::text).collect::<Vec<_>>().join(", "));
     put("host-access", on_off(settings.host_access));
+    put("host-loopback", host_loopback(&settings.aliases));
     put("bind-mac", on_off(settings.bind_mac));
     put("refusal", word(settings.refusal, &super::resolve::REFUSALS));
     put("profile", settings.profile.word().to_owned());
@@ -142,6 +144,13 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
         put(&format!("limits.{name}"), field(&mut limits).to_string());
     }
     all
+}
+
+/// The addresses that stand for the host's loopback.
+fn host_loopback(aliases: &[Alias]) -> String {
+    let whole = |alias: &&Alias| alias.port.is_none() && alias.host.ip().is_loopback();
+    let addresses: Vec<_> = aliases.iter().filter(whole).map(|alias| alias.inside).collect();
+    if addresses.is_empty() { "off".to_owned() } else { listed(&addresses) }
 }
 
 /// A policy's keys and values.

@@ -127,7 +127,8 @@ impl Gateway {
         if packet.source_routed {
             return Fate::Dropped(DropReason::SourceRoute);
         }
-        if ours || self.config.is_inside(destination) {
+        let here = ours || self.config.is_inside(destination);
+        if here && !(ours && self.stands_for_host(&packet, now)) {
             return self.for_inside_address(&packet, frame, destination, now, out);
         }
         let fate = self.forward_out(&packet, frame, now, out, seen);
@@ -137,6 +138,24 @@ impl Gateway {
             frame.push_front(&Frame { destination: to, source: from, ethertype }.to_bytes());
         }
         fate
+    }
+
+    /// Whether a packet to an address of ours inside is for something on the host: an alias says so, or
+    /// somebody there has come in by a published port, and is seen as the gateway.
+    fn stands_for_host(&self, packet: &Packet, now: Time) -> bool {
+        match &packet.summary {
+            // Who asks whether the address is there is answered at once.
+            Summary::Data(data) if data.flow.protocol == Protocol::Icmp => false,
+            Summary::Data(data) => {
+                let end = data.flow.destination;
+                self.config.aliases.iter().any(|alias| alias.covers(data.flow.protocol, end))
+                    || (self.config.host_by_uplink && self.nat.knows(&data.flow, now))
+            }
+            Summary::Error(error) => {
+                let about = error.about.reversed();
+                self.config.host_by_uplink && self.nat.knows(&about, now)
+            }
+        }
     }
 
     pub(super) fn check_inside_source(&self, source: IpAddr, from: MacAddr) -> Result<(), DropReason> {

@@ -39,7 +39,7 @@ pub use errors::RefusalAnswer;
 pub use services::dhcp::{Dhcp, Names};
 pub use subnet::Subnet;
 
-use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
+use crate::flow::{Alias, Endpoint, LinkId, LinkInfo, Protocol, Time};
 use crate::nat::{
     Counts, Nat, NatConfig, Observer, PortUse, PrefixTranslation, Reconfigured, Refusal, Wanted,
 };
@@ -93,6 +93,11 @@ pub struct GatewayConfig {
     /// Prefixes whose hosts are not translated by port but by prefix (RFC 6296). No two of their
     /// inside or outside prefixes overlap.
     pub translations: Vec<PrefixTranslation>,
+    /// Addresses that stand for something on the host. The uplink knows what.
+    pub aliases: Vec<Alias>,
+    /// The uplink is one of sockets: what the host itself sends comes by it too, its loopback as an
+    /// alias or the gateway's own address inside.
+    pub host_by_uplink: bool,
 }
 
 impl GatewayConfig {
@@ -119,6 +124,8 @@ impl GatewayConfig {
             services: Vec::new(),
             dhcp: None,
             translations: Vec::new(),
+            aliases: Vec::new(),
+            host_by_uplink: false,
         }
     }
 }
@@ -270,6 +277,10 @@ impl Gateway {
             }
             Command::LookUpOutside(outside) => Reply::Looked(Box::new(self.nat.who_had(outside))),
             Command::LookUpInside(inside) => Reply::Looked(Box::new(self.nat.ports_of(inside))),
+            Command::SetAliases(aliases) => {
+                self.config.aliases = aliases;
+                Reply::Done
+            }
             Command::Reconfigure(config) => {
                 let Reconfigured { kept, ended } = self.reconfigure(*config, now, seen);
                 Reply::Reconfigured { kept, ended }

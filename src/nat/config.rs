@@ -44,6 +44,9 @@ pub struct NatConfig {
     pub exempt: Vec<Exemption>,
     /// With whom inside hosts may open sessions; the first rule that fits decides.
     pub egress: Vec<EgressRule>,
+    /// Port forwards may be made on any address, not only on external ones: the host's sockets
+    /// listen there.
+    pub publish_anywhere: bool,
     /// Inside hosts may reach services of the host itself on its external address.
     pub host_access: bool,
     /// How many things may live.
@@ -140,6 +143,7 @@ impl NatConfig {
             rules: Vec::new(),
             exempt: Vec::new(),
             egress: EgressRule::defaults(),
+            publish_anywhere: false,
             host_access: true,
             limits: Limits::default(),
         }

@@ -109,6 +109,7 @@ use rng::Rng;
 use session::{Sessions, Way};
 use slab::NONE;
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use wheel::Wheel;
 
 /// Indices are made for this many sessions at most; beyond, they grow when needed.
@@ -473,7 +474,12 @@ impl Nat {
         outside: Endpoint,
         inside: Endpoint,
     ) -> Result<(), PublishError> {
-        let external = self.addresses.external(&self.hash, outside.ip).ok_or(PublishError::ForeignAddress)?;
+        let known = self.addresses.external(&self.hash, outside.ip);
+        let external = match known {
+            Some(external) => external,
+            None if self.config.publish_anywhere => self.add_for_forwards(outside.ip)?,
+            None => return Err(PublishError::ForeignAddress),
+        };
         if outside.ip.is_ipv4() != inside.ip.is_ipv4() {
             return Err(PublishError::ForeignAddress);
         }
@@ -501,6 +507,19 @@ impl Nat {
         self.ports.set_owner(protocol, external, outside.port, mapping);
         self.forwards.insert(protocol, inside, mapping);
         Ok(())
+    }
+
+    /// Makes an address one that port forwards may be on; its number.
+    fn add_for_forwards(&mut self, ip: IpAddr) -> Result<u16, PublishError> {
+        let number = self.addresses.add_for_forwards(&self.hash, ip).ok_or(PublishError::Limit)?;
+        let (in_use, ranges) = (self.addresses.in_use(), self.config.ports.clone());
+        self.ports.reconfigure(in_use, ranges, self.lending.is_some(), self.clock);
+        Ok(number)
+    }
+
+    /// Whether `ip` is an external address, if only for port forwards.
+    pub fn is_external(&self, ip: IpAddr) -> bool {
+        self.addresses.external(&self.hash, ip).is_some()
     }
 
     /// Removes a port forward and its sessions. False if there was none. Looks at every session

@@ -19,6 +19,7 @@ pub mod signals;
 pub mod spin;
 pub mod start;
 pub mod stock;
+pub mod way;
 pub mod worker;
 
 use crate::config::{RunFlags, Settings};
