@@ -266,24 +266,21 @@ fn target_type(raw: &Raw) -> Result<(), Refused> {
         Some(b"bess") => Err(refused(
             "--target-type=bess: frames come from a TAP here, not from a socket; give a network namespace",
         )),
-        Some(_) => Err(refused("invalid target-type")),
+        Some(_) => Err(misused("--target-type must be either \"netns\" or \"bess\"")),
     }
 }
 
 fn target(kind: Option<&OsStr>, first: &OsStr) -> Result<Target, Refused> {
-    let number = |what: &str| {
+    let number = |least: i32, why: &str| {
         let digits = first.as_bytes().iter().all(u8::is_ascii_digit);
-        let number = i32::try_from(strtol(first)).ok().filter(|_| digits);
-        number.ok_or_else(|| misused(format!("{what} must be a non-negative integer")))
+        let number = i32::try_from(strtol(first)).ok().filter(|number| digits && *number >= least);
+        number.ok_or_else(|| misused(why))
     };
     match kind.map(OsStr::as_bytes) {
-        None | Some(b"pid") => match number("PID")? {
-            0 => Err(misused("PID must be a positive integer")),
-            pid => Ok(Target::Pid(pid)),
-        },
+        None | Some(b"pid") => number(1, "PID must be a positive integer").map(Target::Pid),
         Some(b"path") => Ok(Target::Path(PathBuf::from(first))),
-        Some(b"tapfd") => Ok(Target::TapFd(number("FD")?)),
-        Some(_) => Err(misused("invalid netns-type")),
+        Some(b"tapfd") => number(0, "FD must be a non-negative integer").map(Target::TapFd),
+        Some(_) => Err(misused("--netns-type must be \"path\", \"pid\" or \"tapfd\"")),
     }
 }
 
@@ -325,12 +322,12 @@ fn mac(text: &OsStr) -> Result<[u8; 6], Refused> {
 /// An address, or else the name of an interface.
 fn outbound(text: &OsStr, six: bool) -> Result<Outbound, Refused> {
     let text = text.to_string_lossy();
-    let (option, family) = if six { ("outbound-addr6", "IPv6") } else { ("outbound-addr", "IPv4") };
+    let (option, family) = if six { ("outbound-addr6", "ipv6") } else { ("outbound-addr", "ipv4") };
     match text.parse::<IpAddr>() {
         Ok(address) if address.is_ipv6() == six => Ok(Outbound::Address(address)),
-        Ok(_) => Err(refused(format!("--{option}: {text} is no {family} address"))),
+        Ok(_) => Err(refused(format!("{option} has to be valid {family} address or interface name."))),
         Err(_) if text.is_empty() || text.len() > 15 || text.contains(['/', ' ']) => {
-            Err(refused(format!("--{option}: {text} is neither an {family} address nor an interface")))
+            Err(refused(format!("{option} has to be valid {family} address or interface name.")))
         }
         Err(_) => Ok(Outbound::Interface(text.into_owned())),
     }
@@ -435,9 +432,14 @@ mod tests {
                 false,
             ),
             ("-c --macaddress=01:00:00:00:00:01 42 tap0", "invalid MAC address: 01:00:00:00:00:01", false),
-            ("--netns-type=pod 42 tap0", "invalid netns-type", true),
-            ("--outbound-addr=::1 42 tap0", "--outbound-addr: ::1 is no IPv4 address", false),
-            ("zero tap0", "PID must be a non-negative integer", true),
+            ("--netns-type=pod 42 tap0", "--netns-type must be \"path\", \"pid\" or \"tapfd\"", true),
+            (
+                "--outbound-addr=::1 42 tap0",
+                "outbound-addr has to be valid ipv4 address or interface name.",
+                false,
+            ),
+            ("zero tap0", "PID must be a positive integer", true),
+            ("0 tap0", "PID must be a positive integer", true),
         ] {
             assert_eq!(said(args), Err(Refused { why: why.to_owned(), usage }), "{args}");
         }

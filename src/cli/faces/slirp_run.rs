@@ -2,7 +2,7 @@
 
 use super::forwards::Gateway;
 use super::slirp_api::{self, Api};
-use super::slirp4netns::{Asked, Options, Outbound, SIX, SIX_GUEST, Target, USAGE, read};
+use super::slirp4netns::{Asked, Options, Outbound, SIX, SIX_DNS, SIX_GUEST, Target, USAGE, read};
 use super::{say, say_error};
 use crate::cli::args::runtime_dir;
 use crate::cli::guest::{Defaults, GuestArgs, Plan, plan};
@@ -131,11 +131,18 @@ fn with_tap(plan: Plan, options: &Options) -> anyhow::Result<(Plan, Option<Endin
 fn flags(options: &Options, bound: &[IpAddr]) -> RunFlags {
     let gateway = format!("{}/{}", options.gateway(), options.cidr.prefix_len());
     let six = options.six.then(|| SIX.to_owned());
+    let resolvers = || {
+        let four = options.address(3).to_string();
+        std::iter::once(four).chain(options.six.then(|| SIX_DNS.to_string())).collect()
+    };
     RunFlags {
         tap: Some(options.tap.clone().unwrap_or_else(|| UNNAMED.to_owned())),
         inside: std::iter::once(gateway).chain(six).collect(),
         mtu: Some(options.mtu.to_string()),
         uplink: Some("sockets".to_owned()),
+        dhcp: Some(format!("{}-{}", options.address(15), options.address(30))),
+        dns_forward: if options.dns { resolvers() } else { vec!["off".to_owned()] },
+        host_loopback: vec![if options.host_loopback { "on" } else { "off" }.to_owned()],
         external: bound.iter().map(IpAddr::to_string).collect(),
         ..RunFlags::default()
     }
