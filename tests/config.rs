@@ -282,10 +282,7 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
             "--dns fd00:88::53",
             "--dns: `fd00:88::53` would be told to nobody: nothing is advertised; add an IPv6 --inside and leave --advertise on, or leave it out",
         ),
-        (
-            "--dns 10.88.0.53",
-            "--dns: `10.88.0.53` is no IPv6 address; give an IPv6 address, e.g. fd00:88::53",
-        ),
+        ("--dns here", "--dns: `here` is no IP address; give one such as 10.88.0.53 or fd00:88::53"),
         (
             "--prefix-translation fd00:88::/64",
             "--prefix-translation: `fd00:88::/64` has no =; write INSIDE=OUTSIDE, e.g. fd00:88::/64=2001:db8:1::/64",

@@ -66,7 +66,7 @@ fn inside_net(written: &Written) -> Checked<IpNet> {
 }
 
 /// Whether a host can have this address and speak from it to others on other links.
-fn usable(address: IpAddr) -> bool {
+pub fn usable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
             let first = address.octets()[0];
@@ -79,6 +79,14 @@ fn usable(address: IpAddr) -> bool {
     }
 }
 
+/// Reads an address; `example` is the cure.
+///
+/// # Errors
+/// It is none.
+pub fn parse_address(written: &Written, example: &str) -> Checked<IpAddr> {
+    written.text.parse().map_err(|_| ConfigError::at(written, "is no IP address", example))
+}
+
 /// Reads the addresses to translate to.
 ///
 /// # Errors
@@ -87,8 +95,7 @@ pub fn external(raw: &Raw, inside: &[IpNet]) -> Checked<Vec<IpAddr>> {
     let mut all = Vec::new();
     for written in raw.many("external") {
         let example = "give an address of this host, e.g. 203.0.113.1";
-        let address = written.text.parse::<IpAddr>();
-        let address = address.map_err(|_| ConfigError::at(written, "is no IP address", example))?;
+        let address = parse_address(written, example)?;
         if !usable(address) {
             return Err(ConfigError::at(written, "is not an address for a host", example));
         }

@@ -3,10 +3,12 @@
 //! Every rule that can be judged without looking at the host is judged here; the first that is
 //! broken is named with its place and its cure.
 
+use super::egress;
 use super::error::{ConfigError, did_you_mean};
 use super::networks::{self, private};
 use super::raw::Raw;
 use super::rule;
+use super::services;
 use super::settings::{GuardChoice, LogLevel, SandboxChoice, Settings, TapChoice, TapOffload, UplinkChoice};
 use super::six;
 use super::translation::{self, short_timeouts};
@@ -42,7 +44,12 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
     let rules = rule::rules(raw, &inside, (profile, &policy), block)?;
     let exempt = networks::exemptions(raw, &inside)?;
     let advertise = choose(raw, "advertise", &SWITCH)?.unwrap_or(true);
-    let dns = six::dns(raw, &inside, advertise)?;
+    let dhcp = services::dhcp(raw, &inside)?;
+    let dhcp_lease = services::lease(raw, dhcp.is_some())?;
+    let dns = services::dns(raw, &inside, advertise, dhcp.is_some())?;
+    let search = services::search(raw, dhcp.is_some())?;
+    let dns_forward = services::dns_forward(raw, &inside, dhcp.is_some())?;
+    let egress = egress::rules(raw, &inside)?;
     let translations = six::translations(raw, &inside)?;
     let uplink = choose(raw, "uplink", &UPLINKS)?.unwrap_or_default();
     // Sockets listen on whatever address the host has.
@@ -60,6 +67,10 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         mac: mac(raw)?,
         advertise,
         dns,
+        search,
+        dns_forward,
+        dhcp,
+        dhcp_lease,
         mtu: number(raw, "mtu", 68..=65521, "bytes")?.unwrap_or(1500),
         outside: interface(raw, "outside")?,
         external,
@@ -68,6 +79,7 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         ports,
         publish,
         exempt,
+        egress,
         translations,
         profile,
         policy,

@@ -50,9 +50,11 @@ impl GatewayConfig {
         self.subnets.iter().any(|subnet| subnet.gateway.is_ipv6())
     }
 
-    /// Whether `ip` is an address of the gateway inside: one of its own, or an alias in a subnet.
+    /// Whether `ip` is an address of the gateway inside: one of its own, that of a service, or an alias
+    /// in a subnet.
     pub fn owns(&self, ip: IpAddr) -> bool {
         self.subnets.iter().any(|subnet| subnet.gateway == ip)
+            || self.services.contains(&ip)
             || (self.has_alias(ip) && self.is_inside(ip))
             || (self.speaks_v6() && ip == IpAddr::V6(self.link_local()))
     }

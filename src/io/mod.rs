@@ -12,6 +12,7 @@ pub mod nexthop;
 pub mod portlog;
 pub mod protect;
 pub mod proxy;
+pub mod resolver;
 pub mod setup;
 pub mod sys;
 pub mod tap;

@@ -24,7 +24,7 @@
 //! `index`; `life` opens and ends them, and `pass` is what packets do to them; `choose` says what
 //! the outside is, from `addresses`, `ports` (a `pool` each, and the `held` ones) and `blocks`;
 //! `leases` is where they come from; `policies` how each host is treated, `exempt` which packets are
-//! not translated at all; `filter` who may come in, and `admit` asks without consequences; `tcp`
+//! not translated at all; `egress` who may go out, `filter` who may come in, and `admit` asks without consequences; `tcp`
 //! says what a segment means, `window` whether its numbers can be true, and `knocks` keeps SYNs in
 //! mid-connection; `wheel` when things end; `icmp` what errors mean; `reconfigure` what a new
 //! configuration leaves alive.
@@ -48,6 +48,7 @@ pub mod blocks;
 mod by_remote;
 pub mod config;
 pub mod decision;
+pub mod egress;
 pub mod leases;
 pub mod npt;
 pub mod step;
@@ -84,6 +85,7 @@ mod window;
 pub use blocks::{BlockView, Blocks, BlocksError};
 pub use config::{Behaviour, Exemption, Limits, NatConfig, Policy, PortChoice, Rule, Timeouts};
 pub use decision::{Decision, Exit, Refusal};
+pub use egress::EgressRule;
 pub use leases::{Looked, PortUse, Wanted};
 pub use npt::{PrefixTranslation, PrefixTranslationError, Unmapped};
 pub use reconfigure::Reconfigured;
@@ -257,10 +259,10 @@ impl Nat {
             return Err(Refusal::BadFlags);
         }
         if protocol == Protocol::Icmp && !data.asks {
-            return match self.leave_exempt(data.flow) {
-                true => Ok((Edit::default(), Exit::Outside)),
-                false => Err(Refusal::UnsolicitedQuery),
-            };
+            if !self.leave_exempt(data.flow) {
+                return Err(Refusal::UnsolicitedQuery);
+            }
+            return self.pass_exempt(data.flow);
         }
         let id = match self.find(protocol, inside, remote, now, seen) {
             Some(id) if !self.sessions[id].local() => id,
@@ -268,7 +270,7 @@ impl Nat {
             None if self.addresses.home(&self.hash, remote.ip).is_some() => {
                 return self.leave_to_us(data, now, seen);
             }
-            None if self.leave_exempt(data.flow) => return Ok((Edit::default(), Exit::Outside)),
+            None if self.leave_exempt(data.flow) => return self.pass_exempt(data.flow),
             None => self.open_outbound(data, false, now, seen)?,
         };
         self.pass(id, Way::Out, data, now, seen)?;

@@ -346,7 +346,9 @@ impl Worker {
 
     pub(super) fn note(&self, note: Note, now: Time) {
         match &note {
-            Note::LinkUp(_) | Note::Reloaded(..) | Note::Stopping(_) => tracing::info!("{}", note.text()),
+            Note::LinkUp(_) | Note::Reloaded(..) | Note::ResolverChanged(_) | Note::Stopping(_) => {
+                tracing::info!("{}", note.text());
+            }
             _ => tracing::warn!("{}", note.text()),
         }
         self.feed.push(Event { at: now, what: What::Note(note) });
@@ -427,6 +429,7 @@ impl Worker {
             // Who asked may have given up.
             match letter {
                 Letter::Command(command, answer) => drop(answer.try_send(self.carry_out(command, now))),
+                Letter::Resolver(conf) => self.resolver_changed(&conf, now),
                 Letter::Plan(plan, answer) => drop(answer.try_send(self.settle(*plan, now))),
             }
         }
