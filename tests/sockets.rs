@@ -19,7 +19,7 @@ use lab_sockets as plain;
 use lab_sockets_edges as edges;
 use std::process::{Command, ExitCode};
 
-const TESTS: [(&str, fn()); 17] = [
+const TESTS: [(&str, fn()); 18] = [
     ("no_capability_is_needed", plain::no_capability_is_needed),
     ("auto_takes_sockets_and_says_why", plain::auto_takes_sockets_and_says_why),
     ("udp_of_every_size", plain::udp_of_every_size),
@@ -31,6 +31,7 @@ const TESTS: [(&str, fn()); 17] = [
     ("ping_that_is_not_permitted_is_told", plain::ping_that_is_not_permitted_is_told),
     ("published_ports_keep_the_client", edges::published_ports_keep_the_client),
     ("loopback_is_out_of_reach_unless_allowed", edges::loopback_is_out_of_reach_unless_allowed),
+    ("other_uplinks_reach_loopback_too", edges::other_uplinks_reach_loopback_too),
     ("one_outside_port_for_every_remote", edges::one_outside_port_for_every_remote),
     ("strangers_are_filtered", edges::strangers_are_filtered),
     ("few_descriptors_are_enough", edges::few_descriptors_are_enough),

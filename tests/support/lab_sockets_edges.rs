@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 use tapnat::io::netlink::Netlink;
 use tapnat::lab::product::Product;
-use tapnat::lab::programs::icmp::Ear;
+use tapnat::lab::programs::icmp::{Answer, Ear};
 use tapnat::lab::programs::{http, udp};
 use tapnat::lab::topology::{CONTAINERS, GATEWAY, HOST, Options, ROUTER, SERVERS, UPLINK};
 
@@ -82,6 +82,26 @@ pub fn loopback_is_out_of_reach_unless_allowed() {
             socket.send(b"hello").and_then(|_| socket.recv(&mut [0; 10]))
         });
         assert!(direct.unwrap().is_err());
+    }
+}
+
+pub fn other_uplinks_reach_loopback_too() {
+    for uplink in ["packet", "raw"] {
+        let form = Form { uplink, ..PLAIN };
+        let setup = Setup::new(form, Options::default(), &["--host-loopback", "on"]);
+        let _web = http::serve(setup.on("host"), at(LOOPBACK, 80)).unwrap();
+        let _echo = udp::serve(setup.on("host"), at(LOOPBACK, 7)).unwrap();
+        for container in ["red", "blue"] {
+            assert_eq!(*seen_as(setup.on(container), at(GATEWAY, 80)).ip(), LOOPBACK, "{uplink}");
+            for length in [1, 1472, 4000] {
+                let echo = setup.on(container).run(|| udp::ask(at(GATEWAY, 7), &vec![7; length], SOON));
+                assert_eq!(echo.unwrap().unwrap().len(), length, "{uplink}");
+            }
+            let refused = page(setup.on(container), at(GATEWAY, 81), "/").unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+            assert_eq!(*seen_as(setup.on(container), at(SERVERS[0], 80)).ip(), HOST);
+        }
+        setup.world.assert_checksums_right();
     }
 }
 
@@ -160,8 +180,8 @@ pub fn a_host_without_a_way_out_is_told() {
     let setup = ready.start(&[], &["--host-loopback", "on"]);
     let nominal = "as 192.0.0.8 ports";
     eventually(nominal, SOON, || setup.gateway.0.said().contains(nominal));
-    let asked = setup.on("red").run(|| udp::ask(at(SERVERS[0], 7), b"hello", SOON)).unwrap();
-    assert_eq!(asked.unwrap_err().raw_os_error(), Some(libc::ENETUNREACH));
+    let answer = ping(setup.on("red"), SERVERS[0], 1);
+    assert!(matches!(answer, Answer::Error { kind: 3, code: 0, .. }), "{answer:?}");
     let asked = page(setup.on("red"), at(SERVERS[0], 80), "/").unwrap_err();
     assert!(matches!(asked.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)), "{asked}");
     let _echo = udp::serve(setup.on("host"), at(LOOPBACK, 7)).unwrap();
