@@ -60,6 +60,8 @@ pub const INSIDE: LinkId = LinkId(0);
 pub const OUTSIDE: LinkId = LinkId(1);
 /// The host's own stack: IP packets.
 pub const HOST: LinkId = LinkId(2);
+/// What aliases stand for on the host, where the uplink does not lead there: IP packets.
+pub const ALIASES: LinkId = LinkId(3);
 
 /// Settings of a gateway: plain data.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -368,7 +370,7 @@ impl Gateway {
 fn way(from: LinkId, to: LinkId) -> Way {
     match (from, to) {
         (INSIDE, INSIDE) => Way::Hairpin,
-        (INSIDE, HOST) => Way::ToHost,
+        (INSIDE, HOST | ALIASES) => Way::ToHost,
         (INSIDE, _) => Way::Out,
         (HOST, _) => Way::FromHost,
         _ => Way::In,

@@ -2,7 +2,7 @@
 
 use super::poller::Poller;
 use crate::flow::{Alias, Endpoint, LinkId, LinkInfo, Protocol, Time};
-use crate::gateway::{HOST, OUTSIDE};
+use crate::gateway::OUTSIDE;
 use crate::io::filter::Wanted;
 use crate::io::{Link, deliver};
 use crate::wire::Buffer;
@@ -93,10 +93,10 @@ impl Links {
         self.slots.iter_mut().for_each(|slot| slot.link.set_aliases(aliases));
     }
 
-    /// The number of the slot for a link. The host is reached by the uplink where it has no link of
-    /// its own.
+    /// The number of the slot for a link. What has no link of its own is reached by the uplink.
     fn number(&self, id: LinkId) -> usize {
-        if id == HOST && self.slots.len() <= usize::from(HOST.0) { OUTSIDE.0.into() } else { id.0.into() }
+        let number = usize::from(id.0);
+        if number < self.slots.len() { number } else { OUTSIDE.0.into() }
     }
 
     /// Receives one packet.
