@@ -79,6 +79,9 @@ pub enum DropReason {
     NoNeighbor,
     /// Too many inside hosts, or too many packets wait for the MAC of their host (memory for both is bounded).
     NeighborLimit,
+    /// The host has lost its default route, and has no other to the destination; answered with
+    /// Network Unreachable (RFC 1812 §5.2.7.1), or No Route of IPv6. Passes when the host does.
+    NoRoute,
     /// The kernel would not take the packet: queue full, interface down.
     SendFailed,
 }
@@ -94,7 +97,7 @@ impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = ParseError::WORDS.len() + Refusal::ALL.len() + Self::OWN.len();
 
-    const OWN: [DropReason; 25] = [
+    const OWN: [DropReason; 26] = [
         DropReason::ShortFrame,
         DropReason::OtherMac,
         DropReason::UnknownEtherType,
@@ -119,6 +122,7 @@ impl DropReason {
         DropReason::FragmentOverlap,
         DropReason::NoNeighbor,
         DropReason::NeighborLimit,
+        DropReason::NoRoute,
         DropReason::SendFailed,
     ];
 
@@ -152,7 +156,8 @@ impl DropReason {
             DropReason::FragmentOverlap => own + 21,
             DropReason::NoNeighbor => own + 22,
             DropReason::NeighborLimit => own + 23,
-            DropReason::SendFailed => own + 24,
+            DropReason::NoRoute => own + 24,
+            DropReason::SendFailed => own + 25,
         }
     }
 
@@ -185,6 +190,7 @@ impl DropReason {
             DropReason::FragmentOverlap => "fragment-overlap",
             DropReason::NoNeighbor => "no-neighbor",
             DropReason::NeighborLimit => "neighbor-limit",
+            DropReason::NoRoute => "no-route",
             DropReason::SendFailed => "send-failed",
         }
     }

@@ -25,6 +25,7 @@ pub mod ndp;
 pub mod neighbors;
 mod npt;
 pub mod outside;
+pub mod reach;
 pub mod reconfigure;
 pub mod services;
 pub mod speech;
@@ -36,6 +37,7 @@ pub use command::{Command, Reply};
 pub use counters::{Answer, CountersView, Way};
 pub use drop_reason::DropReason;
 pub use errors::RefusalAnswer;
+pub use reach::Reach;
 pub use subnet::Subnet;
 
 use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
@@ -87,6 +89,8 @@ pub struct GatewayConfig {
     /// Prefixes whose hosts are not translated by port but by prefix (RFC 6296). No two of their
     /// inside or outside prefixes overlap.
     pub translations: Vec<PrefixTranslation>,
+    /// Where there is a way to.
+    pub reach: Reach,
 }
 
 impl GatewayConfig {
@@ -111,6 +115,7 @@ impl GatewayConfig {
             errors_per_second: 1000,
             advertise: None,
             translations: Vec::new(),
+            reach: Reach::default(),
         }
     }
 }

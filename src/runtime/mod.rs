@@ -3,6 +3,7 @@
 
 pub mod addresses;
 pub mod clock;
+pub mod follow;
 pub mod host;
 pub mod links;
 pub mod mailbox;
@@ -29,6 +30,7 @@ use crate::io::netlink::Watcher;
 use crate::observe::{Feed, FlowBoard};
 use addresses::Answering;
 use anyhow::Context;
+use follow::Follower;
 use mailbox::mailbox;
 use memory::PortMemory;
 use poller::Poller;
@@ -122,7 +124,7 @@ pub fn run_with(
         watcher,
         host,
         memory: None,
-        chores: Chores::default(),
+        chores: Chores::awake(clock.slept()),
     };
     publish::publish_all(&mut worker, settings)?;
     worker.stock_up();
@@ -141,6 +143,8 @@ pub fn run_with(
     // Threads are protected like the one that starts them: none may be there before this.
     handle.tell_protection(sandbox::enter(settings, flags, &about)?);
     arp.into_iter().for_each(Answering::start);
+    let follower = Follower::start(Watcher::open().context("netlink watcher")?, Arc::clone(&handle));
+    let follower = follower.context("a thread that follows the host")?;
     let engine = Arc::clone(&handle) as Arc<dyn Engine>;
     let server = socket.map(|socket| Server::serve(socket, engine)).transpose()?;
     let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
@@ -153,7 +157,7 @@ pub fn run_with(
     let (Ended::Signal(_) | Ended::Over(_)) = worker.run().context("the packet loop")?;
     // The worker goes first: questions that wait for it then end at once, and the server with them.
     let mut host = worker.into_host();
-    drop((server, hangups));
+    drop((follower, server, hangups));
     host.made.undo().context("undoing what was set up")?;
     Ok(())
 }

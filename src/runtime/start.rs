@@ -94,7 +94,8 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let links = Links::new(vec![Box::new(tap), uplink.link, Box::new(to_host)]);
     guard.silence(&config.nat.ports);
     let portless = Portless::default();
-    let host = Host { outside: outside.interface.name, packet, inside, made, lost, portless };
+    let follows = settings.external.is_empty();
+    let host = Host { outside: outside.interface.name, packet, inside, made, lost, follows, portless };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, arp, about })
 }
 
@@ -152,7 +153,8 @@ pub fn again(
     };
     let host_addresses = addresses::others(&netlink, settings, &external)?;
     addresses::check_overlap(settings, &external, &host_addresses)?;
-    let nat = nat_config(settings, &external, &host_addresses, config.nat.leased);
+    let mut nat = nat_config(settings, &external, &host_addresses, config.nat.leased);
+    nat.retired = config.nat.retired.iter().filter(|ip| external.contains(ip)).copied().collect();
     Blocks::of(&nat).context("profile cgnat")?;
     Ok(settings.gateway(GatewayConfig { nat, ..config.clone() }))
 }
