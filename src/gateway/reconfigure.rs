@@ -6,6 +6,9 @@ use crate::nat::{Cut, Observer, Reconfigured};
 use crate::wire::{Buffer, craft};
 use std::net::{IpAddr, SocketAddr};
 
+/// Connections that are reset before the outbox is emptied.
+const AT_A_TIME: usize = 256;
+
 impl Gateway {
     /// Takes a new configuration. Sessions that it does not allow are ended: see
     /// [`crate::nat::Nat::reconfigure`]; also those of hosts outside the inside subnets, or whose
@@ -32,6 +35,7 @@ impl Gateway {
             self.speech_inside.set_rate(rates.0, rates.1);
             self.speech_outside.set_rate(rates.0, rates.1);
         }
+        self.leases.keep(config.dhcp.as_ref().map(|dhcp| (dhcp.first, dhcp.last)));
         self.neighbors.set_limit(config.hosts);
         let (mac, leased) = (self.config.mac, self.config.nat.leased);
         let mut links = (self.config.inside, self.config.outside);
@@ -51,10 +55,12 @@ impl Gateway {
     }
 
     /// Resets, towards the inside, the TCP connections that the last new configuration has cut off from
-    /// their external address: nothing will ever come back to it (RFC 7857 §2.3 asks the same at the end of a lifetime).
-    /// Call it after [`Gateway::reconfigure`].
-    pub fn tell_cut(&mut self, now: Time, out: &mut Outbox) {
-        for Cut { remote, inside, acknowledged, sent } in self.nat.cut() {
+    /// their external address: nothing will ever come back to it.
+    /// Call it after [`Gateway::reconfigure`] until it says false: it tells some at a time.
+    pub fn tell_cut(&mut self, now: Time, out: &mut Outbox) -> bool {
+        let cut = self.nat.cut(AT_A_TIME);
+        let some = !cut.is_empty();
+        for Cut { remote, inside, acknowledged, sent } in cut {
             let end = |endpoint: Endpoint| SocketAddr::new(endpoint.ip, endpoint.port);
             // What was sent last may not be acknowledged yet: one of the two is what the host expects.
             let likely = [acknowledged, sent];
@@ -64,5 +70,6 @@ impl Gateway {
                 self.answer_inside(inside.ip, Buffer::from_bytes(&reset), now, out);
             }
         }
+        some
     }
 }

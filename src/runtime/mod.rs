@@ -13,12 +13,14 @@ pub mod portless;
 pub mod publish;
 pub mod ready;
 pub mod reload;
+pub mod resolver;
 pub mod sandbox;
 pub mod settle;
 pub mod signals;
 pub mod spin;
 pub mod start;
 pub mod stock;
+pub mod way;
 pub mod worker;
 
 use crate::config::{RunFlags, Settings};
@@ -27,11 +29,12 @@ use crate::control::server::Server;
 use crate::control::socket::SocketFile;
 use crate::io::ending::Ending;
 use crate::io::netlink::Watcher;
+use crate::io::resolver::{PATH, ResolvConf};
 use crate::observe::{Feed, FlowBoard};
 use addresses::Answering;
 use anyhow::Context;
 use follow::Follower;
-use mailbox::mailbox;
+use mailbox::{Handle, mailbox};
 use memory::PortMemory;
 use poller::Poller;
 use reload::Reloader;
@@ -127,6 +130,7 @@ pub fn run_with(
         chores: Chores::awake(clock.slept()),
     };
     publish::publish_all(&mut worker, settings)?;
+    let resolver = settings.tells_names().then(|| worker.read_resolver());
     worker.stock_up();
     let socket = match SocketFile::bind(&settings.control) {
         Err(error) if around.control_optional => {
@@ -143,10 +147,17 @@ pub fn run_with(
     // Threads are protected like the one that starts them: none may be there before this.
     handle.tell_protection(sandbox::enter(settings, flags, &about)?);
     arp.into_iter().for_each(Answering::start);
-    let follower = Follower::start(Watcher::open().context("netlink watcher")?, Arc::clone(&handle));
-    let follower = follower.context("a thread that follows the host")?;
+    let follower = match worker.gateway.config().host_by_uplink {
+        // The kernel chooses way and address of each socket.
+        true => None,
+        false => {
+            let watcher = Watcher::open().context("netlink watcher")?;
+            Some(Follower::start(watcher, Arc::clone(&handle)).context("a thread that follows the host")?)
+        }
+    };
     let engine = Arc::clone(&handle) as Arc<dyn Engine>;
     let server = socket.map(|socket| Server::serve(socket, engine)).transpose()?;
+    let resolver = resolver.map(|known| follow_resolver(known, &handle)).transpose().context("a thread")?;
     let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
 
     tracing::info!("{}", start::line(&about));
@@ -157,9 +168,15 @@ pub fn run_with(
     let (Ended::Signal(_) | Ended::Over(_)) = worker.run().context("the packet loop")?;
     // The worker goes first: questions that wait for it then end at once, and the server with them.
     let mut host = worker.into_host();
-    drop((follower, server, hangups));
+    drop((follower, resolver, server, hangups));
     host.made.undo().context("undoing what was set up")?;
     Ok(())
+}
+
+/// The host's resolv.conf is told to the worker whenever it says something else than `known`.
+fn follow_resolver(known: Option<ResolvConf>, handle: &Arc<Handle>) -> std::io::Result<resolver::Follower> {
+    let handle = Arc::clone(handle);
+    resolver::Follower::start(Path::new(PATH), known, move |conf| handle.tell_resolver(conf.clone()))
 }
 
 /// SIGHUP: reads the settings again. What came of it is said in the log; a success by the worker.

@@ -4,7 +4,7 @@
 //! while it exists, and so they keep its interface: a packet leaves by the way that its source belongs
 //! to. A way goes when none of its addresses is wanted any more, or when it fails.
 
-use crate::flow::LinkInfo;
+use crate::flow::{LinkInfo, Time};
 use crate::io::filter::Wanted;
 use crate::io::{Link, deliver};
 use crate::wire::Buffer;
@@ -89,6 +89,20 @@ impl Link for Ways {
     fn readable(&self) -> Vec<BorrowedFd<'_>> {
         let older = self.older.iter().flat_map(|older| older.link.readable());
         self.latest.readable().into_iter().chain(older).collect()
+    }
+
+    fn tick(&mut self, now: Time) {
+        self.older.iter_mut().for_each(|older| older.link.tick(now));
+        self.latest.tick(now);
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        let older = self.older.iter().filter_map(|older| older.link.next_deadline());
+        self.latest.next_deadline().into_iter().chain(older).min()
+    }
+
+    fn pending(&self) -> bool {
+        self.latest.pending() || self.older.iter().any(|older| older.link.pending())
     }
 
     fn set_wanted(&mut self, wanted: &Wanted) -> io::Result<()> {
