@@ -41,9 +41,13 @@ use reload::Reloader;
 use signals::{Hangups, Signals};
 use start::Started;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use worker::{Chores, Ended, Worker};
+
+/// Something to do when packets can flow, with the gateway as the control interface sees it. The gateway
+/// answers it only later, so that it must not wait for one.
+pub type Ready = Box<dyn FnOnce(Arc<dyn Engine>) -> anyhow::Result<()>>;
 
 /// What a gateway has around it that is no setting.
 #[derive(Default)]
@@ -51,9 +55,11 @@ pub struct Around {
     /// What it may not outlive: the first of these to end ends it, in good order.
     pub endings: Vec<Ending>,
     /// Called once when packets can flow, after `ready-fd` was told.
-    pub ready: Option<Box<dyn FnOnce() -> anyhow::Result<()>>>,
+    pub ready: Option<Ready>,
     /// It goes on without a control socket if none can be made.
     pub control_optional: bool,
+    /// Files that are removed at the end, by whoever called.
+    pub removes: Vec<PathBuf>,
     /// Nobody will start a gateway of this name again: nothing is remembered for one.
     pub passing: bool,
 }
@@ -145,7 +151,7 @@ pub fn run_with(
     }
 
     // Threads are protected like the one that starts them: none may be there before this.
-    handle.tell_protection(sandbox::enter(settings, flags, &about)?);
+    handle.tell_protection(sandbox::enter(settings, flags, &about, &around.removes)?);
     arp.into_iter().for_each(Answering::start);
     let follower = match worker.gateway.config().host_by_uplink {
         // The kernel chooses way and address of each socket.
@@ -156,14 +162,14 @@ pub fn run_with(
         }
     };
     let engine = Arc::clone(&handle) as Arc<dyn Engine>;
-    let server = socket.map(|socket| Server::serve(socket, engine)).transpose()?;
+    let server = socket.map(|socket| Server::serve(socket, Arc::clone(&engine))).transpose()?;
     let resolver = resolver.map(|known| follow_resolver(known, &handle)).transpose().context("a thread")?;
     let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
 
     tracing::info!("{}", start::line(&about));
     ready::tell(settings.ready_fd)?;
     if let Some(ready) = around.ready {
-        ready()?;
+        ready(engine)?;
     }
     let (Ended::Signal(_) | Ended::Over(_)) = worker.run().context("the packet loop")?;
     // The worker goes first: questions that wait for it then end at once, and the server with them.
