@@ -273,6 +273,10 @@ impl Gateway {
             self.complain(INSIDE, Reason::TooBig(mtu), packet, frame, now, out);
             return Fate::Dropped(DropReason::TooBig);
         }
+        if exit == Exit::Outside && !self.config.reach.covers(packet.summary.destination()) {
+            self.complain(INSIDE, Reason::NoRoute, packet, frame, now, out);
+            return Fate::Dropped(DropReason::NoRoute);
+        }
         let exempt = exit == Exit::Outside && edit.source.is_none();
         if exempt {
             self.counters.passed(Way::ExemptOut, frame.len());

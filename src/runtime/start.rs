@@ -75,7 +75,8 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let links = Links::new(links);
     guard.silence(&config.nat.ports);
     let portless = Portless::default();
-    let host = Host { outside, packet, inside, made, lost, portless, anywhere };
+    let follows = settings.external.is_empty();
+    let host = Host { outside, packet, inside, made, lost, follows, portless, anywhere };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, arp, about })
 }
 
@@ -139,7 +140,9 @@ pub fn again(
     let host_addresses = addresses::others(&netlink, settings, &external)?;
     addresses::check_overlap(settings, &external, &host_addresses)?;
     let nat = nat_config(settings, &external, &host_addresses, config.nat.leased);
-    let nat = NatConfig { publish_anywhere: config.nat.publish_anywhere, ..nat };
+    let kept = |ip: &&IpAddr| external.contains(ip);
+    let retired = config.nat.retired.iter().filter(kept).copied().collect();
+    let nat = NatConfig { publish_anywhere: config.nat.publish_anywhere, retired, ..nat };
     Blocks::of(&nat).context("profile cgnat")?;
     Ok(settings.gateway(GatewayConfig { nat, ..config.clone() }))
 }
