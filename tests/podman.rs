@@ -140,13 +140,14 @@ fn rootlesskit_runs_a_command_with_ports() {
         "ip addr show tap0; wget -qO- {url} | sha256sum; exec httpd -f -p 80 -h {}/www",
         rig.rootfs()
     );
-    let mut child =
-        rig.user(&format!("{kit} {}/bin/busybox sh -c '{script}'", rig.rootfs())).spawn().unwrap();
+    let log = rig.note("rootlesskit.log");
+    let line = format!("exec {kit} {}/bin/busybox sh -c '{script}' > {log} 2>&1", rig.rootfs());
+    let mut child = rig.user(&line).spawn().unwrap();
     rig.fetches(rig.internet(), (HOST, 8090));
     assert_eq!(rig.gateways().len(), 1);
     rig.sh(&format!("kill {}", child.id()));
-    child.wait().unwrap();
-    let said = rig.said_by(&mut child);
+    rig.until("RootlessKit ends", || child.try_wait().unwrap().is_some());
+    let said = rig.sh(&format!("cat {log}"));
     assert!(said.contains("inet 10.0.2.100/24"), "{said}");
     let hash = rig.sh(&format!("curl -s {url} | sha256sum"));
     assert!(said.contains(hash.trim()), "{said}");

@@ -141,7 +141,7 @@ impl Rig {
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
         command.env("HOME", at("home")).env("XDG_RUNTIME_DIR", at("run"));
         command.env("CONTAINERS_CONF", at("containers.conf")).current_dir("/");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
         self.host().confine(&mut command);
         command
     }
@@ -240,14 +240,9 @@ impl Rig {
         }
     }
 
-    /// What a child said until its end.
-    pub fn said_by(&self, child: &mut Child) -> String {
-        use std::io::Read;
-        let mut said = String::new();
-        if let Some(out) = child.stdout.as_mut() {
-            out.read_to_string(&mut said).unwrap();
-        }
-        said
+    /// The path of a file of the user's.
+    pub fn note(&self, name: &str) -> String {
+        user().folder.path().join("run").join(name).display().to_string()
     }
 }
 
