@@ -4,8 +4,10 @@ use super::errors::Reason;
 use super::ndp::Message;
 use super::neighbors::{Heard, OtherMac};
 use super::npt::NoCounterpart;
-use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, arp, hop, ndp, services};
-use crate::flow::{Edit, Flow, LinkInfo, Protocol, Summary, Time};
+use super::{
+    ALIASES, Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, arp, hop, ndp, services,
+};
+use crate::flow::{Edit, Flow, LinkId, LinkInfo, Protocol, Summary, Time};
 use crate::nat::{Decision, Exit, Observer, Refusal};
 use crate::wire::ethernet::{self, Frame, MacAddr};
 use crate::wire::{Buffer, Packet, ParseError, icmp};
@@ -247,7 +249,9 @@ impl Gateway {
             self.complain(INSIDE, Reason::TimeExceeded, packet, frame, now, out);
             return Fate::Dropped(DropReason::TtlExpired);
         }
-        let link = if to_host { LinkInfo::plain(u16::MAX, 0) } else { self.config.outside };
+        let outward = self.way_out(&packet.summary);
+        let whole = to_host || outward == ALIASES;
+        let link = if whole { LinkInfo::plain(u16::MAX, 0) } else { self.config.outside };
         let too_big = hop::too_big(frame, link.mtu);
         if hop::refuses_cut(packet, frame, link.mtu) {
             self.complain(INSIDE, Reason::TooBig(hop::told_mtu(packet, link.mtu)), packet, frame, now, out);
@@ -284,9 +288,22 @@ impl Gateway {
                 Some(destination) => self.deliver_inside(destination.ip, frame, Some(INSIDE), now, out),
                 None => Fate::Dropped(DropReason::InsideDestination),
             },
-            Exit::Outside if too_big => self.cut(frame, OUTSIDE, link.mtu, out),
-            Exit::Outside => Fate::Pass(OUTSIDE),
+            Exit::Outside if too_big => self.cut(frame, outward, link.mtu, out),
+            Exit::Outside => Fate::Pass(outward),
         }
+    }
+
+    /// The link by which a packet leaves that is for the world or for an alias.
+    pub(super) fn way_out(&self, packet: &Summary) -> LinkId {
+        if self.config.host_by_uplink || self.config.aliases.is_empty() {
+            return OUTSIDE;
+        }
+        let Flow { protocol, destination, .. } = match packet {
+            Summary::Data(data) => data.flow,
+            Summary::Error(error) => error.about.reversed(),
+        };
+        let aliased = self.config.aliases.iter().any(|alias| alias.covers(protocol, destination));
+        if aliased { ALIASES } else { OUTSIDE }
     }
 
     /// What a translator says about a packet from the inside. Its sender is told of a refusal.

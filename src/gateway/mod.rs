@@ -60,6 +60,9 @@ pub const INSIDE: LinkId = LinkId(0);
 pub const OUTSIDE: LinkId = LinkId(1);
 /// The host's own stack: IP packets.
 pub const HOST: LinkId = LinkId(2);
+/// What stands for something on the host that only its sockets reach, where the uplink is none of
+/// sockets: IP packets to and from aliases.
+pub const ALIASES: LinkId = LinkId(3);
 
 /// Settings of a gateway: plain data.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -368,9 +371,9 @@ impl Gateway {
 fn way(from: LinkId, to: LinkId) -> Way {
     match (from, to) {
         (INSIDE, INSIDE) => Way::Hairpin,
-        (INSIDE, HOST) => Way::ToHost,
+        (INSIDE, HOST | ALIASES) => Way::ToHost,
         (INSIDE, _) => Way::Out,
-        (HOST, _) => Way::FromHost,
+        (HOST | ALIASES, _) => Way::FromHost,
         _ => Way::In,
     }
 }

@@ -49,7 +49,7 @@ pub struct Started {
 /// The thing, the cause and the cure.
 pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let netlink = Netlink::open().context("netlink socket")?;
-    let Way { uplink, to_host, guard, external, anywhere, host_addresses, foreign, outside } =
+    let Way { uplink, to_host, to_aliases, guard, external, anywhere, host_addresses, foreign, outside } =
         way::open(settings, &netlink)?;
     let packet = uplink.kind == uplink::Kind::Packet;
     check_uplink(settings, packet, uplink.kind == uplink::Kind::Sockets)?;
@@ -72,10 +72,13 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let about = about(settings, &tap, &outside, &uplink, &guard, &config, clock);
     let mut links: Vec<Box<dyn Link>> = vec![Box::new(tap), uplink.link];
     links.extend(to_host);
+    // The last, which has its number only behind the one to the host.
+    links.extend(to_aliases);
     let links = Links::new(links);
     guard.silence(&config.nat.ports);
     let portless = Portless::default();
-    let host = Host { outside, packet, inside, made, lost, portless, anywhere };
+    let (forward, resolver) = (settings.dns_forward.clone(), None);
+    let host = Host { forward, resolver, outside, packet, inside, made, lost, portless, anywhere };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, arp, about })
 }
 

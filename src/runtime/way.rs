@@ -22,12 +22,17 @@ use std::ops::RangeInclusive;
 const NOMINAL: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 0, 8));
 const NOMINAL_SIX: IpAddr = IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1));
 
+/// Open files for what aliases stand for.
+const ALIAS_DESCRIPTORS: usize = 2048;
+
 /// The way out, open.
 pub struct Way {
     /// The uplink.
     pub uplink: Chosen,
     /// The way to the host itself; `None` where the uplink is that too.
     pub to_host: Option<Box<dyn Link>>,
+    /// The way to what aliases stand for; `None` where the uplink is that too, or nothing is forwarded.
+    pub to_aliases: Option<Box<dyn Link>>,
     /// The guard of the ports.
     pub guard: Guard,
     /// The addresses to translate to.
@@ -89,8 +94,9 @@ pub fn open(settings: &Settings, netlink: &Netlink) -> anyhow::Result<Way> {
     let packet = uplink.kind == uplink::Kind::Packet;
     let guard = Guard::new(asked(settings), packet, outside.interface.index, &external)?;
     let (to_host, outside) = (Some(Box::new(to_host) as Box<dyn Link>), Some(outside));
+    let to_aliases = to_aliases(settings, &external)?;
     let anywhere = Vec::new();
-    Ok(Way { uplink, to_host, guard, external, anywhere, host_addresses, foreign, outside })
+    Ok(Way { uplink, to_host, to_aliases, guard, external, anywhere, host_addresses, foreign, outside })
 }
 
 fn outside(settings: &Settings, netlink: &Netlink) -> Result<Outside, SetupError> {
@@ -131,11 +137,30 @@ fn by_sockets(settings: &Settings, netlink: &Netlink, refused: Option<&str>) -> 
         aliases: settings.aliases.clone(),
         inside_mtu: settings.mtu,
         descriptors: limit.saturating_sub(guard::RESERVE).max(limit / 2),
+        any_port: false,
     };
     let (uplink, ports) = uplink::open_sockets(config, refused).context("uplink sockets")?;
     let guard = Guard::of_sockets(asked(settings), ports)?;
-    let (to_host, foreign) = (None, Vec::new());
-    Ok(Way { uplink, to_host, guard, external, anywhere, host_addresses, foreign, outside })
+    let (to_host, to_aliases, foreign) = (None, None, Vec::new());
+    Ok(Way { uplink, to_host, to_aliases, guard, external, anywhere, host_addresses, foreign, outside })
+}
+
+/// Sockets beside an uplink that is none of sockets: to the host's resolver.
+fn to_aliases(settings: &Settings, external: &[IpAddr]) -> anyhow::Result<Option<Box<dyn Link>>> {
+    if settings.dns_forward.is_empty() {
+        return Ok(None);
+    }
+    let config = sockets::Config {
+        external: external.to_vec(),
+        anywhere: external.to_vec(),
+        gateways: Vec::new(),
+        aliases: Vec::new(),
+        inside_mtu: settings.mtu,
+        descriptors: ALIAS_DESCRIPTORS,
+        any_port: true,
+    };
+    let link = sockets::Sockets::open(config).context("sockets to the host's resolver")?;
+    Ok(Some(Box::new(link)))
 }
 
 /// The addresses to translate to by sockets, and those of them that are but names for whatever address

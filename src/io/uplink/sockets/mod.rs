@@ -78,6 +78,9 @@ pub struct Config {
     pub inside_mtu: u16,
     /// Open files that the process may have.
     pub descriptors: usize,
+    /// Ports of the host's own choice, taken when a packet needs one: the link is not the uplink, whose
+    /// ports are leased otherwise.
+    pub any_port: bool,
 }
 
 /// Why a packet did not leave.
@@ -159,6 +162,9 @@ impl Sockets {
         let poll = Poll::new().map_err(failed())?;
         let registry = || poll.registry().try_clone().map_err(failed());
         let ports = Ports::new(registry()?, config.anywhere.clone());
+        if config.any_port {
+            ports.take_any();
+        }
         // UDP ports, connections and the rest share what there is.
         let shares = config.external.len().max(1);
         ports.set_room(config.descriptors / 8 * 3, config.descriptors / 8 * 3 / shares);
@@ -256,6 +262,9 @@ impl Sockets {
 
     fn outbound_udp(&mut self, packet: &Packet, buffer: &Buffer, whole: bool) -> Result<(), Trouble> {
         let outside = packet.summary.flow().source;
+        if self.config.any_port && !self.ports.use_now(outside, self.now) {
+            return Err(Trouble::Full);
+        }
         let (aliases, ready) = (&self.aliases, &mut self.ready);
         let sent = self.ports.with(Which::Outside(outside), |slot, port| {
             let sent = udp::send(port, packet, buffer, whole, aliases);
@@ -458,11 +467,16 @@ impl Link for Sockets {
         }
         self.pings.tick(now);
         self.reassembly.tick(now);
+        self.ports.tick(now);
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        let deadlines =
-            [self.tcp.next_deadline(), self.pings.next_deadline(), self.reassembly.next_deadline()];
+        let deadlines = [
+            self.tcp.next_deadline(),
+            self.pings.next_deadline(),
+            self.reassembly.next_deadline(),
+            self.ports.next_deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 

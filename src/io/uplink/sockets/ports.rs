@@ -7,7 +7,7 @@
 
 use super::UDP;
 use super::alias::Talks;
-use crate::flow::Endpoint;
+use crate::flow::{Endpoint, Time};
 use crate::io::sys::datagram::{self, Cutting};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -18,9 +18,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// How much may wait in a socket that is in use, in bytes, as far as the host allows.
 const SOCKET_BUFFER: usize = 4 << 20;
+
+/// How long a socket whose port the host chose is kept for another datagram or a late answer.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// Clients of a published port of whom is remembered which address of the host they asked.
 const ASKED: usize = 1024;
@@ -42,6 +46,10 @@ pub struct Table {
     by_outside: HashMap<Endpoint, usize, foldhash::fast::RandomState>,
     /// Sockets by outside address.
     counts: HashMap<IpAddr, usize>,
+    /// The host chooses the ports.
+    any: bool,
+    /// When idle ones were last given back.
+    tidied: Time,
 }
 
 /// A leased UDP port.
@@ -57,6 +65,8 @@ pub struct Port {
     pub complaints: bool,
     /// Whom it talks to by an alias.
     pub talks: Talks,
+    /// When it last sent, where the host chooses the ports.
+    sent: Time,
     cutting: Option<Cutting>,
     used: bool,
     /// If it is published: which address of the host each client asked.
@@ -69,7 +79,8 @@ impl Ports {
     pub fn new(registry: Registry, anywhere: Vec<IpAddr>) -> Self {
         let (slots, vacant, by_outside) = (Vec::new(), Vec::new(), HashMap::default());
         let (room, counts) = ((usize::MAX, usize::MAX), HashMap::new());
-        let table = Table { registry, anywhere, room, slots, vacant, by_outside, counts };
+        let (any, tidied) = (false, Time::ZERO);
+        let table = Table { registry, anywhere, room, slots, vacant, by_outside, counts, any, tidied };
         Ports(Rc::new(RefCell::new(table)))
     }
 
@@ -85,6 +96,41 @@ impl Ports {
     /// `EADDRINUSE` if the host has it, `EMFILE` if there are too many; the kernel's word otherwise.
     pub fn lease(&self, outside: Endpoint) -> io::Result<()> {
         self.0.borrow_mut().lease(outside)
+    }
+
+    /// From now on the host chooses the ports, and a socket that has been idle is given back.
+    pub fn take_any(&self) {
+        self.0.borrow_mut().any = true;
+    }
+
+    /// Has a socket for an outside endpoint that sends now; false if there can be none.
+    pub fn use_now(&self, outside: Endpoint, now: Time) -> bool {
+        let mut table = self.0.borrow_mut();
+        if table.lease(outside).is_err() {
+            return false;
+        }
+        let slot = table.by_outside.get(&outside).copied();
+        slot.and_then(|slot| table.port(slot)).map(|port| port.sent = now).is_some()
+    }
+
+    /// Gives idle sockets back, where the host chooses the ports.
+    pub fn tick(&self, now: Time) {
+        if self.next_deadline().is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        let idle: Vec<Endpoint> = {
+            let mut table = self.0.borrow_mut();
+            table.tidied = now;
+            let idle = |port: &&Port| now.since(port.sent) >= IDLE;
+            table.slots.iter().flatten().filter(idle).map(|port| port.outside).collect()
+        };
+        idle.into_iter().for_each(|outside| self.release(outside));
+    }
+
+    /// When [`Ports::tick`] has something to do next.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let table = self.0.borrow();
+        (table.any && !table.by_outside.is_empty()).then(|| table.tidied + IDLE)
     }
 
     /// Gives a UDP port back.
@@ -144,12 +190,13 @@ impl Table {
     }
 
     fn local(&self, outside: Endpoint) -> SocketAddr {
+        let port = if self.any { 0 } else { outside.port };
         let ip = match outside.ip {
             ip if !self.anywhere.contains(&ip) => ip,
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        SocketAddr::new(ip, outside.port)
+        SocketAddr::new(ip, port)
     }
 
     fn lease(&mut self, outside: Endpoint) -> io::Result<()> {
@@ -177,6 +224,7 @@ impl Table {
             queued: false,
             complaints: false,
             talks: Talks::default(),
+            sent: Time::ZERO,
             cutting: None,
             used: false,
             asked: None,
