@@ -293,17 +293,18 @@ impl Gateway {
         }
     }
 
-    /// The link by which a packet leaves that is for the world or for an alias.
+    /// The link by which a packet leaves that is for the world or for an alias. Who serves one port of
+    /// the host's loopback may want to be asked from there, and not from an address of the uplink.
     pub(super) fn way_out(&self, packet: &Summary) -> LinkId {
-        if self.config.host_by_uplink || self.config.aliases.is_empty() {
+        if self.config.aliases.is_empty() {
             return OUTSIDE;
         }
         let Flow { protocol, destination, .. } = match packet {
             Summary::Data(data) => data.flow,
             Summary::Error(error) => error.about.reversed(),
         };
-        let aliased = self.config.aliases.iter().any(|alias| alias.covers(protocol, destination));
-        if aliased { ALIASES } else { OUTSIDE }
+        let alias = self.config.aliases.iter().find(|alias| alias.covers(protocol, destination));
+        if alias.is_some_and(|alias| alias.port.is_some()) { ALIASES } else { OUTSIDE }
     }
 
     /// What a translator says about a packet from the inside. Its sender is told of a refusal.

@@ -60,8 +60,7 @@ pub const INSIDE: LinkId = LinkId(0);
 pub const OUTSIDE: LinkId = LinkId(1);
 /// The host's own stack: IP packets.
 pub const HOST: LinkId = LinkId(2);
-/// What stands for something on the host that only its sockets reach, where the uplink is none of
-/// sockets: IP packets to and from aliases.
+/// Sockets of the host, apart from the uplink: IP packets to and from aliases of one port.
 pub const ALIASES: LinkId = LinkId(3);
 
 /// Settings of a gateway: plain data.

@@ -31,7 +31,7 @@ pub struct Way {
     pub uplink: Chosen,
     /// The way to the host itself; `None` where the uplink is that too.
     pub to_host: Option<Box<dyn Link>>,
-    /// The way to what aliases stand for; `None` where the uplink is that too, or nothing is forwarded.
+    /// The way to the host's resolver; `None` if nothing is forwarded there.
     pub to_aliases: Option<Box<dyn Link>>,
     /// The guard of the ports.
     pub guard: Guard,
@@ -141,11 +141,13 @@ fn by_sockets(settings: &Settings, netlink: &Netlink, refused: Option<&str>) -> 
     };
     let (uplink, ports) = uplink::open_sockets(config, refused).context("uplink sockets")?;
     let guard = Guard::of_sockets(asked(settings), ports)?;
-    let (to_host, to_aliases, foreign) = (None, None, Vec::new());
+    let to_aliases = to_aliases(settings, &external)?;
+    let (to_host, foreign) = (None, Vec::new());
     Ok(Way { uplink, to_host, to_aliases, guard, external, anywhere, host_addresses, foreign, outside })
 }
 
-/// Sockets beside an uplink that is none of sockets: to the host's resolver.
+/// Sockets beside those of the uplink: bound to no address of it, for the host's resolver answers only
+/// who asks from where it listens.
 fn to_aliases(settings: &Settings, external: &[IpAddr]) -> anyhow::Result<Option<Box<dyn Link>>> {
     if settings.dns_forward.is_empty() {
         return Ok(None);
