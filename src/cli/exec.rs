@@ -81,7 +81,7 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     let signals = Blocked::new(&[SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2]);
     let signals = signals.context("signals")?;
     // The thread comes when the process has given up its rights, and without them.
-    let ready = move || {
+    let ready = move |_| {
         let companion = thread::Builder::new().name("command".into());
         companion.spawn(move || accompany(pid, &signals)).context("a thread")?;
         go.go().context("starting the command")
