@@ -273,6 +273,10 @@ impl Gateway {
             self.complain(INSIDE, Reason::TooBig(mtu), packet, frame, now, out);
             return Fate::Dropped(DropReason::TooBig);
         }
+        if exit == Exit::Outside && !self.config.reach.covers(packet.summary.destination()) {
+            self.complain(INSIDE, Reason::NoRoute, packet, frame, now, out);
+            return Fate::Dropped(DropReason::NoRoute);
+        }
         let exempt = exit == Exit::Outside && edit.source.is_none();
         if exempt {
             self.counters.passed(Way::ExemptOut, frame.len());
@@ -304,7 +308,10 @@ impl Gateway {
             Summary::Error(error) => error.about.reversed(),
         };
         let alias = self.config.aliases.iter().find(|alias| alias.covers(protocol, destination));
-        if alias.is_some_and(|alias| alias.port.is_some()) { ALIASES } else { OUTSIDE }
+        match alias {
+            Some(alias) if alias.port.is_some() || !self.config.host_by_uplink => ALIASES,
+            _ => OUTSIDE,
+        }
     }
 
     /// What a translator says about a packet from the inside. Its sender is told of a refusal.

@@ -4,10 +4,12 @@ use super::poller::{LINKS, Poller};
 use crate::flow::{Alias, Endpoint, LinkId, LinkInfo, Protocol, Time};
 use crate::gateway::OUTSIDE;
 use crate::io::filter::Wanted;
+use crate::io::uplink::ways::Ways;
 use crate::io::{Link, deliver};
 use crate::wire::Buffer;
 use std::fmt;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 
 /// What a receive came to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -203,6 +205,33 @@ impl Links {
         }
         *slot = Slot { id, info: link.info(), link, down: false };
         Ok(())
+    }
+
+    /// Puts another uplink in front of the one that there is, which goes on for packets of `addresses`.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    pub fn add_way(
+        &mut self,
+        way: Box<dyn Link>,
+        addresses: Vec<IpAddr>,
+        poller: &mut Poller,
+    ) -> std::io::Result<()> {
+        for fd in way.readable() {
+            poller.watch_link(OUTSIDE, fd)?;
+        }
+        let at = self.number(OUTSIDE);
+        if at < self.slots.len() {
+            let before = self.slots.remove(at).link;
+            let link: Box<dyn Link> = Box::new(Ways::new(way, before, addresses));
+            self.slots.insert(at, Slot { id: OUTSIDE, info: link.info(), link, down: false });
+        }
+        Ok(())
+    }
+
+    /// Says which addresses are on their way out.
+    pub fn retire(&mut self, addresses: &[IpAddr]) {
+        self.slots.iter_mut().for_each(|slot| slot.link.retire(addresses));
     }
 
     /// Whether the link is down.

@@ -22,16 +22,14 @@ use std::ops::RangeInclusive;
 const NOMINAL: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 0, 8));
 const NOMINAL_SIX: IpAddr = IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1));
 
-/// Open files for what aliases stand for.
-const ALIAS_DESCRIPTORS: usize = 2048;
-
 /// The way out, open.
 pub struct Way {
     /// The uplink.
     pub uplink: Chosen,
     /// The way to the host itself; `None` where the uplink is that too.
     pub to_host: Option<Box<dyn Link>>,
-    /// The way to the host's resolver; `None` if nothing is forwarded there.
+    /// The way to what aliases stand for; `None` where the uplink is that too, and the host's resolver
+    /// is not among them.
     pub to_aliases: Option<Box<dyn Link>>,
     /// The guard of the ports.
     pub guard: Guard,
@@ -94,7 +92,7 @@ pub fn open(settings: &Settings, netlink: &Netlink) -> anyhow::Result<Way> {
     let packet = uplink.kind == uplink::Kind::Packet;
     let guard = Guard::new(asked(settings), packet, outside.interface.index, &external)?;
     let (to_host, outside) = (Some(Box::new(to_host) as Box<dyn Link>), Some(outside));
-    let to_aliases = to_aliases(settings, &external)?;
+    let to_aliases = Some(to_aliases(settings, &external)?);
     let anywhere = Vec::new();
     Ok(Way { uplink, to_host, to_aliases, guard, external, anywhere, host_addresses, foreign, outside })
 }
@@ -129,40 +127,40 @@ fn by_sockets(settings: &Settings, netlink: &Netlink, refused: Option<&str>) -> 
     let (external, anywhere) = socket_addresses(settings, outside.as_ref());
     let host_addresses = addresses::others(netlink, settings, &external)?;
     addresses::check_overlap(settings, &external, &host_addresses)?;
-    let limit = usize::try_from(guard::raise_descriptor_limit()).unwrap_or(usize::MAX);
-    let config = sockets::Config {
-        external: external.clone(),
-        anywhere: anywhere.clone(),
-        gateways: settings.inside.iter().map(ipnet::IpNet::addr).collect(),
-        aliases: settings.aliases.clone(),
-        inside_mtu: settings.mtu,
-        descriptors: limit.saturating_sub(guard::RESERVE).max(limit / 2),
-        any_port: false,
-    };
+    let config = sockets_config(settings, external.clone(), anywhere.clone(), false);
     let (uplink, ports) = uplink::open_sockets(config, refused).context("uplink sockets")?;
     let guard = Guard::of_sockets(asked(settings), ports)?;
-    let to_aliases = to_aliases(settings, &external)?;
     let (to_host, foreign) = (None, Vec::new());
+    // A resolver on the loopback answers only who asks from there, and not from an address of the uplink.
+    let forwards = !settings.dns_forward.is_empty();
+    let to_aliases = forwards.then(|| to_aliases(settings, &external)).transpose()?;
     Ok(Way { uplink, to_host, to_aliases, guard, external, anywhere, host_addresses, foreign, outside })
 }
 
-/// Sockets beside those of the uplink: bound to no address of it, for the host's resolver answers only
-/// who asks from where it listens.
-fn to_aliases(settings: &Settings, external: &[IpAddr]) -> anyhow::Result<Option<Box<dyn Link>>> {
-    if settings.dns_forward.is_empty() {
-        return Ok(None);
-    }
-    let config = sockets::Config {
-        external: external.to_vec(),
-        anywhere: external.to_vec(),
-        gateways: Vec::new(),
-        aliases: Vec::new(),
+/// Sockets beside the uplink, bound to none of its addresses.
+fn to_aliases(settings: &Settings, external: &[IpAddr]) -> anyhow::Result<Box<dyn Link>> {
+    let beside = sockets_config(settings, external.to_vec(), external.to_vec(), true);
+    Ok(Box::new(sockets::Sockets::open(beside).context("sockets for aliases")?))
+}
+
+/// What a link of sockets is to know; `beside` one that the ports belong to.
+fn sockets_config(
+    settings: &Settings,
+    external: Vec<IpAddr>,
+    anywhere: Vec<IpAddr>,
+    beside: bool,
+) -> sockets::Config {
+    let limit = usize::try_from(guard::raise_descriptor_limit()).unwrap_or(usize::MAX);
+    let left = limit.saturating_sub(guard::RESERVE).max(limit / 2);
+    sockets::Config {
+        external,
+        anywhere,
+        gateways: settings.inside.iter().map(ipnet::IpNet::addr).collect(),
+        aliases: settings.aliases.clone(),
         inside_mtu: settings.mtu,
-        descriptors: ALIAS_DESCRIPTORS,
-        any_port: true,
-    };
-    let link = sockets::Sockets::open(config).context("sockets to the host's resolver")?;
-    Ok(Some(Box::new(link)))
+        descriptors: if beside { left / 8 } else { left },
+        beside,
+    }
 }
 
 /// The addresses to translate to by sockets, and those of them that are but names for whatever address
