@@ -7,6 +7,7 @@
 mod acts;
 mod story;
 
+use crate::io::guest::fresh::namespace_cure;
 use crate::io::sys::netns::enter_private;
 use crate::lab::netns::Lab;
 use crate::lab::product::Product;
@@ -99,31 +100,6 @@ pub(super) fn enter(root: bool, who: &str) -> Result<()> {
         .map_err(io::Error::from)
         .context("mount a private /run")?;
     Ok(())
-}
-
-fn namespace_cure(error: &io::Error, root: bool) -> String {
-    if root {
-        return "this root lacks CAP_SYS_ADMIN (in a container: run it with --privileged)".to_owned();
-    }
-    let off = |name: &str| {
-        let value = std::fs::read_to_string(format!("/proc/sys/{name}"));
-        value.is_ok_and(|value| value.trim() == "0")
-    };
-    let on = |name: &str| {
-        let value = std::fs::read_to_string(format!("/proc/sys/{name}"));
-        value.is_ok_and(|value| value.trim() == "1")
-    };
-    if off("kernel/unprivileged_userns_clone") {
-        "as root: sysctl -w kernel.unprivileged_userns_clone=1".to_owned()
-    } else if off("user/max_user_namespaces") {
-        "as root: sysctl -w user.max_user_namespaces=10000".to_owned()
-    } else if on("kernel/apparmor_restrict_unprivileged_userns") {
-        "as root: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0".to_owned()
-    } else if error.kind() == io::ErrorKind::PermissionDenied {
-        "a container or security module forbids it: run it as root, or outside".to_owned()
-    } else {
-        "run it as root".to_owned()
-    }
 }
 
 /// Starts the real gateway on the host, the way a person would.

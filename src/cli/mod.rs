@@ -4,12 +4,16 @@
 //! 0 done, 1 it failed, 2 wrong usage.
 
 pub mod args;
+pub mod attach;
 pub mod conntrack;
 pub mod demo;
 pub mod doctor;
 pub mod events;
+pub mod exec;
 pub mod flows;
 pub mod flush;
+pub mod guest;
+pub mod inside;
 pub mod lookup;
 pub mod packet;
 pub mod publish;
@@ -37,6 +41,7 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   tapnat demo                                      see it at work, with nothing to set up
+  tapnat exec -- curl http://example.org           run a command behind a gateway of its own
   tapnat doctor                                    what this host allows
   tapnat selftest --against kernel                 which demands of the RFCs are met, side by side
   tapnat run --bridge br0 --inside 10.88.0.1/24    be the gateway of the containers on br0
@@ -48,6 +53,13 @@ Examples:
 pub enum Verb {
     /// Be the gateway until SIGINT or SIGTERM
     Run(Box<run::RunArgs>),
+    /// Put the gateway in front of a network namespace that exists
+    Attach(Box<attach::AttachArgs>),
+    /// Run a command in namespaces of its own behind the gateway
+    Exec(Box<exec::ExecArgs>),
+    /// What `attach` and `exec` start in the namespace
+    #[command(hide = true)]
+    Inside(inside::InsideArgs),
     /// Two containers, a bridge and an internet, built, shown at work and taken down; no root needed
     Demo(demo::Demo),
     /// The translation table of a running gateway
@@ -81,7 +93,7 @@ pub fn main() -> ExitCode {
         }
     };
     match dispatch(cli.verb) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let usage = error.downcast_ref::<ConfigError>().is_some_and(|error| error.usage);
@@ -92,9 +104,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(verb: Verb) -> anyhow::Result<()> {
+fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
+        Verb::Exec(args) => return exec::run(&args),
+        Verb::Inside(args) => return Ok(inside::run(&args)),
         Verb::Run(args) => run::run(&args),
+        Verb::Attach(args) => attach::run(args),
         Verb::Demo(args) => args.run(),
         Verb::Flows(args) => flows::run(&args),
         Verb::Events(args) => events::run(&args),
@@ -106,6 +121,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Reload(args) => reload::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// Whether the reader of our output has seen enough (`tapnat flows | head`).

@@ -45,7 +45,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     crate::runtime::run(&settings, &args.flags, runtime_dir.as_deref())
 }
 
-fn log_to_stderr(level: LogLevel) {
+/// Has the log written to standard error.
+pub fn log_to_stderr(level: LogLevel) {
     let level = match level {
         LogLevel::Error => Level::ERROR,
         LogLevel::Warn => Level::WARN,

@@ -25,7 +25,7 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -355,7 +355,26 @@ impl Netlink {
     /// # Errors
     /// `EEXIST` if there is one; `ENETUNREACH` if the gateway is on no connected network.
     pub fn add_default_route(&self, gateway: IpAddr) -> io::Result<()> {
-        self.new_route(gateway, 0, Some(gateway), None, &format!("add a default route through {gateway}"))
+        let operation = format!("add a default route through {gateway}");
+        self.new_route(gateway, 0, Some(gateway), None, false, &operation)
+    }
+
+    /// Adds a route through an interface, and through the gateway `via` if there is one; with
+    /// `off_link` even if that is on no connected network.
+    ///
+    /// # Errors
+    /// `EEXIST` if there is one; `ENETUNREACH` if the gateway is on no connected network.
+    pub fn add_route(
+        &self,
+        net: IpAddr,
+        prefix: u8,
+        via: Option<IpAddr>,
+        index: u32,
+        off_link: bool,
+    ) -> io::Result<()> {
+        let through = via.map(|via| format!(" through {via}")).unwrap_or_default();
+        let operation = format!("add a route to {net}/{prefix}{through}");
+        self.new_route(net, prefix, via, Some(index), off_link, &operation)
     }
 
     /// What the kernel knows of a neighbour, or `None` if it has never heard of it.
@@ -437,6 +456,7 @@ impl Netlink {
         prefix: u8,
         gateway: Option<IpAddr>,
         oif: Option<u32>,
+        off_link: bool,
         operation: &str,
     ) -> io::Result<()> {
         let mut message = RouteMessage::default();
@@ -446,6 +466,9 @@ impl Netlink {
         message.header.protocol = RouteProtocol::Boot;
         message.header.kind = RouteType::Unicast;
         message.header.scope = if gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
+        if off_link {
+            message.header.flags = RouteFlags::Onlink;
+        }
         if prefix != 0 {
             message.attributes.push(RouteAttribute::Destination(route_address(net)));
         }

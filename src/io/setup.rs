@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::os::fd::RawFd;
 
 /// Frames that may wait in the TAP for the gateway; beyond that the kernel drops.
-const QUEUE: u32 = 4096;
+pub const QUEUE: u32 = 4096;
 
 /// Why the inside or the outside cannot be had. Each says the thing, the cause and the cure.
 #[derive(Debug, thiserror::Error)]
@@ -349,7 +349,10 @@ pub fn inside(config: &InsideConfig) -> Result<(Tap, Made), SetupError> {
     let name = super::Link::name(&tap).to_owned();
     let netlink = Netlink::open().map_err(failed("netlink socket for", &name))?;
     let mut made = Made { netlink, changes: Vec::new() };
-    let Some(link) = made.netlink.link(&name).map_err(failed("look up TAP", &name))? else {
+    let found = made.netlink.link(&name).map_err(failed("look up TAP", &name))?;
+    // An interface of the same name may be another one.
+    let same = |link: &LinkFacts| config.tap_fd.is_none() || tap.mac().is_ok_and(|mac| mac == link.mac);
+    let Some(link) = found.filter(same) else {
         // An inherited descriptor may serve a TAP of another namespace, which somebody else set up.
         return if config.tap_fd.is_some() { Ok((tap, made)) } else { Err(SetupError::NoInterface(name)) };
     };

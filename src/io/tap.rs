@@ -194,6 +194,14 @@ impl Tap {
         self.header
     }
 
+    /// The device's own MAC, which is not the gateway's.
+    ///
+    /// # Errors
+    /// The device is gone.
+    pub fn mac(&self) -> io::Result<[u8; 6]> {
+        tun::mac(&self.fd)
+    }
+
     /// Says that the device has another MTU, in bytes.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.info.mtu = mtu;
@@ -233,6 +241,12 @@ fn open_plain(name: &str) -> Result<(OwnedFd, String), TapError> {
         .map_err(|error| TapError::attaching(name, error))?;
     let name = device.name().to_owned();
     Ok((fd::release(device), name))
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Link for Tap {

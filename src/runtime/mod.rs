@@ -12,23 +12,31 @@ pub mod portless;
 pub mod publish;
 pub mod ready;
 pub mod reload;
+pub mod resolver;
+pub mod sandbox;
 pub mod settle;
 pub mod signals;
 pub mod spin;
 pub mod start;
 pub mod stock;
+pub mod way;
 pub mod worker;
 
 use crate::config::{RunFlags, Settings};
 use crate::control::Engine;
 use crate::control::server::Server;
+use crate::control::socket::SocketFile;
+use crate::io::ending::Ending;
 use crate::io::netlink::Watcher;
+use crate::io::resolver::{PATH, ResolvConf};
 use crate::observe::{Feed, FlowBoard};
+use addresses::Answering;
 use anyhow::Context;
-use mailbox::mailbox;
+use mailbox::{Handle, mailbox};
 use memory::PortMemory;
 use poller::Poller;
 use reload::Reloader;
+use resolver::Follower;
 use signals::{Hangups, Signals};
 use start::Started;
 use std::os::fd::AsFd;
@@ -36,16 +44,48 @@ use std::path::Path;
 use std::sync::Arc;
 use worker::{Chores, Ended, Worker};
 
+/// What a gateway has around it that is no setting.
+#[derive(Default)]
+pub struct Around {
+    /// What it may not outlive: the first of these to end ends it, in good order.
+    pub endings: Vec<Ending>,
+    /// Called once when packets can flow, after `ready-fd` was told.
+    pub ready: Option<Box<dyn FnOnce() -> anyhow::Result<()>>>,
+    /// It goes on without a control socket if none can be made.
+    pub control_optional: bool,
+    /// Nobody will start a gateway of this name again: nothing is remembered for one.
+    pub passing: bool,
+}
+
+impl std::fmt::Debug for Around {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Around").field("endings", &self.endings).finish_non_exhaustive()
+    }
+}
+
 /// Is the gateway that `settings` describe, until SIGINT or SIGTERM. They came from `flags` with
 /// `runtime_dir` as `$XDG_RUNTIME_DIR`, and are read again at SIGHUP and when a client asks.
 ///
 /// # Errors
 /// Why it cannot start or go on: the thing, the cause and the cure.
 pub fn run(settings: &Settings, flags: &RunFlags, runtime_dir: Option<&Path>) -> anyhow::Result<()> {
+    run_with(settings, flags, runtime_dir, Around::default())
+}
+
+/// As [`run`], with something around it.
+///
+/// # Errors
+/// See [`run`].
+pub fn run_with(
+    settings: &Settings,
+    flags: &RunFlags,
+    runtime_dir: Option<&Path>,
+    around: Around,
+) -> anyhow::Result<()> {
     let signals = Signals::take().context("signal handlers")?;
     let hangups = Hangups::take().context("signal handlers")?;
     let clock = clock::Clock::start();
-    let Started { gateway, links, guard, stock, host, about } = start::start(settings, clock)?;
+    let Started { gateway, links, guard, stock, host, arp, about } = start::start(settings, clock)?;
 
     let mut poller = Poller::new().context("epoll")?;
     links.watch(&mut poller).context("epoll: links")?;
@@ -54,6 +94,10 @@ pub fn run(settings: &Settings, flags: &RunFlags, runtime_dir: Option<&Path>) ->
     }
     let watcher = Watcher::open().context("netlink watcher")?;
     poller.watch_changes(watcher.as_fd()).context("epoll: netlink")?;
+    for ending in &around.endings {
+        let watched = poller.watch_ending(ending.as_fd());
+        watched.with_context(|| format!("epoll: the descriptor that tells when {}", ending.what()))?;
+    }
 
     let (board, feed) = (Arc::new(FlowBoard::new()), Feed::new());
     let waker = poller.waker().context("eventfd")?;
@@ -78,25 +122,52 @@ pub fn run(settings: &Settings, flags: &RunFlags, runtime_dir: Option<&Path>) ->
         feed,
         clock,
         signals,
+        endings: around.endings,
         watcher,
         host,
         memory: None,
         chores: Chores::default(),
     };
     publish::publish_all(&mut worker, settings)?;
+    let resolver = settings.tells_names().then(|| worker.read_resolver());
     worker.stock_up();
-    let server = Server::start(&settings.control, Arc::clone(&handle) as Arc<dyn Engine>)?;
+    let socket = match SocketFile::bind(&settings.control) {
+        Err(error) if around.control_optional => {
+            tracing::info!("nobody can ask this gateway anything: {error}");
+            None
+        }
+        socket => Some(socket?),
+    };
+    // The socket keeps a second gateway of the same name from the file beside it.
+    if socket.is_some() && !around.passing {
+        worker.memory = PortMemory::open(settings, &mut worker.gateway, clock);
+    }
+
+    // Threads are protected like the one that starts them: none may be there before this.
+    handle.tell_protection(sandbox::enter(settings, flags, &about)?);
+    arp.into_iter().for_each(Answering::start);
+    let engine = Arc::clone(&handle) as Arc<dyn Engine>;
+    let server = socket.map(|socket| Server::serve(socket, engine)).transpose()?;
+    let follower = resolver.map(|known| follow_resolver(known, &handle)).transpose().context("a thread")?;
     let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
-    worker.memory = PortMemory::open(settings, &mut worker.gateway, clock);
 
     tracing::info!("{}", start::line(&about));
     ready::tell(settings.ready_fd)?;
-    let Ended::Signal(_) = worker.run().context("the packet loop")?;
+    if let Some(ready) = around.ready {
+        ready()?;
+    }
+    let (Ended::Signal(_) | Ended::Over(_)) = worker.run().context("the packet loop")?;
     // The worker goes first: questions that wait for it then end at once, and the server with them.
     let mut host = worker.into_host();
-    drop((server, hangups));
+    drop((server, hangups, follower));
     host.made.undo().context("undoing what was set up")?;
     Ok(())
+}
+
+/// The host's resolv.conf is told to the worker whenever it says something else than `known`.
+fn follow_resolver(known: Option<ResolvConf>, handle: &Arc<Handle>) -> std::io::Result<Follower> {
+    let handle = Arc::clone(handle);
+    Follower::start(Path::new(PATH), known, move |conf| handle.tell_resolver(conf.clone()))
 }
 
 /// SIGHUP: reads the settings again. What came of it is said in the log; a success by the worker.

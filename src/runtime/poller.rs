@@ -14,6 +14,7 @@ use std::time::Duration;
 const WAKER: Token = Token(usize::MAX);
 const SIGNAL: Token = Token(usize::MAX - 1);
 const CHANGES: Token = Token(usize::MAX - 2);
+const ENDINGS: Token = Token(usize::MAX - 3);
 
 /// Links that a worker may have.
 pub const LINKS: usize = 3;
@@ -27,6 +28,8 @@ pub struct Woken {
     pub signal: bool,
     /// An interface, address or route has changed.
     pub changes: bool,
+    /// Something that the gateway may not outlive has an event.
+    pub endings: bool,
 }
 
 /// The descriptors of a worker, and which links may have something.
@@ -80,6 +83,14 @@ impl Poller {
         self.watch(CHANGES, fd)
     }
 
+    /// Watches the descriptor of an [`Ending`](crate::io::ending::Ending).
+    ///
+    /// # Errors
+    /// The kernel's word; `EPERM` for a plain file, which never has an event.
+    pub fn watch_ending(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.watch(ENDINGS, fd)
+    }
+
     fn watch(&self, token: Token, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
     }
@@ -100,6 +111,7 @@ impl Poller {
                 WAKER => woken.mailbox = true,
                 SIGNAL => woken.signal = true,
                 CHANGES => woken.changes = true,
+                ENDINGS => woken.endings = true,
                 Token(link) => {
                     if let Some(ready) = self.ready.get_mut(link) {
                         *ready = true;

@@ -22,6 +22,18 @@ pub fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Keeps the programs that this process starts from inheriting descriptor `fd`.
+///
+/// # Errors
+/// `EBADF` if it is not open.
+pub fn keep(fd: RawFd) -> io::Result<()> {
+    // SAFETY: F_SETFD takes no pointer and leaves what the descriptor refers to alone.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Takes the descriptor out of a type that gives it up only as a number.
 pub fn release(owner: impl IntoRawFd) -> OwnedFd {
     // SAFETY: `into_raw_fd` hands over ownership of an open descriptor.
@@ -32,4 +44,10 @@ pub fn release(owner: impl IntoRawFd) -> OwnedFd {
 pub fn of_channel(channel: &pnet::transport::TransportSender) -> BorrowedFd<'_> {
     // SAFETY: the channel keeps its socket open while it lives, and the result borrows it.
     unsafe { BorrowedFd::borrow_raw(channel.socket.fd) }
+}
+
+/// The descriptor of a poll, for as long as the poll lives.
+pub fn of_poll(poll: &mio::Poll) -> BorrowedFd<'_> {
+    // SAFETY: the poll keeps its descriptor open while it lives, and the result borrows it.
+    unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(poll)) }
 }

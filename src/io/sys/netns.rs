@@ -128,23 +128,32 @@ pub fn inherit(command: &mut Command, fd: OwnedFd) {
     }
 }
 
-/// Takes the calling process into namespaces of its own: network and mounts, and without root a
-/// user namespace first, in which it is root. There it may do as it likes; nobody outside notices.
+/// Whom the caller is to be in a user namespace of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Maps {
+    /// Its user there.
+    pub uid: u32,
+    /// Its group there.
+    pub gid: u32,
+}
+
+/// Takes the calling process into namespaces of its own: network and mounts, and with `maps` a user
+/// namespace first, in which it may do everything until it becomes another program.
 ///
 /// # Errors
 /// `EINVAL` if the process has more than one thread; `EPERM`, `ENOSPC` or `EACCES` where the host
 /// forbids user namespaces. The text says what was tried.
-pub fn enter_private(user: bool) -> io::Result<()> {
+pub fn unshare_into(maps: Option<Maps>) -> io::Result<()> {
     let uid = rustix::process::getuid().as_raw();
     let gid = rustix::process::getgid().as_raw();
     let mut flags = UnshareFlags::NEWNET | UnshareFlags::NEWNS;
-    if user {
+    if maps.is_some() {
         flags |= UnshareFlags::NEWUSER;
     }
     // SAFETY: the descriptor table is not unshared, so no thread loses sight of a descriptor.
     unsafe { unshare_unsafe(flags) }.map_err(|error| {
         saying(
-            if user {
+            if maps.is_some() {
                 "create user, network and mount namespaces"
             } else {
                 "create network and mount namespaces"
@@ -152,11 +161,21 @@ pub fn enter_private(user: bool) -> io::Result<()> {
             error,
         )
     })?;
-    if user {
+    if let Some(inside) = maps {
         write("/proc/self/setgroups", "deny")?;
-        write("/proc/self/uid_map", &format!("0 {uid} 1\n"))?;
-        write("/proc/self/gid_map", &format!("0 {gid} 1\n"))?;
+        write("/proc/self/uid_map", &format!("{} {uid} 1\n", inside.uid))?;
+        write("/proc/self/gid_map", &format!("{} {gid} 1\n", inside.gid))?;
     }
+    Ok(())
+}
+
+/// Takes the calling process into namespaces of its own, as [`unshare_into`]; with `user` as root of
+/// a user namespace. There it may do as it likes; nobody outside notices.
+///
+/// # Errors
+/// See [`unshare_into`].
+pub fn enter_private(user: bool) -> io::Result<()> {
+    unshare_into(user.then_some(Maps { uid: 0, gid: 0 }))?;
     use rustix::mount::{MountPropagationFlags, mount_change};
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| saying("make the mounts private", error))?;

@@ -80,6 +80,23 @@ pub fn interface(fd: impl AsFd) -> io::Result<(String, u16)> {
     Ok((request.name(), request.flags))
 }
 
+/// The MAC of the device that a descriptor is attached to (`SIOCGIFHWADDR`), whichever network
+/// namespace it is in.
+///
+/// # Errors
+/// `EBADFD` if it is not attached.
+pub fn mac(fd: impl AsFd) -> io::Result<[u8; 6]> {
+    let mut request = InterfaceRequest { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
+    // SAFETY: SIOCGIFHWADDR writes one `struct ifreq`, whose size this has.
+    unsafe {
+        let call = Updater::<{ libc::SIOCGIFHWADDR as Opcode }, InterfaceRequest>::new(&mut request);
+        ioctl::ioctl(fd, call)?;
+    }
+    // The union is a `struct sockaddr`: a family of two bytes, which `flags` is, then the address.
+    let [a, b, c, d, e, f, ..] = request.rest;
+    Ok([a, b, c, d, e, f])
+}
+
 /// Sets the length of the header before each frame (`TUNSETVNETHDRSZ`).
 ///
 /// # Errors
