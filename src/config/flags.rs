@@ -20,6 +20,10 @@ pub struct RunFlags {
     /// How much to log: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
+    /// How far the process gives up what it does not need after its start: auto, as far as the host
+    /// allows; strict, wholly or it does not start; off [default: auto]
+    #[arg(long, value_name = "auto|strict|off")]
+    pub sandbox: Option<String>,
     /// Write one line to this descriptor, and close it, when packets can flow
     #[arg(long, value_name = "FD")]
     pub ready_fd: Option<String>,
@@ -139,7 +143,7 @@ impl RunFlags {
     /// A `--timeout`, `--limit` or `--rule` without `=`.
     pub fn raw(&self) -> Result<Raw, ConfigError> {
         let mut raw = Raw::default();
-        let one: [(&str, &Option<String>); 24] = [
+        let one: [(&str, &Option<String>); 25] = [
             ("name", &self.name),
             ("control", &self.control),
             ("tap", &self.tap),
@@ -162,6 +166,7 @@ impl RunFlags {
             ("host-access", &self.host_access),
             ("bind-mac", &self.bind_mac),
             ("refusal", &self.refusal),
+            ("sandbox", &self.sandbox),
             ("ready-fd", &self.ready_fd),
             ("log", &self.log),
         ];

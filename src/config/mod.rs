@@ -26,7 +26,8 @@ pub use flags::RunFlags;
 pub use profile::Profile;
 pub use resolve::{check_name, default_control, resolve};
 pub use settings::{
-    GuardChoice, LogLevel, ProfiledRule, PublishSpec, Settings, TapChoice, TapOffload, UplinkChoice,
+    GuardChoice, LogLevel, ProfiledRule, PublishSpec, SandboxChoice, Settings, TapChoice, TapOffload,
+    UplinkChoice,
 };
 pub use show::Change;
 

@@ -20,7 +20,7 @@ pub enum Shape {
 }
 
 /// Every key of the configuration file, with the flag that says the same.
-pub const KEYS: [(&str, &str, Shape); 33] = [
+pub const KEYS: [(&str, &str, Shape); 34] = [
     ("name", "--name", Shape::One),
     ("control", "--control", Shape::One),
     ("tap", "--tap", Shape::One),
@@ -52,6 +52,7 @@ pub const KEYS: [(&str, &str, Shape); 33] = [
     ("refusal", "--refusal", Shape::One),
     ("timeouts", "--timeout", Shape::Table),
     ("limits", "--limit", Shape::Table),
+    ("sandbox", "--sandbox", Shape::One),
     ("ready-fd", "--ready-fd", Shape::One),
     ("log", "--log", Shape::One),
 ];

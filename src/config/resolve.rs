@@ -7,7 +7,7 @@ use super::error::{ConfigError, did_you_mean};
 use super::networks::{self, private};
 use super::raw::Raw;
 use super::rule;
-use super::settings::{GuardChoice, LogLevel, Settings, TapChoice, TapOffload, UplinkChoice};
+use super::settings::{GuardChoice, LogLevel, SandboxChoice, Settings, TapChoice, TapOffload, UplinkChoice};
 use super::six;
 use super::translation::{self, short_timeouts};
 use crate::gateway::RefusalAnswer;
@@ -72,6 +72,7 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         bind_mac: choose(raw, "bind-mac", &SWITCH)?.unwrap_or(true),
         refusal: choose(raw, "refusal", &REFUSALS)?.unwrap_or_default(),
         limits,
+        sandbox: choose(raw, "sandbox", &SANDBOXES)?.unwrap_or_default(),
         ready_fd: number(raw, "ready-fd", 1..=i32::MAX, "the number of an open descriptor")?,
         log: choose(raw, "log", &LEVELS)?.unwrap_or_default(),
         warnings: Vec::new(),
@@ -101,6 +102,10 @@ pub const GUARDS: [(&str, GuardChoice); 4] = [
     ("hold", GuardChoice::Hold),
     ("off", GuardChoice::Off),
 ];
+
+/// Words of `sandbox`.
+pub const SANDBOXES: [(&str, SandboxChoice); 3] =
+    [("auto", SandboxChoice::Auto), ("strict", SandboxChoice::Strict), ("off", SandboxChoice::Off)];
 
 /// Words of `log`.
 pub const LEVELS: [(&str, LogLevel); 5] = [

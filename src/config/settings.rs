@@ -66,6 +66,8 @@ pub struct Settings {
     pub refusal: RefusalAnswer,
     /// How many things may live.
     pub limits: Limits,
+    /// How far the process gives up what it does not need after its start.
+    pub sandbox: SandboxChoice,
     /// Write one line here and close it when packets can flow.
     pub ready_fd: Option<i32>,
     /// How much is logged.
@@ -156,6 +158,18 @@ pub enum GuardChoice {
     /// A held, silent socket for each of our ports.
     Hold,
     /// Nothing: the external address is not the host's.
+    Off,
+}
+
+/// How far the process gives up what it does not need after its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SandboxChoice {
+    /// As far as the host allows.
+    #[default]
+    Auto,
+    /// Wholly, or it does not start.
+    Strict,
+    /// Not at all.
     Off,
 }
 

@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Keys that are looked at once, at start.
-const AT_START: [&str; 13] = [
+const AT_START: [&str; 14] = [
     "name",
     "control",
     "tap",
@@ -24,6 +24,7 @@ const AT_START: [&str; 13] = [
     "outside",
     "uplink",
     "guard",
+    "sandbox",
     "ready-fd",
     "log",
 ];
@@ -106,6 +107,7 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     put("external", listed(&settings.external));
     put("uplink", word(settings.uplink, &super::resolve::UPLINKS));
     put("guard", word(settings.guard, &super::resolve::GUARDS));
+    put("sandbox", word(settings.sandbox, &super::resolve::SANDBOXES));
     put("ready-fd", settings.ready_fd.map(|fd| fd.to_string()).unwrap_or_default());
     put("log", word(settings.log, &super::resolve::LEVELS));
     put("ports", ports_text(settings.ports.as_deref().unwrap_or(&DEFAULT_PORTS)));

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod netlink;
 pub mod nexthop;
 pub mod portlog;
+pub mod protect;
 pub mod proxy;
 pub mod setup;
 pub mod sys;

@@ -68,6 +68,11 @@ pub fn mailbox(
 }
 
 impl Handle {
+    /// Notes what the process has given up.
+    pub fn tell_protection(&self, lines: Vec<String>) {
+        self.about.lock().unwrap_or_else(PoisonError::into_inner).protection = lines;
+    }
+
     /// Sends a letter, and waits for the answer.
     fn send<T>(&self, letter: impl FnOnce(SyncSender<T>) -> Letter) -> Result<T, Gone> {
         let (send, receive) = sync_channel(1);

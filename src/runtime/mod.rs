@@ -12,6 +12,7 @@ pub mod portless;
 pub mod publish;
 pub mod ready;
 pub mod reload;
+pub mod sandbox;
 pub mod settle;
 pub mod signals;
 pub mod spin;
@@ -22,9 +23,11 @@ pub mod worker;
 use crate::config::{RunFlags, Settings};
 use crate::control::Engine;
 use crate::control::server::Server;
+use crate::control::socket::SocketFile;
 use crate::io::ending::Ending;
 use crate::io::netlink::Watcher;
 use crate::observe::{Feed, FlowBoard};
+use addresses::Answering;
 use anyhow::Context;
 use mailbox::mailbox;
 use memory::PortMemory;
@@ -42,7 +45,8 @@ use worker::{Chores, Ended, Worker};
 pub struct Around {
     /// What it may not outlive: the first of these to end ends it, in good order.
     pub endings: Vec<Ending>,
-    /// Called once when packets can flow, after `ready-fd` was told.
+    /// Called once when packets can flow, after `ready-fd` was told: the first moment at which
+    /// threads may be started.
     pub ready: Option<Box<dyn FnOnce() -> anyhow::Result<()>>>,
     /// It goes on without a control socket if none can be made.
     pub control_optional: bool,
@@ -78,7 +82,7 @@ pub fn run_with(
     let signals = Signals::take().context("signal handlers")?;
     let hangups = Hangups::take().context("signal handlers")?;
     let clock = clock::Clock::start();
-    let Started { gateway, links, guard, stock, host, about } = start::start(settings, clock)?;
+    let Started { gateway, links, guard, stock, host, arp, about } = start::start(settings, clock)?;
 
     let mut poller = Poller::new().context("epoll")?;
     links.watch(&mut poller).context("epoll: links")?;
@@ -123,18 +127,24 @@ pub fn run_with(
     };
     publish::publish_all(&mut worker, settings)?;
     worker.stock_up();
-    let server = match Server::start(&settings.control, Arc::clone(&handle) as Arc<dyn Engine>) {
+    let socket = match SocketFile::bind(&settings.control) {
         Err(error) if around.control_optional => {
             tracing::info!("nobody can ask this gateway anything: {error}");
             None
         }
-        server => Some(server?),
+        socket => Some(socket?),
     };
-    let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
     // The socket keeps a second gateway of the same name from the file beside it.
-    if server.is_some() && !around.passing {
+    if socket.is_some() && !around.passing {
         worker.memory = PortMemory::open(settings, &mut worker.gateway, clock);
     }
+
+    // Threads are protected like the one that starts them: none may be there before this.
+    handle.tell_protection(sandbox::enter(settings, flags, &about)?);
+    arp.into_iter().for_each(Answering::start);
+    let engine = Arc::clone(&handle) as Arc<dyn Engine>;
+    let server = socket.map(|socket| Server::serve(socket, engine)).transpose()?;
+    let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
 
     tracing::info!("{}", start::line(&about));
     ready::tell(settings.ready_fd)?;

@@ -1,6 +1,6 @@
 //! From settings to open devices: what is chosen, and why, in the order in which it is needed.
 
-use super::addresses::{self, Foreign};
+use super::addresses::{self, Answering, Foreign};
 use super::clock::Clock;
 use super::host::{Host, prefixes};
 use super::links::Links;
@@ -40,6 +40,8 @@ pub struct Started {
     pub stock: Option<Stock>,
     /// The host around it.
     pub host: Host,
+    /// ARP that is to be answered.
+    pub arp: Option<Answering>,
     /// All of it in words.
     pub about: About,
 }
@@ -85,7 +87,7 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     Blocks::of(&nat).context("profile cgnat")?;
     let stock = nat.leased.then(|| Stock::new(&nat.external, &nat.ports, stock_seed));
     let lost = foreign.iter().map(|foreign| foreign.address).collect();
-    addresses::answer_for(&foreign, &outside);
+    let arp = addresses::answer_for(&foreign, &outside);
     let config = GatewayConfig::new(Vec::new(), mac, tap.info(), uplink.link.info(), nat);
     let config = settings.gateway(config);
     let about = about(settings, &tap, &outside, &uplink, &guard, &config, clock);
@@ -93,7 +95,7 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     guard.silence(&config.nat.ports);
     let portless = Portless::default();
     let host = Host { outside: outside.interface.name, packet, inside, made, lost, portless };
-    Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, about })
+    Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, arp, about })
 }
 
 /// Raw IP sockets are given nothing to addresses that the host does not have.

@@ -11,6 +11,7 @@ use super::links::{Links, Turned};
 use super::mailbox::{Letter, Mailbox};
 use super::memory::PortMemory;
 use super::poller::{LINKS, Poller, Woken};
+use super::sandbox;
 use super::signals::Signals;
 use super::spin::Spin;
 use super::stock::Stock;
@@ -19,6 +20,7 @@ use crate::gateway::{Command, Fate, Gateway, INSIDE, OUTSIDE, Outbox, Reply};
 use crate::io::ending::Ending;
 use crate::io::guard::Guard;
 use crate::io::netlink::{Change, Watcher};
+use crate::io::protect;
 use crate::nat::{Observer, Step};
 use crate::observe::event::{Event, Kind, Note, PacketSeen, What};
 use crate::observe::{Feed, FlowBoard};
@@ -98,6 +100,7 @@ pub struct Chores {
     retried: Time,
     lease_failing: bool,
     more_leases: bool,
+    refused_calls: u64,
 }
 
 /// Tells the watchers what the translator does.
@@ -363,6 +366,7 @@ impl Worker {
         self.remember(now);
         self.lease(now);
         self.publish_board(now);
+        self.chores.refused_calls = sandbox::look(self.chores.refused_calls);
     }
 
     /// Changed interfaces are looked at when a link is down; the links follow routes and
@@ -461,6 +465,8 @@ impl Worker {
                 counters.links = self.links.counters();
                 let held = self.guard.held() as u64;
                 counters.links.push(("guard: held-sockets".to_owned(), held));
+                let refused = protect::refused().0;
+                counters.links.push(("sandbox: refused-calls".to_owned(), refused));
                 let unanswered = self.host.portless.unanswered;
                 counters.links.push(("guard: protocol-without-place".to_owned(), unanswered));
                 let counts = self.gateway.counts();

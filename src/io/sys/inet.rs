@@ -1,4 +1,4 @@
-//! Options of `IPPROTO_IP` and `IPPROTO_IPV6` that no crate covers.
+//! Socket options that no crate covers.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -18,6 +18,15 @@ pub fn set_min_ttl(socket: impl AsFd, ttl: u8) -> io::Result<()> {
 /// The kernel's word.
 pub fn set_min_hop_limit(socket: impl AsFd, limit: u8) -> io::Result<()> {
     set(socket, libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT, limit.into())
+}
+
+/// Where the next peek begins, in bytes from the front of what was received; -1: always at the front
+/// (`SO_PEEK_OFF`; TCP has it from Linux 6.9 on).
+///
+/// # Errors
+/// The kernel's word.
+pub fn set_peek_offset(socket: impl AsFd, offset: i32) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, offset)
 }
 
 fn set(socket: impl AsFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {

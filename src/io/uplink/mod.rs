@@ -3,10 +3,12 @@
 //! * [`packet`]: AF_PACKET on one interface; super-frames pass whole
 //! * [`raw`]: raw IP sockets; for hosts that refuse AF_PACKET, and towards the host's own services
 //! * [`sender`]: the sending side of [`raw`]
+//! * [`sockets`]: ordinary sockets, for hosts that allow nothing else
 
 pub mod packet;
 pub mod raw;
 pub mod sender;
+pub mod sockets;
 
 use super::Link;
 use super::filter::Wanted;

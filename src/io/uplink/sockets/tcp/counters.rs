@@ -1,0 +1,60 @@
+//! What the mirror counts, by the words that `tapnat stats` shows.
+
+/// Numbers since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counters {
+    /// SYNs from the inside for which a socket began to connect.
+    pub opened: u64,
+    /// Connections accepted on the host.
+    pub accepted: u64,
+    /// Connections that the remote refused.
+    pub refused: u64,
+    /// Connections that found no way.
+    pub unreachable: u64,
+    /// Resets sent to the inside of connections that were under way.
+    pub resets: u64,
+    /// Connections whose inside end did not answer.
+    pub silent: u64,
+    /// Segments sent again.
+    pub sent_again: u64,
+    /// Segments of no connection.
+    pub strangers: u64,
+    /// Segments with a wrong checksum.
+    pub bad_checksums: u64,
+    /// Fragments, which no socket takes.
+    pub fragments: u64,
+    /// Connections refused because there are too many.
+    pub connections_full: u64,
+    /// SYNs dropped because too many are under way.
+    pub half_open_full: u64,
+    /// Answers that found no room.
+    pub replies_full: u64,
+    /// No descriptor or memory for a socket.
+    pub no_descriptors: u64,
+    /// Sockets that could not be set up.
+    pub failed: u64,
+}
+
+impl Counters {
+    /// All of them; `kept_full` is counted elsewhere.
+    pub fn words(&self, kept_full: u64) -> Vec<(&'static str, u64)> {
+        vec![
+            ("tcp-opened", self.opened),
+            ("tcp-accepted", self.accepted),
+            ("tcp-refused", self.refused),
+            ("tcp-unreachable", self.unreachable),
+            ("tcp-reset", self.resets),
+            ("tcp-inside-silent", self.silent),
+            ("tcp-sent-again", self.sent_again),
+            ("tcp-no-connection", self.strangers),
+            ("tcp-bad-checksum", self.bad_checksums),
+            ("tcp-fragment", self.fragments),
+            ("tcp-connections-full", self.connections_full),
+            ("tcp-half-open-full", self.half_open_full),
+            ("tcp-kept-full", kept_full),
+            ("tcp-replies-full", self.replies_full),
+            ("tcp-no-descriptor", self.no_descriptors),
+            ("tcp-socket-failed", self.failed),
+        ]
+    }
+}

@@ -1,0 +1,603 @@
+//! One mirrored connection as a pure machine: segments from the inside, what the host socket says,
+//! and the time go in; what to do next comes out of [`Machine::next`], one [`Ask`] at a time.
+//!
+//! ```text
+//!   SYN from inside                    accepted on the host
+//!         |                                    |
+//!    Connecting --- connected ---> Answering   Calling
+//!         |        (SYN-ACK sent)      |          | (SYN sent)
+//!       refused                        |ACK       |SYN-ACK
+//!         v                            v          v
+//!       Over <--- RST, errors ---       Open --- both FINs acknowledged ---> Lingering --> Over
+//! ```
+
+mod receiver;
+mod rtt;
+mod sender;
+mod serial;
+
+pub use receiver::New;
+pub use sender::IN_FLIGHT;
+
+use crate::flow::{Segment, TcpFlags, Time};
+use crate::wire::offload::MAX_SEGMENTS;
+use receiver::{Receiver, SHIFT};
+use sender::{Acked, Sender};
+use std::time::Duration;
+
+/// The MSS of who does not say one (RFC 9293 §3.7.1).
+const MSS_DEFAULT: u16 = 536;
+/// The least MSS that is believed: a smaller one is a way to make much work with few bytes.
+const MSS_LEAST: u16 = 64;
+/// How often a SYN or SYN-ACK is sent again: for about a minute.
+const SYN_RETRIES: u32 = 5;
+/// How often data is sent again without an answer: for about four minutes.
+const RETRIES: u32 = 10;
+/// How many probes may stay without an answer.
+const PROBES: u32 = 9;
+/// The first wait of a probe of a window of zero.
+const PERSIST: Duration = Duration::from_millis(200);
+/// The longest wait between such probes (RFC 9293 §3.8.6.1).
+const PERSIST_MOST: Duration = Duration::from_secs(60);
+/// Between probes of an inside end that was silent for long.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long an inside end that closed last may send its FIN again.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What a machine must know that is the same for all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// Bytes from the inside that may be kept while the host socket does not take them.
+    pub kept: u32,
+    /// The most payload that fits a packet of this family.
+    pub largest: u32,
+    /// Silence of the inside end before it is probed.
+    pub idle: Duration,
+}
+
+/// A segment from the inside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Incoming {
+    /// Its flags.
+    pub flags: TcpFlags,
+    /// Its numbers.
+    pub segment: Segment,
+    /// The MSS option of a SYN.
+    pub mss: Option<u16>,
+}
+
+/// The header of a segment towards the inside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// The flags.
+    pub flags: TcpFlags,
+    /// Sequence number.
+    pub sequence: u32,
+    /// Acknowledgment number.
+    pub acknowledgment: u32,
+    /// The window field.
+    pub window: u16,
+    /// The options of a SYN: whether there is an MSS option, and the window scale.
+    pub options: Option<Option<u8>>,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ask {
+    /// Nothing until something happens.
+    Nothing,
+    /// Discard so many bytes from the front of the host socket's queue, then [`Machine::discarded`].
+    Discard(u32),
+    /// Read up to `most` bytes at `offset` of the host socket's queue without taking them away, then
+    /// [`Machine::read`], [`Machine::dry`] or [`Machine::ended`].
+    Read {
+        /// Where, from the front of the queue, in bytes.
+        offset: u32,
+        /// How many bytes at most; at least 1.
+        most: u32,
+        /// They were sent before, and count as lost.
+        again: bool,
+    },
+    /// Send a segment without data.
+    Send(Header),
+    /// Tell the host socket that no more data follows.
+    Shut,
+    /// Close the host socket: both directions have ended.
+    Close,
+    /// The connection is over; forget it.
+    Over(End),
+}
+
+/// How a connection is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct End {
+    /// Send this to the inside.
+    pub reset_inside: Option<Header>,
+    /// Reset the host socket instead of closing it.
+    pub reset_host: bool,
+    /// The inside did not answer for too long.
+    pub silent: bool,
+}
+
+/// How far a connection is, as its table counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Age {
+    /// One end has not agreed to it yet.
+    HalfOpen,
+    /// Both have.
+    Open,
+    /// Nothing more will be carried.
+    Ended,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Connecting,
+    Answering,
+    Calling,
+    Open,
+    Lingering(Time),
+    Over(End),
+}
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    phase: Phase,
+    bounds: Bounds,
+    sender: Sender,
+    receiver: Receiver,
+    readable: bool,
+    ack_due: bool,
+    syn_due: bool,
+    probe_due: bool,
+    shut: bool,
+    closed: bool,
+    scaled: bool,
+    heard: Time,
+    probe_at: Option<Time>,
+    probe_wait: Duration,
+    unanswered: u32,
+    /// Segments sent again.
+    again: u32,
+}
+
+impl Machine {
+    fn new(phase: Phase, initial: u32, bounds: Bounds, now: Time) -> Machine {
+        Machine {
+            phase,
+            bounds,
+            sender: Sender::new(initial),
+            receiver: Receiver::new(0, bounds.kept, true),
+            readable: false,
+            ack_due: false,
+            syn_due: false,
+            probe_due: false,
+            shut: false,
+            closed: false,
+            scaled: true,
+            heard: now,
+            probe_at: None,
+            probe_wait: PERSIST,
+            unanswered: 0,
+            again: 0,
+        }
+    }
+
+    /// The connection that the SYN `incoming` asks for; the host socket has begun to connect. Our own
+    /// sequence numbers begin with `initial`.
+    pub fn connecting(incoming: &Incoming, initial: u32, bounds: Bounds, now: Time) -> Machine {
+        let mut machine = Machine::new(Phase::Connecting, initial, bounds, now);
+        machine.take_options(incoming);
+        machine
+    }
+
+    /// A connection accepted on the host, which the inside is asked to take.
+    pub fn calling(initial: u32, bounds: Bounds, now: Time) -> Machine {
+        Machine { syn_due: true, ..Machine::new(Phase::Calling, initial, bounds, now) }
+    }
+
+    fn take_options(&mut self, syn: &Incoming) {
+        self.scaled = syn.segment.scale.is_some();
+        self.sender.options(syn.mss, syn.segment.scale, &syn.segment);
+        self.receiver = Receiver::new(syn.segment.sequence, self.bounds.kept, self.scaled);
+    }
+
+    /// Whether the host socket is still connecting.
+    pub fn is_connecting(&self) -> bool {
+        self.phase == Phase::Connecting
+    }
+
+    /// How far it is.
+    pub fn age(&self) -> Age {
+        match self.phase {
+            Phase::Connecting | Phase::Answering | Phase::Calling => Age::HalfOpen,
+            Phase::Open => Age::Open,
+            Phase::Lingering(_) | Phase::Over(_) => Age::Ended,
+        }
+    }
+
+    /// Whether a SYN may open another connection in its place.
+    pub fn is_replaceable(&self) -> bool {
+        self.age() == Age::Ended
+    }
+
+    /// Payload in a packet towards the inside, in bytes.
+    pub fn mss(&self) -> u16 {
+        self.sender.mss()
+    }
+
+    /// Bytes of the inside that are kept.
+    pub fn kept(&self) -> u32 {
+        self.receiver.kept()
+    }
+
+    /// How many segments were sent again.
+    pub fn sent_again(&self) -> u32 {
+        self.again
+    }
+
+    /// The host socket has connected.
+    pub fn connected(&mut self) {
+        if self.is_connecting() {
+            self.phase = Phase::Answering;
+            self.syn_due = true;
+        }
+    }
+
+    /// The host refused the connection.
+    pub fn refused(&mut self) {
+        let header = Header {
+            flags: TcpFlags::RST.with(TcpFlags::ACK),
+            sequence: 0,
+            acknowledgment: self.receiver.next(),
+            window: 0,
+            options: None,
+        };
+        self.over(End { reset_inside: Some(header), reset_host: false, silent: false });
+    }
+
+    /// The host socket has failed, or there is reason to reset both ends.
+    pub fn failed(&mut self) {
+        self.abort(false);
+    }
+
+    /// Nothing is to be said to anybody.
+    pub fn forget(&mut self) {
+        self.over(End { reset_inside: None, reset_host: true, silent: false });
+    }
+
+    fn abort(&mut self, silent: bool) {
+        let calling = self.phase == Phase::Calling;
+        let header = Header {
+            flags: if calling { TcpFlags::RST } else { TcpFlags::RST.with(TcpFlags::ACK) },
+            sequence: self.sender.sequence(),
+            acknowledgment: if calling { 0 } else { self.receiver.next() },
+            window: 0,
+            options: None,
+        };
+        self.over(End { reset_inside: Some(header), reset_host: true, silent });
+    }
+
+    fn over(&mut self, end: End) {
+        if !matches!(self.phase, Phase::Over(_)) {
+            self.phase = Phase::Over(end);
+        }
+    }
+
+    /// The host socket may have something to read: data, its end, or an error.
+    pub fn readable(&mut self) {
+        self.readable = true;
+    }
+
+    /// The path to the inside takes packets with this much payload at most.
+    pub fn shrink(&mut self, mss: u16) {
+        self.sender.shrink(mss);
+    }
+
+    /// Memory is short: the window is to be small.
+    pub fn save(&mut self) {
+        self.receiver.shrink();
+    }
+
+    /// A segment from the inside. What of its payload is to be delivered; [`Machine::took`] then.
+    pub fn arrive(&mut self, incoming: &Incoming, now: Time) -> New {
+        self.heard = now;
+        self.unanswered = 0;
+        match self.phase {
+            Phase::Connecting => self.arrive_early(incoming),
+            Phase::Calling => self.arrive_answer(incoming, now),
+            Phase::Answering | Phase::Open | Phase::Lingering(_) => return self.arrive_open(incoming, now),
+            Phase::Over(_) => {}
+        }
+        New::default()
+    }
+
+    /// While the host socket connects there is nothing to say.
+    fn arrive_early(&mut self, incoming: &Incoming) {
+        if incoming.flags.has(TcpFlags::RST) {
+            self.forget();
+        } else if incoming.flags.opens() && incoming.segment.sequence != self.receiver.initial() {
+            self.take_options(incoming);
+        }
+    }
+
+    /// The answer to our SYN (RFC 9293 §3.10.7.3).
+    fn arrive_answer(&mut self, incoming: &Incoming, now: Time) {
+        let (flags, segment) = (incoming.flags, &incoming.segment);
+        let right = flags.has(TcpFlags::ACK) && segment.acknowledgement == self.sender.sequence();
+        match (flags.has(TcpFlags::RST), flags.has(TcpFlags::SYN)) {
+            (true, _) if right => self.forget(),
+            (false, true) if right => {
+                self.sender.acknowledged(segment, false, now);
+                self.take_options(incoming);
+                self.phase = Phase::Open;
+                self.readable = true;
+                self.ack_due = true;
+            }
+            _ => {}
+        }
+    }
+
+    fn arrive_open(&mut self, incoming: &Incoming, now: Time) -> New {
+        let (flags, segment) = (incoming.flags, &incoming.segment);
+        if flags.has(TcpFlags::SYN) {
+            if self.phase == Phase::Answering && segment.sequence == self.receiver.initial() {
+                self.syn_due = true;
+            } else {
+                // An end that has forgotten the connection answers this with a RST (RFC 5961 §4).
+                self.ack_due = true;
+            }
+            return New::default();
+        }
+        if flags.has(TcpFlags::RST) {
+            if segment.sequence == self.receiver.next() {
+                self.forget();
+            } else if self.receiver.within(segment.sequence) {
+                self.ack_due = true;
+            }
+            return New::default();
+        }
+        if !flags.has(TcpFlags::ACK) || !self.is_near(segment) {
+            self.ack_due |= segment.payload > 0 || flags.has(TcpFlags::FIN);
+            return New::default();
+        }
+        let fin = flags.has(TcpFlags::FIN);
+        let bare = segment.payload == 0 && !fin;
+        let acked = self.sender.acknowledged(segment, bare, now);
+        if acked == Acked::Unsent {
+            self.ack_due = true;
+            return New::default();
+        }
+        if self.phase == Phase::Answering && acked == Acked::New {
+            self.phase = Phase::Open;
+            self.readable = true;
+        }
+        if !self.sender.is_shut() {
+            self.probe_at = None;
+            self.probe_wait = PERSIST;
+        }
+        self.deliver(segment, fin)
+    }
+
+    fn deliver(&mut self, segment: &Segment, fin: bool) -> New {
+        if segment.payload == 0 && !fin {
+            // A probe or keep-alive repeats a sequence number that we have (RFC 9293 §3.8.4).
+            self.ack_due |= segment.sequence != self.receiver.next();
+            return New::default();
+        }
+        self.ack_due = true;
+        if self.phase == Phase::Open { self.receiver.new_part(segment, fin) } else { New::default() }
+    }
+
+    /// Whether a segment's numbers are anywhere near what is expected; others are old or forged.
+    fn is_near(&self, segment: &Segment) -> bool {
+        const NEAR: u32 = 1 << 24;
+        segment.sequence.wrapping_sub(self.receiver.next().wrapping_sub(NEAR)) <= 2 * NEAR
+    }
+
+    /// What became of the bytes that [`Machine::arrive`] spoke of: `written` went into the host
+    /// socket, and behind them `kept` are kept. `fin`: with them all has come.
+    pub fn took(&mut self, written: u32, kept: u32, fin: bool) {
+        self.receiver.took(written, kept, fin);
+        self.ack_due = true;
+    }
+
+    /// So many of the kept bytes went into the host socket.
+    pub fn drained(&mut self, count: u32) {
+        self.ack_due |= self.receiver.drained(count);
+    }
+
+    /// So many bytes are gone from the front of the host socket's queue.
+    pub fn discarded(&mut self, count: u32) {
+        self.sender.discarded(count);
+    }
+
+    /// What [`Ask::Read`] asked for has these many bytes, at least 1; the header to send them with.
+    pub fn read(&mut self, again: bool, count: u32, now: Time) -> Header {
+        self.again += u32::from(again);
+        let resend = again && self.sender.to_resend().is_some();
+        let sequence = if resend { self.sender.resent(now) } else { self.sender.sent(count, now) };
+        Header { flags: TcpFlags::ACK.with(TcpFlags::PSH), ..self.header(sequence) }
+    }
+
+    /// There was nothing to read; what was sent before must be there.
+    pub fn dry(&mut self, again: bool) {
+        self.readable = false;
+        if again {
+            self.failed();
+        }
+    }
+
+    /// The host socket has come to its end.
+    pub fn ended(&mut self, again: bool) {
+        self.dry(again);
+        self.sender.ends();
+    }
+
+    /// A header with what we have to say at any time.
+    fn header(&mut self, sequence: u32) -> Header {
+        self.ack_due = false;
+        Header {
+            flags: TcpFlags::ACK,
+            sequence,
+            acknowledgment: self.receiver.next(),
+            window: self.receiver.offer(),
+            options: None,
+        }
+    }
+
+    /// What to do next. To be asked again until it says [`Ask::Nothing`] or [`Ask::Over`].
+    pub fn next(&mut self, now: Time) -> Ask {
+        match self.phase {
+            Phase::Connecting => Ask::Nothing,
+            Phase::Answering | Phase::Calling if self.syn_due => Ask::Send(self.syn(now)),
+            Phase::Answering | Phase::Calling => Ask::Nothing,
+            Phase::Open => self.next_open(now),
+            Phase::Lingering(_) if self.ack_due => {
+                let header = self.header(self.sender.sequence());
+                Ask::Send(header)
+            }
+            Phase::Lingering(_) => Ask::Nothing,
+            Phase::Over(end) => Ask::Over(end),
+        }
+    }
+
+    fn syn(&mut self, now: Time) -> Header {
+        self.syn_due = false;
+        self.ack_due = false;
+        self.sender.syn_sent(now);
+        let answer = self.phase == Phase::Answering;
+        Header {
+            flags: if answer { TcpFlags::SYN.with(TcpFlags::ACK) } else { TcpFlags::SYN },
+            sequence: self.sender.initial(),
+            acknowledgment: if answer { self.receiver.next() } else { 0 },
+            window: self.receiver.first_offer(),
+            options: Some(self.scaled.then_some(SHIFT)),
+        }
+    }
+
+    fn next_open(&mut self, now: Time) -> Ask {
+        let discard = self.sender.to_discard();
+        if discard > 0 {
+            return Ask::Discard(discard);
+        }
+        if self.receiver.finished() && self.receiver.kept() == 0 && !self.shut {
+            self.shut = true;
+            return Ask::Shut;
+        }
+        match self.sender.to_resend() {
+            Some((_, 0)) => {
+                self.again += 1;
+                let sequence = self.sender.resent(now);
+                return Ask::Send(self.fin(sequence));
+            }
+            Some((offset, most)) => return Ask::Read { offset, most, again: true },
+            None => {}
+        }
+        let again = self.sender.sends_again();
+        if again || self.readable {
+            if let Some((offset, most)) = self.sender.room(self.largest()) {
+                return Ask::Read { offset, most, again };
+            }
+            if self.sender.is_shut() && self.probe_at.is_none() && !self.sender.outstanding() {
+                self.probe_at = Some(now + self.probe_wait);
+            }
+        }
+        if self.sender.fin_due() {
+            let sequence = self.sender.sent(1, now);
+            return Ask::Send(self.fin(sequence));
+        }
+        if self.sender.finished() && self.shut {
+            return self.finish(now);
+        }
+        if self.probe_due {
+            self.probe_due = false;
+            let header = self.header(self.sender.probe());
+            return Ask::Send(header);
+        }
+        if self.ack_due {
+            let header = self.header(self.sender.sequence());
+            return Ask::Send(header);
+        }
+        Ask::Nothing
+    }
+
+    fn fin(&mut self, sequence: u32) -> Header {
+        Header { flags: TcpFlags::FIN.with(TcpFlags::ACK), ..self.header(sequence) }
+    }
+
+    /// Both directions have ended and the inside knows of ours. If its FIN came last, it may miss our
+    /// acknowledgement and send the FIN again; else it is the one to wait (RFC 9293 §3.6).
+    fn finish(&mut self, now: Time) -> Ask {
+        if !self.closed {
+            self.closed = true;
+            return Ask::Close;
+        }
+        if self.ack_due {
+            self.phase = Phase::Lingering(now + LINGER);
+        } else {
+            self.over(End { reset_inside: None, reset_host: false, silent: false });
+        }
+        self.next(now)
+    }
+
+    /// The most payload of one super-frame: whole segments.
+    fn largest(&self) -> u32 {
+        let mss = u32::from(self.sender.mss());
+        let segments = (self.bounds.largest / mss).clamp(1, MAX_SEGMENTS as u32);
+        (segments * mss).min(self.bounds.largest)
+    }
+
+    /// When [`Machine::tick`] has something to do.
+    pub fn deadline(&self) -> Option<Time> {
+        match self.phase {
+            Phase::Connecting | Phase::Over(_) => None,
+            Phase::Answering | Phase::Calling => self.sender.due(),
+            Phase::Open => Some(self.sender.due().or(self.probe_at).unwrap_or(self.heard + self.bounds.idle)),
+            Phase::Lingering(until) => Some(until),
+        }
+    }
+
+    /// The time of [`Machine::deadline`] has come.
+    pub fn tick(&mut self, now: Time) {
+        if self.deadline().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        match self.phase {
+            Phase::Answering | Phase::Calling => {
+                self.syn_due = true;
+                if self.sender.timed_out(now) > SYN_RETRIES {
+                    self.abort(true);
+                }
+            }
+            Phase::Open if self.sender.due().is_some() => self.retransmit(now),
+            Phase::Open => self.probe(now),
+            Phase::Lingering(_) => self.over(End { reset_inside: None, reset_host: false, silent: false }),
+            Phase::Connecting | Phase::Over(_) => {}
+        }
+    }
+
+    fn retransmit(&mut self, now: Time) {
+        let retries = self.sender.timed_out(now);
+        self.unanswered += 1;
+        // An inside end that answers with a window of zero is alive.
+        if retries > RETRIES && self.unanswered > RETRIES {
+            self.abort(true);
+        } else if self.sender.is_shut() {
+            self.probe_due = true;
+        }
+    }
+
+    fn probe(&mut self, now: Time) {
+        self.unanswered += 1;
+        if self.unanswered > PROBES {
+            self.abort(true);
+            return;
+        }
+        self.probe_due = true;
+        let shut = self.sender.is_shut();
+        self.probe_at = Some(now + if shut { self.probe_wait } else { KEEP_ALIVE });
+        self.probe_wait = (self.probe_wait * 2).min(PERSIST_MOST);
+    }
+}

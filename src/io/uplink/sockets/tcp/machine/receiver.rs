@@ -1,0 +1,149 @@
+//! What comes from the inside: which bytes are next, and how many more it may send.
+//!
+//! Bytes are acknowledged when they are ours to deliver: the host socket has taken them, or they are
+//! kept for it. What is kept counts against the window; so while the host socket takes everything the
+//! window stays open, and when it does not the inside is stopped by a window of zero and not by
+//! retransmissions.
+
+use super::serial::{ahead, before};
+use crate::flow::Segment;
+
+/// The window at the start, in bytes.
+const START: u32 = 256 * 1024;
+/// The smallest window that an unwilling host socket brings about, in bytes.
+const LEAST: u32 = 64 * 1024;
+/// The window scale that we offer.
+pub const SHIFT: u8 = 7;
+
+/// The receiving half.
+#[derive(Clone, Debug)]
+pub struct Receiver {
+    initial: u32,
+    nxt: u32,
+    /// The right edge of the window as the inside knows it. Never moves left (RFC 9293 §3.8.6).
+    edge: u32,
+    /// How much may be kept.
+    limit: u32,
+    most: u32,
+    /// How much is kept.
+    kept: u32,
+    shift: u8,
+    finished: bool,
+}
+
+/// What of a segment is new and within the window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct New {
+    /// Bytes at the front that were received before.
+    pub skip: usize,
+    /// Bytes behind them that are new.
+    pub length: usize,
+    /// A FIN follows directly behind them.
+    pub fin: bool,
+}
+
+impl Receiver {
+    /// A receiver of the connection that the SYN `initial` opens, which keeps at most `most` bytes.
+    pub fn new(initial: u32, most: u32, scaled: bool) -> Receiver {
+        let most = if scaled { most } else { most.min(65535) };
+        let nxt = initial.wrapping_add(1);
+        let limit = START.min(most);
+        Receiver {
+            initial,
+            nxt,
+            // A SYN's window is not scaled.
+            edge: nxt.wrapping_add(limit.min(65535)),
+            limit,
+            most,
+            kept: 0,
+            shift: if scaled { SHIFT } else { 0 },
+            finished: false,
+        }
+    }
+
+    /// The sequence number of the inside's SYN.
+    pub fn initial(&self) -> u32 {
+        self.initial
+    }
+
+    /// The next sequence number: what to acknowledge.
+    pub fn next(&self) -> u32 {
+        self.nxt
+    }
+
+    /// Whether the inside's FIN has come, and all before it.
+    pub fn finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Bytes that are kept.
+    pub fn kept(&self) -> u32 {
+        self.kept
+    }
+
+    /// Whether `sequence` is within the window.
+    pub fn within(&self, sequence: u32) -> bool {
+        !before(sequence, self.nxt) && before(sequence, self.edge)
+    }
+
+    /// What of a segment is to be taken.
+    pub fn new_part(&self, segment: &Segment, fin: bool) -> New {
+        let (start, length) = (segment.sequence, u32::from(segment.payload));
+        if self.finished || before(self.nxt, start) || before(start.wrapping_add(length), self.nxt) {
+            return New::default();
+        }
+        let skip = self.nxt.wrapping_sub(start);
+        let fresh = (length - skip).min(ahead(self.nxt, self.edge));
+        New { skip: skip as usize, length: fresh as usize, fin: fin && skip + fresh == length }
+    }
+
+    /// Of what [`Receiver::new_part`] said, `written` bytes went into the host socket and `kept` are
+    /// kept. `fin`: all were taken, and the FIN behind them.
+    pub fn took(&mut self, written: u32, kept: u32, fin: bool) {
+        let all = written + kept + u32::from(fin);
+        self.nxt = self.nxt.wrapping_add(all);
+        if before(self.edge, self.nxt) {
+            self.edge = self.nxt;
+        }
+        self.kept += kept;
+        self.finished |= fin;
+        if kept > 0 {
+            self.limit = (self.limit / 2).max(LEAST).min(self.most);
+        } else if written >= 16 * 1024 {
+            self.limit = (self.limit + written / 4).min(self.most);
+        }
+    }
+
+    /// So many of the kept bytes went into the host socket. Whether the inside should be told at once.
+    pub fn drained(&mut self, count: u32) -> bool {
+        self.kept = self.kept.saturating_sub(count);
+        let gain = self.limit.saturating_sub(self.kept).saturating_sub(ahead(self.nxt, self.edge));
+        gain > 0 && gain >= self.limit / 4
+    }
+
+    /// There is too little memory for all: keep as little as is useful.
+    pub fn shrink(&mut self) {
+        self.limit = LEAST.min(self.most);
+    }
+
+    /// The window field of the next segment.
+    pub fn offer(&mut self) -> u16 {
+        let wanted = self.nxt.wrapping_add(self.limit.saturating_sub(self.kept));
+        if before(self.edge, wanted) {
+            self.edge = wanted;
+        }
+        // Rounded up, since down would move the edge to the left.
+        let field = ahead(self.nxt, self.edge).div_ceil(1 << self.shift);
+        let field = u16::try_from(field).unwrap_or(u16::MAX);
+        let edge = self.nxt.wrapping_add(u32::from(field) << self.shift);
+        if before(self.edge, edge) {
+            self.edge = edge;
+        }
+        field
+    }
+
+    /// The window field of a SYN, which is not scaled.
+    pub fn first_offer(&self) -> u16 {
+        u16::try_from(self.limit).unwrap_or(u16::MAX)
+    }
+}

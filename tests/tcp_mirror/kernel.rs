@@ -1,0 +1,213 @@
+//! The whole mirror over real sockets of this host, on its loopback; the inside end is smoltcp.
+
+use crate::inside::{Inside, on_the_wire};
+use crate::world::pattern;
+use mio::{Events, Poll};
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::State;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+use tapnat::flow::{Endpoint, Summary, Time};
+use tapnat::io::uplink::sockets::tcp::{Tcp, TcpLimits};
+use tapnat::wire::{Buffer, Offload, Packet};
+
+/// What the translator calls the inside end.
+const OUTSIDE: &str = "192.0.2.2";
+/// What the inside end calls the server.
+const REMOTE: &str = "198.51.100.7";
+const FIRST_TOKEN: usize = 100;
+
+struct Rig {
+    poll: Poll,
+    tcp: Tcp,
+    inside: Inside,
+    /// Where the remote really is.
+    to: SocketAddr,
+    start: Instant,
+    buffer: Buffer,
+    /// ICMP errors that the inside was sent, as (type, code).
+    errors: Vec<(u8, u8)>,
+}
+
+#[expect(clippy::disallowed_methods, reason = "real sockets take real time")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+impl Rig {
+    fn new(to: SocketAddr, limits: TcpLimits) -> Rig {
+        let poll = Poll::new().unwrap();
+        let registry = poll.registry().try_clone().unwrap();
+        Rig {
+            poll,
+            tcp: Tcp::new(registry, FIRST_TOKEN..FIRST_TOKEN + 1000, limits),
+            inside: Inside::new(OUTSIDE.parse().unwrap(), 1500, 7),
+            to,
+            start: clock(),
+            buffer: Buffer::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time::ZERO + (clock() - self.start)
+    }
+
+    fn connect(&mut self, port: u16) -> SocketHandle {
+        let remote: IpAddr = REMOTE.parse().unwrap();
+        self.inside.connect(SocketAddr::new(remote, 80), port, 65535)
+    }
+
+    /// Moves packets and events until `done` says so.
+    fn until(&mut self, mut done: impl FnMut(&mut Inside, &Tcp) -> bool) {
+        let mut events = Events::with_capacity(64);
+        for _ in 0..200_000 {
+            let now = self.now();
+            self.inside.poll(now);
+            if done(&mut self.inside, &self.tcp) {
+                return;
+            }
+            while let Some(packet) = self.inside.transmit() {
+                let parsed = Packet::parse(&packet, &Offload::default()).unwrap();
+                self.tcp.outbound(&parsed, &Buffer::from_bytes(&packet), self.to, None, now);
+            }
+            if self.tcp.next_deadline().is_some_and(|due| due <= now) {
+                self.tcp.tick(now);
+            }
+            while self.tcp.recv(&mut self.buffer, now).is_ok() {
+                for packet in on_the_wire(&mut self.buffer) {
+                    let parsed = Packet::parse(&packet, &Offload::default()).unwrap();
+                    if let Summary::Error(about) = parsed.summary {
+                        assert_eq!(about.to, OUTSIDE.parse::<IpAddr>().unwrap());
+                        self.errors.extend(parsed.icmp);
+                    }
+                    self.inside.receive(packet);
+                }
+            }
+            self.poll.poll(&mut events, Some(Duration::from_micros(200))).unwrap();
+            for event in &events {
+                let closed = event.is_read_closed() || event.is_write_closed() || event.is_error();
+                self.tcp.ready(event.token().0, event.is_readable(), event.is_writable(), closed);
+            }
+        }
+        panic!("not done: {:?}", self.tcp.counters());
+    }
+
+    fn counter(&self, word: &str) -> u64 {
+        self.tcp.counters().into_iter().find(|(name, _)| *name == word).unwrap().1
+    }
+}
+
+/// A server for one connection: reads all, then writes `down`, then ends.
+fn server(up: usize, down: usize) -> (SocketAddr, thread::JoinHandle<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let thread = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut got = Vec::with_capacity(up);
+        stream.read_to_end(&mut got).unwrap();
+        stream.write_all(&pattern(2, down)).unwrap();
+        got
+    });
+    (address, thread)
+}
+
+/// Sends, ends, and reads to the end: the half-closed way.
+fn exchange(rig: &mut Rig, up: usize, down: usize) -> Vec<u8> {
+    let handle = rig.connect(61000);
+    let (bytes, mut sent, mut received) = (pattern(1, up), 0, Vec::new());
+    rig.until(|inside, tcp| {
+        let socket = inside.tcp(handle);
+        if socket.may_send() && sent < up {
+            sent += socket.send_slice(&bytes[sent..]).unwrap();
+        }
+        if sent == up && socket.state() == State::Established {
+            socket.close();
+        }
+        let mut some = vec![0; socket.recv_queue()];
+        let count = socket.recv_slice(&mut some).unwrap_or(0);
+        received.extend_from_slice(&some[..count]);
+        received.len() == down && tcp.connections() == 0
+    });
+    received
+}
+
+#[test]
+fn both_ways_over_real_sockets() {
+    for peeks in [true, false] {
+        let (up, down) = (3_000_000, 3_000_000);
+        let (address, server) = server(up, down);
+        let mut rig = Rig::new(address, TcpLimits::default());
+        if !peeks {
+            rig.tcp = rig.tcp.without_peek_offset();
+        }
+        let received = exchange(&mut rig, up, down);
+        assert!(received == pattern(2, down), "wrong bytes, peeks: {peeks}");
+        assert!(server.join().unwrap() == pattern(1, up), "wrong bytes, peeks: {peeks}");
+        assert_eq!(rig.counter("tcp-opened"), 1);
+    }
+}
+
+#[test]
+fn who_does_not_listen_refuses() {
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut rig = Rig::new(unused, TcpLimits::default());
+    let handle = rig.connect(61000);
+    rig.until(|inside, tcp| inside.tcp(handle).state() == State::Closed && tcp.connections() == 0);
+    assert_eq!(rig.counter("tcp-refused"), 1);
+    assert!(rig.errors.is_empty());
+}
+
+#[test]
+fn what_is_not_allowed_is_an_icmp_error() {
+    // The kernel does not let a TCP socket connect to a broadcast address.
+    let mut rig = Rig::new("255.255.255.255:80".parse().unwrap(), TcpLimits::default());
+    rig.connect(61000);
+    let mut turns = 0;
+    rig.until(|_, _| {
+        turns += 1;
+        turns > 5
+    });
+    assert_eq!(rig.counter("tcp-unreachable"), 1);
+    assert_eq!(rig.errors.len(), 1);
+    assert_eq!(rig.tcp.connections(), 0);
+}
+
+#[test]
+fn an_accepted_connection_reaches_the_inside() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.write_all(b"question").unwrap();
+    let (socket, _) = listener.accept().unwrap();
+    let mut rig = Rig::new(listener.local_addr().unwrap(), TcpLimits::default());
+    let handle = rig.inside.listen(8080, 65535);
+    let remote = Endpoint::new(REMOTE.parse::<IpAddr>().unwrap(), 40000);
+    let outside = Endpoint::new(OUTSIDE.parse::<IpAddr>().unwrap(), 8080);
+    rig.tcp.accepted(socket.into(), remote, outside, rig.now());
+    rig.until(|inside, _| inside.tcp(handle).recv_queue() == 8);
+    assert_eq!(rig.inside.tcp(handle).remote_endpoint().unwrap().port, 40000);
+    rig.inside.tcp(handle).send_slice(b"answer").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    rig.until(|inside, _| inside.tcp(handle).state() == State::CloseWait);
+    rig.inside.tcp(handle).close();
+    rig.until(|inside, _| inside.tcp(handle).state() == State::Closed);
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"answer");
+}
+
+#[test]
+fn nobody_inside_is_a_reset_for_the_client() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (socket, _) = listener.accept().unwrap();
+    let mut rig = Rig::new(listener.local_addr().unwrap(), TcpLimits::default());
+    let remote = Endpoint::new(REMOTE.parse::<IpAddr>().unwrap(), 40000);
+    let outside = Endpoint::new(OUTSIDE.parse::<IpAddr>().unwrap(), 8080);
+    rig.tcp.accepted(socket.into(), remote, outside, rig.now());
+    rig.until(|_, tcp| tcp.connections() == 0);
+    let error = client.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
