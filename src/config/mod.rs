@@ -6,6 +6,7 @@
 //! file.rs   --'
 //! ```
 
+pub mod egress;
 pub mod error;
 pub mod exempt;
 pub mod file;
@@ -16,6 +17,7 @@ pub mod publish;
 pub mod raw;
 pub mod resolve;
 pub mod rule;
+pub mod services;
 pub mod settings;
 pub mod show;
 pub mod six;

@@ -7,6 +7,7 @@ use crate::config::{RunFlags, SandboxChoice, Settings, TapChoice};
 use crate::control::About;
 use crate::io::protect::places::{Place, Right};
 use crate::io::protect::{self, Needs};
+use crate::io::resolver;
 use anyhow::bail;
 use rustix::process::{WaitId, WaitIdOptions, geteuid, waitid};
 use rustix::thread::CapabilitySet;
@@ -106,6 +107,9 @@ fn places(settings: &Settings, config: Option<PathBuf>, control: PathBuf) -> Vec
     ];
     // A file that is edited is often a new one under the same name.
     places.extend(config.map(|folder| Place::new(folder, Right::Read)));
+    if settings.tells_names() {
+        places.extend(resolver::directories().into_iter().map(|folder| Place::new(folder, Right::Read)));
+    }
     if matches!(settings.tap, TapChoice::Name(_)) {
         places.push(Place::new("/dev/net/tun", Right::Device));
     }

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod datagram;
 pub mod ethtool;
 pub mod fd;
 pub mod inet;
