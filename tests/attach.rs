@@ -11,6 +11,8 @@ mod attach_exec;
 mod attach_guest;
 #[path = "support/attach_rig.rs"]
 mod attach_rig;
+#[path = "support/attach_rootless.rs"]
+mod attach_rootless;
 #[path = "support/lab_harness.rs"]
 mod lab_harness;
 #[allow(dead_code, reason = "these tests start the gateway in their own way")]
@@ -29,6 +31,12 @@ fn tests() -> Vec<Test> {
     };
     let mut all: Vec<Test> = attach_guest::TESTS.into_iter().map(test).collect();
     all.extend(attach_exec::TESTS.into_iter().map(test));
+    let rootless = attach_rootless::TESTS.into_iter().map(|(name, run)| Test {
+        name: format!("rootless/{name}"),
+        run: Box::new(run),
+        impossible: attach_rootless::impossible(),
+    });
+    all.extend(rootless);
     all.extend(attach_exec::ON_A_TERMINAL.into_iter().map(terminal));
     all
 }
@@ -37,6 +45,7 @@ fn main() -> ExitCode {
     // As a command behind the gateway, this program is a client that needs no other program.
     match std::env::args().nth(1).as_deref() {
         Some("fetch") => attach_rig::fetch(),
+        Some("resolve") => attach_rig::resolve(),
         _ => lab_harness::main(tests),
     }
 }

@@ -8,15 +8,17 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use tapnat::lab::topology::HOST;
+use tapnat::lab::topology::{HOST, ROUTER, SERVERS};
 
 /// Those that need no terminal.
-pub const TESTS: [(&str, fn()); 9] = [
+pub const TESTS: [(&str, fn()); 11] = [
     ("a_command_reaches_the_world_through_the_gateway", reaches_the_world),
     ("the_exit_code_is_the_commands", exit_codes),
     ("standard_input_is_the_commands", standard_input),
     ("the_command_keeps_its_user_and_files_their_owner", users_and_files),
     ("the_command_has_a_resolver_of_its_own", resolver),
+    ("names_are_resolved_by_way_of_the_gateway", names),
+    ("what_the_host_forbids_is_told_with_the_cure", forbidden),
     ("a_published_port_leads_to_the_command", published),
     ("signals_from_others_are_handed_on", handed_on),
     ("the_command_goes_with_a_killed_gateway", killed),
@@ -106,15 +108,59 @@ fn resolver() {
     let output = rig.exec(&[], &["cat", "/etc/resolv.conf"]);
     let inside = text(&output.stdout);
     assert_eq!(fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), before);
-    for line in inside.lines().filter(|line| line.starts_with("nameserver")) {
-        assert!(!line.contains(" 127."), "a resolver that the command cannot reach: {inside}");
+    if before.is_empty() {
+        // Nothing can be mounted over a file that is not there.
+        return assert!(text(&output.stderr).contains("/etc/resolv.conf stays the host's"), "{output:?}");
     }
-    assert_eq!(inside.is_empty(), before.is_empty(), "{inside}");
+    assert_eq!(inside.lines().next(), Some("nameserver 10.0.2.2"), "{inside}");
+    let named = rig.exec(&["--dns", "192.0.2.53", "--search", "lab.example"], &["cat", "/etc/resolv.conf"]);
+    let named = text(&named.stdout);
+    assert!(named.starts_with("nameserver 192.0.2.53\nsearch lab.example\n"), "{named}");
+    let off = rig.exec(&["--dns-forward", "off"], &["cat", "/etc/resolv.conf"]);
+    assert!(!text(&off.stdout).contains("nameserver 10.0.2.2\n"), "{off:?}");
     let output = rig.exec(&[], &["sh", "-c", "ls /etc | wc -l"]);
     let count = fs::read_dir("/etc")
         .unwrap()
         .filter(|entry| !entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
     assert_eq!(text(&output.stdout).trim(), count.count().to_string(), "the rest of /etc is another one");
+}
+
+/// The host's resolver is a server of the lab here, in a mount namespace of this test.
+fn names() {
+    let rig = Rig::new();
+    let file = rig.path("resolv.conf");
+    fs::write(&file, format!("nameserver {ROUTER}\nsearch example.org\n")).unwrap();
+    if !std::path::Path::new("/etc/resolv.conf").exists() {
+        return println!("    no /etc/resolv.conf here: not tried");
+    }
+    let mut command = Command::new("unshare");
+    let script = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", file.display());
+    command.args(["-m", "sh", "-c", &script, "sh", PROGRAM]);
+    command.args(rig.words("exec", &["--", &fetching(), "resolve", "www.example.org"]));
+    let output = rig.run(command);
+    assert_eq!(text(&output.stdout).trim(), SERVERS[0].to_string(), "{output:?}");
+}
+
+fn forbidden() {
+    let rig = Rig::new();
+    // A user namespace whose own users may make none, and no right to do without.
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && \
+                  exec setpriv --bounding-set=-all --inh-caps=-all \"$@\"";
+    let told = |program: &str, options: &[&str], script: &str| {
+        let mut command = Command::new(program);
+        command.args(options).args(["sh", "-c", script, "sh", PROGRAM]);
+        command.args(rig.words("exec", &["--", "echo", "it ran"]));
+        let output = rig.run(command);
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        said
+    };
+    let said = told("unshare", &["-Ur"], script);
+    assert!(said.contains("exec cannot create user, network and mount namespaces: No space left"), "{said}");
+    assert!(said.contains("sysctl -w user.max_user_namespaces=10000"), "{said}");
+    let said = told("unshare", &["-m"], "mount -t tmpfs none /dev/net && exec \"$@\"");
+    assert!(said.contains("/dev/net/tun is missing: load it with `modprobe tun`"), "{said}");
 }
 
 fn published() {
@@ -257,24 +303,31 @@ fn keys() {
     std::thread::sleep(Duration::from_millis(300));
     terminal.types("\x1a");
     terminal.until("Stopped");
-    terminal.types("kill -9 %1; wait; exit 3\n");
+    terminal.types("fg\n");
+    terminal.until("sleep 1000");
+    std::thread::sleep(Duration::from_millis(300));
+    terminal.types("\x03");
+    std::thread::sleep(Duration::from_millis(300));
+    terminal.types("exit 3\n");
     terminal.until("code 3.");
 }
 
 fn stopped() {
     let rig = Rig::new();
     let mut terminal = Terminal::new(&rig);
-    terminal.types("$TAPNAT $OWN cat\n");
-    std::thread::sleep(Duration::from_millis(500));
+    terminal.types("$TAPNAT $OWN sh -c 'echo run''ning; exec cat'\n");
+    terminal.until("running");
     terminal.types("before\n");
     terminal.until("before");
     terminal.types("\x1a");
     terminal.until("Stopped");
-    terminal.types("fg\n");
-    std::thread::sleep(Duration::from_millis(200));
+    terminal.types("fg; echo code $?.\n");
+    // The shell says which job it continues, and then no longer reads what is typed.
+    terminal.until("exec cat");
+    terminal.until("\n");
     terminal.types("after\n");
     terminal.until("after");
-    terminal.types("\x04echo code $?.\n");
+    terminal.types("\x04");
     terminal.until("code 0.");
     // One that stops itself alone.
     terminal.types("$TAPNAT $OWN sh -c 'kill -STOP $$; echo con''tinued; exit 5'\n");

@@ -166,11 +166,26 @@ pub fn fetch() -> ExitCode {
     }
 }
 
+/// Looks a name up as programs do, and prints an address.
+pub fn resolve() -> ExitCode {
+    let name = std::env::args().nth(2).unwrap();
+    match std::net::ToSocketAddrs::to_socket_addrs(&(name.as_str(), 80)) {
+        Ok(mut found) => {
+            println!("{}", found.next().unwrap().ip());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("resolve: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Reads from a child until it has said `mark`; all that it has said by then.
 pub fn read_until(from: &mut (impl Read + AsFd), mark: &str) -> String {
     let mut said = Vec::new();
     let mut byte = [0];
-    let deadline = now() + LATER;
+    let deadline = now() + SOON * 2;
     loop {
         let text = String::from_utf8_lossy(&said).into_owned();
         if text.contains(mark) {
