@@ -80,10 +80,10 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     // After the start of the command, which is to have none of this; before that of any thread.
     let signals = Blocked::new(&[SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2]);
     let signals = signals.context("signals")?;
-    let ready = move || {
-        // What came before then is waiting.
-        let company = thread::Builder::new().name("command".into());
-        company.spawn(move || accompany(pid, &signals)).context("a thread")?;
+    // The thread comes when the process has given up its rights, and without them.
+    let ready = move |_| {
+        let companion = thread::Builder::new().name("command".into());
+        companion.spawn(move || accompany(pid, &signals)).context("a thread")?;
         go.go().context("starting the command")
     };
 

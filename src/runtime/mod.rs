@@ -44,6 +44,10 @@ use std::path::Path;
 use std::sync::Arc;
 use worker::{Chores, Ended, Worker};
 
+/// Something to do when packets can flow, with the gateway as the control interface sees it. The gateway
+/// answers it only later, so that it must not wait for one.
+pub type Ready = Box<dyn FnOnce(Arc<dyn Engine>) -> anyhow::Result<()>>;
+
 /// What a gateway has around it that is no setting.
 #[derive(Default)]
 pub struct Around {
@@ -51,7 +55,7 @@ pub struct Around {
     pub endings: Vec<Ending>,
     /// Called once when packets can flow, after `ready-fd` was told: the first moment at which
     /// threads may be started.
-    pub ready: Option<Box<dyn FnOnce() -> anyhow::Result<()>>>,
+    pub ready: Option<Ready>,
     /// It goes on without a control socket if none can be made.
     pub control_optional: bool,
     /// Nobody will start a gateway of this name again: nothing is remembered for one.
@@ -148,14 +152,14 @@ pub fn run_with(
     handle.tell_protection(sandbox::enter(settings, flags, &about)?);
     arp.into_iter().for_each(Answering::start);
     let engine = Arc::clone(&handle) as Arc<dyn Engine>;
-    let server = socket.map(|socket| Server::serve(socket, engine)).transpose()?;
+    let server = socket.map(|socket| Server::serve(socket, Arc::clone(&engine))).transpose()?;
     let follower = resolver.map(|known| follow_resolver(known, &handle)).transpose().context("a thread")?;
     let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
 
     tracing::info!("{}", start::line(&about));
     ready::tell(settings.ready_fd)?;
     if let Some(ready) = around.ready {
-        ready()?;
+        ready(engine)?;
     }
     let (Ended::Signal(_) | Ended::Over(_)) = worker.run().context("the packet loop")?;
     // The worker goes first: questions that wait for it then end at once, and the server with them.

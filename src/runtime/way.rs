@@ -147,7 +147,10 @@ pub fn socket_addresses(settings: &Settings, outside: Option<&Outside>) -> (Vec<
             continue;
         }
         let found = outside.and_then(|outside| {
-            outside.addresses.iter().copied().find(|address| Family::of(*address) == family)
+            // One that the inside has too would be a name for two.
+            let inside = |address: &IpAddr| settings.inside.iter().any(|net| net.contains(address));
+            let mut own = outside.addresses.iter().copied();
+            own.find(|address| Family::of(*address) == family && !inside(address))
         });
         let nominal = if family == Family::Four { NOMINAL } else { NOMINAL_SIX };
         let address = found.unwrap_or(nominal);
