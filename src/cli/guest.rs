@@ -20,11 +20,10 @@ const SIX: [&str; 2] = ["fd00::2/64", "fd00:746e:2::2/64"];
 
 /// Options of `attach` and `exec` about the namespace.
 #[derive(clap::Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Namespace")]
 pub struct GuestArgs {
     /// Address and prefix of the namespace, e.g. 10.0.2.100/24; once for each family
     /// [default: one of each --inside prefix]
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", help_heading = "Namespace")]
     pub guest: Vec<String>,
 }
 
