@@ -91,6 +91,7 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
         endings: guest.ending.into_iter().collect(),
         ready: Some(Box::new(ready)),
         control_optional: !plan.control_named,
+        removes: Vec::new(),
         passing: true,
     };
     let plan = plan.with_tap(guest.tap);

@@ -92,11 +92,12 @@ fn run(options: &Options) -> anyhow::Result<()> {
         endings: exit.into_iter().chain(ending).collect(),
         ready: Some(Box::new(ready)),
         control_optional: true,
+        removes: made.iter().cloned().collect(),
         passing: true,
     };
     let ran = run_with(&plan.settings, &plan.flags, runtime_dir.as_deref(), around);
     if let Some(path) = made {
-        // Somebody may have removed it; or this process may not, having given up its rights.
+        // Somebody may have removed it.
         let _ = fs::remove_file(path);
     }
     ran
