@@ -53,7 +53,9 @@ impl Worker {
         }
         let old = self.gateway.config().clone();
         let (inside, outside) = (old.inside, old.outside);
-        let command = Command::Reconfigure(Box::new(GatewayConfig { inside, outside, ..plan.config }));
+        let aliases = self.host.aliases(&plan.config.aliases);
+        let config = GatewayConfig { inside, outside, aliases, ..plan.config };
+        let command = Command::Reconfigure(Box::new(config));
         let reply = self.gateway.apply(command, now, &mut Watching::new(&self.feed));
         for (protocol, outside, inside) in late {
             let command = Command::Publish { protocol, outside, inside };
