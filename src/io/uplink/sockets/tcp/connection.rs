@@ -49,6 +49,7 @@ pub struct Connection<S> {
     stream: Option<S>,
     kept: Kept,
     writable: bool,
+    /// The host's end may have connected, or failed.
     look: bool,
     /// The SYN that opened it, for an ICMP error's quote, until it is answered.
     pub quote: Option<Box<[u8]>>,
@@ -84,6 +85,7 @@ impl<S: Stream> Connection<S> {
             return;
         }
         self.writable |= writable || closed;
+        self.look |= closed;
         if readable || closed {
             self.machine.readable();
         }
@@ -191,13 +193,17 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Looks what became of connecting.
+    /// Looks what became of connecting. Of a connection whose host end has said its last byte, an error
+    /// is seen in no other way.
     fn look(&mut self) -> io::Result<()> {
-        if let Some(stream) = &self.stream
-            && stream.outcome()?
-        {
-            self.machine.connected();
-            self.quote = None;
+        let Some(stream) = &self.stream else { return Ok(()) };
+        if self.machine.is_connecting() {
+            if stream.outcome()? {
+                self.machine.connected();
+                self.quote = None;
+            }
+        } else if self.machine.has_end() && stream.outcome().is_err() {
+            self.machine.failed();
         }
         Ok(())
     }

@@ -435,6 +435,11 @@ impl Machine {
         self.sender.ends();
     }
 
+    /// Whether the host socket has come to its end.
+    pub fn has_end(&self) -> bool {
+        self.sender.has_end()
+    }
+
     /// A header with what we have to say at any time.
     fn header(&mut self, sequence: u32) -> Header {
         self.ack_due = false;
