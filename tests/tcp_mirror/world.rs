@@ -172,7 +172,8 @@ impl World {
     pub fn wrong(&mut self) -> Option<String> {
         let remote = self.remote.borrow();
         let same = remote.taken == self.up && self.received == self.down;
-        if same && remote.shut && !remote.reset && self.over && self.shared.kept == 0 {
+        let ended = remote.shut || remote.closed;
+        if same && ended && !remote.reset && self.over && self.shared.kept == 0 {
             return None;
         }
         let (got, sent) = (remote.taken.len(), self.up.len());

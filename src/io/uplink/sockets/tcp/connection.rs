@@ -2,7 +2,7 @@
 
 use super::header;
 use super::kept::Kept;
-use super::machine::{Age, Ask, End, Header, Incoming, Machine, New};
+use super::machine::{Age, Ask, Behind, End, Header, Incoming, Machine, New};
 use super::stream::Stream;
 use crate::flow::{Flow, Time};
 use crate::wire::Buffer;
@@ -95,12 +95,12 @@ impl<S: Stream> Connection<S> {
     pub fn arrive(&mut self, incoming: &Incoming, payload: &[u8], shared: &mut Shared, now: Time) {
         let new = self.machine.arrive(incoming, now);
         if new != New::default() {
-            self.take(new, payload, shared);
+            self.take(new, payload, shared, now);
         }
     }
 
     /// Takes the new bytes of a segment: the host socket first, the rest is kept.
-    fn take(&mut self, new: New, payload: &[u8], shared: &mut Shared) {
+    fn take(&mut self, new: New, payload: &[u8], shared: &mut Shared, now: Time) {
         let Some(bytes) = payload.get(new.skip..new.skip + new.length) else { return };
         let mut written = 0;
         if !bytes.is_empty() && self.kept.is_empty() && self.writable {
@@ -120,7 +120,7 @@ impl<S: Stream> Connection<S> {
         }
         let whole = kept == rest.len();
         // Bounded by the length of one packet.
-        self.machine.took(written as u32, kept as u32, new.fin && whole);
+        self.machine.took(written as u32, kept as u32, new.fin && whole, now);
     }
 
     /// Sends to the host; how many bytes it took. `None`: it has failed.
@@ -202,7 +202,7 @@ impl<S: Stream> Connection<S> {
                 self.machine.connected();
                 self.quote = None;
             }
-        } else if self.machine.has_end() && stream.outcome().is_err() {
+        } else if self.machine.has_end() && stream.error().is_some() {
             self.machine.failed();
         }
         Ok(())
@@ -241,9 +241,24 @@ impl<S: Stream> Connection<S> {
         let most = room.len().min(most as usize);
         match stream.peek(offset as usize, &mut room[..most], &mut shared.scratch) {
             Ok(0) => self.machine.ended(again),
-            Ok(count) => {
+            Ok(mut count) => {
+                let mut behind = Behind::Unknown;
+                if count < most && !again {
+                    // The end may go with the last bytes; and short may be due to an urgent mark.
+                    let after = offset as usize + count;
+                    behind = match stream.peek(after, &mut room[count..most], &mut shared.scratch) {
+                        Ok(0) => Behind::End,
+                        Ok(more) => {
+                            count += more;
+                            Behind::Unknown
+                        }
+                        Err(error) if waits(&error) => Behind::Nothing,
+                        // The next read says so again.
+                        Err(_) => Behind::Unknown,
+                    };
+                }
                 // At most `most`.
-                let header = self.machine.read(again, count as u32, now);
+                let header = self.machine.read(again, count as u32, behind, now);
                 self.write(buffer, &header, count);
                 return true;
             }

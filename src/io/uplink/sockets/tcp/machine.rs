@@ -43,6 +43,9 @@ const PERSIST_MOST: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long an inside end that closed last may send its FIN again.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long the acknowledgement of few bytes may wait for bytes of ours to go with. Far below the 40 ms of
+/// Linux, since a sender that holds back small segments (Nagle) waits for it.
+const ACK_DELAY: Duration = Duration::from_millis(1);
 
 /// What a machine must know that is the same for all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,6 +111,17 @@ pub enum Ask {
     Over(End),
 }
 
+/// What is behind the bytes that were read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Behind {
+    /// More, or nobody has looked.
+    Unknown,
+    /// Nothing yet.
+    Nothing,
+    /// The end.
+    End,
+}
+
 /// How a connection is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct End {
@@ -149,6 +163,7 @@ pub struct Machine {
     receiver: Receiver,
     readable: bool,
     ack_due: bool,
+    ack_at: Option<Time>,
     syn_due: bool,
     probe_due: bool,
     shut: bool,
@@ -171,6 +186,7 @@ impl Machine {
             receiver: Receiver::new(0, bounds.kept, true),
             readable: false,
             ack_due: false,
+            ack_at: None,
             syn_due: false,
             probe_due: false,
             shut: false,
@@ -386,8 +402,13 @@ impl Machine {
             self.ack_due |= segment.sequence != self.receiver.next();
             return New::default();
         }
-        self.ack_due = true;
-        if self.phase == Phase::Open { self.receiver.new_part(segment, fin) } else { New::default() }
+        let new = match self.phase {
+            Phase::Open => self.receiver.new_part(segment, fin),
+            _ => New::default(),
+        };
+        // What was there before, or is not next, was lost on the way, or its acknowledgement was.
+        self.ack_due |= new.skip > 0 || new.length == 0 || new.length < usize::from(segment.payload);
+        new
     }
 
     /// Whether a segment's numbers are anywhere near what is expected; others are old or forged.
@@ -398,9 +419,14 @@ impl Machine {
 
     /// What became of the bytes that [`Machine::arrive`] spoke of: `written` went into the host
     /// socket, and behind them `kept` are kept. `fin`: with them all has come.
-    pub fn took(&mut self, written: u32, kept: u32, fin: bool) {
+    pub fn took(&mut self, written: u32, kept: u32, fin: bool, now: Time) {
         self.receiver.took(written, kept, fin);
-        self.ack_due = true;
+        let few = self.receiver.untold() < 2 * u32::from(self.sender.mss());
+        if few && kept == 0 && !fin {
+            self.ack_at = self.ack_at.or(Some(now + ACK_DELAY));
+        } else {
+            self.ack_due = true;
+        }
     }
 
     /// So many of the kept bytes went into the host socket.
@@ -413,12 +439,29 @@ impl Machine {
         self.sender.discarded(count);
     }
 
-    /// What [`Ask::Read`] asked for has these many bytes, at least 1; the header to send them with.
-    pub fn read(&mut self, again: bool, count: u32, now: Time) -> Header {
+    /// What [`Ask::Read`] asked for has these many bytes, at least 1, and `behind` them; the header to
+    /// send them with.
+    pub fn read(&mut self, again: bool, count: u32, behind: Behind, now: Time) -> Header {
         self.again += u32::from(again);
-        let resend = again && self.sender.to_resend().is_some();
-        let sequence = if resend { self.sender.resent(now) } else { self.sender.sent(count, now) };
-        Header { flags: TcpFlags::ACK.with(TcpFlags::PSH), ..self.header(sequence) }
+        if again && self.sender.to_resend().is_some() {
+            let sequence = self.sender.resent(now);
+            return Header { flags: TcpFlags::ACK.with(TcpFlags::PSH), ..self.header(sequence) };
+        }
+        let sequence = self.sender.sent(count, now);
+        match behind {
+            Behind::Unknown => {}
+            Behind::Nothing => self.readable = false,
+            Behind::End => {
+                self.readable = false;
+                self.sender.ends();
+            }
+        }
+        let mut flags = TcpFlags::ACK.with(TcpFlags::PSH);
+        if self.sender.fin_due() {
+            self.sender.sent(1, now);
+            flags = flags.with(TcpFlags::FIN);
+        }
+        Header { flags, ..self.header(sequence) }
     }
 
     /// There was nothing to read; what was sent before must be there.
@@ -443,6 +486,7 @@ impl Machine {
     /// A header with what we have to say at any time.
     fn header(&mut self, sequence: u32) -> Header {
         self.ack_due = false;
+        self.ack_at = None;
         Header {
             flags: TcpFlags::ACK,
             sequence,
@@ -489,7 +533,10 @@ impl Machine {
         }
         if self.receiver.finished() && self.receiver.kept() == 0 && !self.shut {
             self.shut = true;
-            return Ask::Shut;
+            // The close that follows says so too.
+            if !self.sender.finished() {
+                return Ask::Shut;
+            }
         }
         match self.sender.to_resend() {
             Some((_, 0)) => {
@@ -567,6 +614,11 @@ impl Machine {
     /// The time of [`Machine::deadline`] has come.
     pub fn tick(&mut self, now: Time) {
         if self.deadline().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        if self.ack_at.is_some_and(|at| at <= now) {
+            self.ack_at = None;
+            self.ack_due = true;
             return;
         }
         match self.phase {

@@ -20,6 +20,8 @@ pub const SHIFT: u8 = 7;
 pub struct Receiver {
     initial: u32,
     nxt: u32,
+    /// What the inside was last told of `nxt`.
+    told: u32,
     /// The right edge of the window as the inside knows it. Never moves left (RFC 9293 §3.8.6).
     edge: u32,
     /// How much may be kept.
@@ -51,6 +53,7 @@ impl Receiver {
         Receiver {
             initial,
             nxt,
+            told: nxt,
             // A SYN's window is not scaled.
             edge: nxt.wrapping_add(limit.min(65535)),
             limit,
@@ -69,6 +72,11 @@ impl Receiver {
     /// The next sequence number: what to acknowledge.
     pub fn next(&self) -> u32 {
         self.nxt
+    }
+
+    /// Bytes that are not acknowledged yet.
+    pub fn untold(&self) -> u32 {
+        self.nxt.wrapping_sub(self.told)
     }
 
     /// Whether the inside's FIN has come, and all before it.
@@ -126,8 +134,9 @@ impl Receiver {
         self.limit = LEAST.min(self.most);
     }
 
-    /// The window field of the next segment.
+    /// The window field of the next segment, which acknowledges all.
     pub fn offer(&mut self) -> u16 {
+        self.told = self.nxt;
         let wanted = self.nxt.wrapping_add(self.limit.saturating_sub(self.kept));
         if before(self.edge, wanted) {
             self.edge = wanted;
