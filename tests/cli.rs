@@ -425,6 +425,8 @@ fn the_doctor_finds_something_to_say_about_everything() {
         "low-ports",
         "port-range",
         "descriptors",
+        "landlock",
+        "seccomp",
         "ip-forward",
     ] {
         let check =

@@ -282,10 +282,7 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
             "--dns fd00:88::53",
             "--dns: `fd00:88::53` would be told to nobody: nothing is advertised; add an IPv6 --inside and leave --advertise on, or leave it out",
         ),
-        (
-            "--dns 10.88.0.53",
-            "--dns: `10.88.0.53` is no IPv6 address; give an IPv6 address, e.g. fd00:88::53",
-        ),
+        ("--dns here", "--dns: `here` is no IP address; give one such as 10.88.0.53 or fd00:88::53"),
         (
             "--prefix-translation fd00:88::/64",
             "--prefix-translation: `fd00:88::/64` has no =; write INSIDE=OUTSIDE, e.g. fd00:88::/64=2001:db8:1::/64",
@@ -302,10 +299,10 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
             "--inside fd00:88::1/64 --inside fd00:89::1/64 --prefix-translation fd00:88::/64=2001:db8:1::/64 --prefix-translation fd00:89::/64=2001:db8:1::/64",
             "--prefix-translation: `fd00:89::/64=2001:db8:1::/64` overlaps fd00:88::/64=2001:db8:1::/64; give prefixes that have no address in common",
         ),
-        ("--uplink sockets", "--uplink: `sockets` is not a value of it; known: auto, packet, raw"),
+        ("--uplink netmap", "--uplink: `netmap` is not a value of it; known: auto, packet, raw, sockets"),
         (
             "--guard tcp",
-            "--guard: `tcp` is not a value of it; did you mean `tcx`? (known: auto, tcx, hold, off)",
+            "--guard: `tcp` is not a value of it; did you mean `tcx`? (known: auto, tcx, hold, sockets, off)",
         ),
         (
             "--publish 203.0.113.1:80:[fd00::2]:80/tcp",

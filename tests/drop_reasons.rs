@@ -11,9 +11,10 @@ mod v6;
 use bytes::{fix_header, fix_icmp, fragmentable, unfragmentable, with_protocol, with_ttl};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 use support::*;
 use tapnat::flow::{Endpoint, Prefix, Protocol, TcpFlags};
-use tapnat::gateway::{Command, DropReason, Fate, GatewayConfig, INSIDE, Reply};
+use tapnat::gateway::{Command, Dhcp, DropReason, Fate, GatewayConfig, INSIDE, Reply};
 use tapnat::nat::{PortChoice, Refusal};
 use tapnat::wire::craft::{self, IcmpError};
 use tapnat::wire::{Frame, MacAddr, Offload, PartialChecksum, fragment};
@@ -51,6 +52,7 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
     ("unsolicited-query", || outside(&craft::echo(S1, X, true, 7, 1, b"ping"))),
     ("hairpin-off", || with(|config| config.nat.policy.hairpin = false, to_a_published_port)),
     ("host-access-off", || with(|config| config.nat.host_access = false, to_the_host)),
+    ("egress-denied", || inside(&craft::udp(at(A, 1000), at(Ipv4Addr::new(169, 254, 169, 254), 53), b""))),
     ("protocol-taken", protocol_taken),
     ("source-is-ours", || outside(&craft::udp(at(X, 53), at(X, 40000), b"loop"))),
     ("short-frame", short_frame),
@@ -60,6 +62,8 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
     ("bad-ndp", || neighbor(&v6::advertisement(MAC_A, v6::GATEWAY6, 0))),
     ("router-advertisement", || neighbor(&router_advertisement())),
     ("multicast-listener", || neighbor(&v6::listener_report())),
+    ("bad-dhcp", || asked_for_an_address((15, 30), 0)),
+    ("dhcp-exhausted", || asked_for_an_address((1, 1), 255)),
     ("ttl-expired", || inside(&with_ttl(query(), 1))),
     ("too-big", || inside(&unfragmentable(craft::udp(at(A, 1000), at(S1, 53), &[0; 1473])))),
     ("martian-source", || inside(&craft::udp(at(Ipv4Addr::LOCALHOST, 1000), at(S1, 53), b""))),
@@ -115,6 +119,26 @@ fn dropped(rig: &mut Rig) -> Vec<(&'static str, u64)> {
     let reply = rig.gateway.apply(Command::Counters, rig.now, &mut ());
     let Reply::Counters(view, _) = reply else { panic!("{reply:?}") };
     view.dropped.into_iter().filter(|(_, count)| *count > 0).collect()
+}
+
+/// A rig that gives addresses from `first` to `last`, after a host asked for one; `end` is the mark
+/// behind the options.
+fn asked_for_an_address((first, last): (u8, u8), end: u8) -> Rig {
+    let ip = |last| Ipv4Addr::new(10, 0, 0, last);
+    let mut config = config();
+    let lease = Duration::from_secs(60);
+    config.dhcp = Some(Dhcp { first: ip(first), last: ip(last), lease, dns: None, search: None });
+    let mut message = vec![0; 240];
+    message[..3].copy_from_slice(&[1, 1, 6]);
+    message[28..34].copy_from_slice(&MAC_A.0);
+    message[236..].copy_from_slice(&[99, 130, 83, 99]);
+    message.extend([53, 1, 1, end]);
+    let packet = craft::udp(at(Ipv4Addr::UNSPECIFIED, 68), at(Ipv4Addr::BROADCAST, 67), &message);
+    let ethertype = tapnat::wire::ethernet::IPV4;
+    let header = Frame { destination: MacAddr::BROADCAST, source: MAC_A, ethertype };
+    let mut rig = Rig::with(config);
+    rig.frame(&[&header.to_bytes()[..], &packet].concat());
+    rig
 }
 
 fn query() -> Vec<u8> {

@@ -53,7 +53,7 @@ const HOMES: [(&str, &[&str]); 7] = [
     ("smoltcp", &["gateway", "lab"]),
     ("tun_tap", &["io"]),
     ("pnet", &["io", "lab"]),
-    ("mio", &["io", "runtime", "control"]),
+    ("mio", &["runtime", "control", "io"]),
     ("dashmap", &["observe"]),
     ("clap", &["cli", "config"]),
 ];

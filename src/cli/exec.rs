@@ -80,14 +80,15 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     // After the start of the command, which is to have none of this; before that of any thread.
     let signals = Blocked::new(&[SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2]);
     let signals = signals.context("signals")?;
-    thread::Builder::new()
-        .name("command".into())
-        .spawn(move || accompany(pid, &signals))
-        .context("a thread")?;
-
+    // The thread comes when the process has given up its rights, and without them.
+    let ready = move || {
+        let companion = thread::Builder::new().name("command".into());
+        companion.spawn(move || accompany(pid, &signals)).context("a thread")?;
+        go.go().context("starting the command")
+    };
     let around = Around {
         endings: guest.ending.into_iter().collect(),
-        ready: Some(Box::new(move || go.go().context("starting the command"))),
+        ready: Some(Box::new(ready)),
         control_optional: !plan.control_named,
         passing: true,
     };

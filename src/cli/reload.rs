@@ -28,7 +28,7 @@ pub struct ReloadArgs {
 const EXAMPLES: &str = "\
 The options that the gateway was started with still win over the file. The new settings take effect
 wholly or not at all; flows live on wherever the new settings allow them. What belongs to devices and
-sockets (tap, bridge, mac, mtu, outside, uplink, guard, name, control, log) needs a restart and is
+sockets (tap, bridge, mac, mtu, outside, uplink, guard, sandbox, name, control, log) needs a restart and is
 refused. SIGHUP does the same and says in the log what came of it.
 
 Examples:

@@ -99,6 +99,7 @@ pub fn lines(about: &About, stats: &StatsRecord, all: bool, paint: Paint) -> Vec
             about.guard
         ),
         format!("  profile  {}", profiles(about)),
+        format!("  gave up  {}", gave_up(about)),
         format!(
             "  tables   {}, {}, {}, {}",
             plural(stats.sessions, "session"),
@@ -123,6 +124,15 @@ pub fn lines(about: &About, stats: &StatsRecord, all: bool, paint: Paint) -> Vec
 fn profiles(about: &About) -> String {
     let rules = about.rules.iter().map(|rule| format!("; {} for {}", rule.profile, rule.inside));
     std::iter::once(about.profile.clone()).chain(rules).collect()
+}
+
+/// What the process has given up; a gateway from before this was known says nothing of it.
+fn gave_up(about: &About) -> String {
+    if about.protection.is_empty() {
+        "nothing (--sandbox off)".to_owned()
+    } else {
+        about.protection.join("; ")
+    }
 }
 
 fn group(lines: &mut Vec<String>, heading: &str, Words(words): &Words, all: bool, paint: Paint) {

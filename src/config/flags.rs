@@ -20,6 +20,10 @@ pub struct RunFlags {
     /// How much to log: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
+    /// How far the process gives up what it does not need after its start: auto, as far as the host
+    /// allows; strict, wholly or it does not start; off [default: auto]
+    #[arg(long, value_name = "auto|strict|off")]
+    pub sandbox: Option<String>,
     /// Write one line to this descriptor, and close it, when packets can flow
     #[arg(long, value_name = "FD")]
     pub ready_fd: Option<String>,
@@ -48,9 +52,23 @@ pub struct RunFlags {
     /// Whether IPv6 hosts are told prefix, MTU, router and DNS servers by advertisements [default: on]
     #[arg(long, value_name = "on|off", help_heading = "Inside")]
     pub advertise: Option<String>,
-    /// DNS server that advertisements name; can be repeated
-    #[arg(long, value_name = "ADDR", help_heading = "Inside")]
+    /// Addresses for IPv4 hosts by DHCP, from a share of the first subnet or from these [default: off]
+    #[arg(long, value_name = "on|off|FIRST-LAST", help_heading = "Inside")]
+    pub dhcp: Option<String>,
+    /// For how long an address is given by DHCP [default: 1h]
+    #[arg(long, value_name = "DURATION", help_heading = "Inside")]
+    pub dhcp_lease: Option<String>,
+    /// Address inside at which DNS goes to the host's resolver: the gateway's, or one that no host has;
+    /// can be repeated [default: gateway with --dhcp, else off]
+    #[arg(long, value_name = "off|gateway|ADDR", help_heading = "Inside")]
+    pub dns_forward: Vec<String>,
+    /// DNS server that hosts are told of by DHCP (IPv4) or advertisements (IPv6); can be repeated
+    /// [default: those of --dns-forward]
+    #[arg(long, value_name = "ADDR|off", help_heading = "Inside")]
     pub dns: Vec<String>,
+    /// Domain for short names that hosts are told of by DHCP; can be repeated [default: the host's]
+    #[arg(long, value_name = "DOMAIN|off", help_heading = "Inside")]
+    pub search: Vec<String>,
 
     /// Outside interface [default: that of the default route]
     #[arg(long, value_name = "IFACE", help_heading = "Outside")]
@@ -59,10 +77,10 @@ pub struct RunFlags {
     #[arg(long, value_name = "ADDR", help_heading = "Outside")]
     pub external: Vec<String>,
     /// What carries packets outside [default: auto]
-    #[arg(long, value_name = "auto|packet|raw", help_heading = "Outside")]
+    #[arg(long, value_name = "auto|packet|raw|sockets", help_heading = "Outside")]
     pub uplink: Option<String>,
     /// How the host's own stack is kept off our ports [default: auto]
-    #[arg(long, value_name = "auto|tcx|hold|off", help_heading = "Outside")]
+    #[arg(long, value_name = "auto|tcx|hold|sockets|off", help_heading = "Outside")]
     pub guard: Option<String>,
     /// External ports to use: ranges with commas between them
     #[arg(long, value_name = "FIRST-LAST,...", help_heading = "Outside")]
@@ -83,6 +101,15 @@ pub struct RunFlags {
         help = "Do not translate what goes there: ADDR[/LEN][:PORT[-PORT]][/tcp|udp|icmp]; can be repeated"
     )]
     pub exempt: Vec<String>,
+    /// Rules about who may talk to whom.
+    #[arg(
+        long,
+        value_name = "RULE",
+        help_heading = "Outside",
+        help = "Whom inside hosts may talk to: [INSIDE=]allow|deny:any|ADDR[/LEN][:PORT[-PORT]][/tcp|udp|icmp]; \
+                can be repeated, the first that fits holds [default: all but cloud metadata]"
+    )]
+    pub egress: Vec<String>,
 
     /// Translate an IPv6 prefix to another, without state (RFC 6296); can be repeated
     #[arg(long, value_name = "INSIDE=OUTSIDE", help_heading = "Translation")]
@@ -113,6 +140,10 @@ pub struct RunFlags {
     /// Whether inside hosts reach services of the host itself [default: on]
     #[arg(long, value_name = "on|off", help_heading = "Translation")]
     pub host_access: Option<String>,
+    /// Whether inside hosts reach the host's own loopback, and at which address: on for the gateway's
+    /// own; can be repeated for the other family [default: off]
+    #[arg(long, value_name = "off|on|ADDR", help_heading = "Translation")]
+    pub host_loopback: Vec<String>,
     /// Whether packets from inside are dropped whose address is known to be another MAC's
     /// [default: on]
     #[arg(long, value_name = "on|off", help_heading = "Translation")]
@@ -139,7 +170,7 @@ impl RunFlags {
     /// A `--timeout`, `--limit` or `--rule` without `=`.
     pub fn raw(&self) -> Result<Raw, ConfigError> {
         let mut raw = Raw::default();
-        let one: [(&str, &Option<String>); 24] = [
+        let one: [(&str, &Option<String>); 27] = [
             ("name", &self.name),
             ("control", &self.control),
             ("tap", &self.tap),
@@ -149,6 +180,8 @@ impl RunFlags {
             ("mac", &self.mac),
             ("mtu", &self.mtu),
             ("advertise", &self.advertise),
+            ("dhcp", &self.dhcp),
+            ("dhcp-lease", &self.dhcp_lease),
             ("outside", &self.outside),
             ("uplink", &self.uplink),
             ("guard", &self.guard),
@@ -162,6 +195,7 @@ impl RunFlags {
             ("host-access", &self.host_access),
             ("bind-mac", &self.bind_mac),
             ("refusal", &self.refusal),
+            ("sandbox", &self.sandbox),
             ("ready-fd", &self.ready_fd),
             ("log", &self.log),
         ];
@@ -170,8 +204,12 @@ impl RunFlags {
             ("external", &self.external),
             ("publish", &self.publish),
             ("exempt", &self.exempt),
+            ("egress", &self.egress),
             ("dns", &self.dns),
+            ("dns-forward", &self.dns_forward),
+            ("search", &self.search),
             ("prefix-translation", &self.prefix_translation),
+            ("host-loopback", &self.host_loopback),
         ];
         let tables = [("timeouts", &self.timeout), ("limits", &self.limit)];
         let many = one

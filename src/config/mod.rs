@@ -6,6 +6,7 @@
 //! file.rs   --'
 //! ```
 
+pub mod egress;
 pub mod error;
 pub mod exempt;
 pub mod file;
@@ -16,6 +17,7 @@ pub mod publish;
 pub mod raw;
 pub mod resolve;
 pub mod rule;
+pub mod services;
 pub mod settings;
 pub mod show;
 pub mod six;
@@ -26,7 +28,8 @@ pub use flags::RunFlags;
 pub use profile::Profile;
 pub use resolve::{check_name, default_control, resolve};
 pub use settings::{
-    GuardChoice, LogLevel, ProfiledRule, PublishSpec, Settings, TapChoice, TapOffload, UplinkChoice,
+    GuardChoice, LogLevel, ProfiledRule, PublishSpec, SandboxChoice, Settings, TapChoice, TapOffload,
+    UplinkChoice,
 };
 pub use show::Change;
 

@@ -6,10 +6,10 @@ use super::publish::{self, parse_range};
 use super::raw::{Place, Raw, Written};
 use super::resolve::Checked;
 use super::settings::PublishSpec;
-use crate::flow::Prefix;
+use crate::flow::{Alias, Prefix};
 use crate::nat::Exemption;
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 /// Reads the gateway's own addresses inside: at least one, no two subnets with a common address.
@@ -66,7 +66,7 @@ fn inside_net(written: &Written) -> Checked<IpNet> {
 }
 
 /// Whether a host can have this address and speak from it to others on other links.
-fn usable(address: IpAddr) -> bool {
+pub fn usable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
             let first = address.octets()[0];
@@ -79,6 +79,14 @@ fn usable(address: IpAddr) -> bool {
     }
 }
 
+/// Reads an address; `example` is the cure.
+///
+/// # Errors
+/// It is none.
+pub fn parse_address(written: &Written, example: &str) -> Checked<IpAddr> {
+    written.text.parse().map_err(|_| ConfigError::at(written, "is no IP address", example))
+}
+
 /// Reads the addresses to translate to.
 ///
 /// # Errors
@@ -87,8 +95,7 @@ pub fn external(raw: &Raw, inside: &[IpNet]) -> Checked<Vec<IpAddr>> {
     let mut all = Vec::new();
     for written in raw.many("external") {
         let example = "give an address of this host, e.g. 203.0.113.1";
-        let address = written.text.parse::<IpAddr>();
-        let address = address.map_err(|_| ConfigError::at(written, "is no IP address", example))?;
+        let address = parse_address(written, example)?;
         if !usable(address) {
             return Err(ConfigError::at(written, "is not an address for a host", example));
         }
@@ -215,6 +222,44 @@ fn target(written: &Written, spec: &PublishSpec, inside: &[IpNet]) -> Checked<()
         return Err(ConfigError::at(written, "forwards to an address that no host has", cure));
     }
     Ok(())
+}
+
+/// Reads which addresses inside stand for the host's loopback: none, the gateway's own, or those that
+/// are named, one of each family at most.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn host_loopback(raw: &Raw, inside: &[IpNet]) -> Checked<Vec<Alias>> {
+    let mut aliases: Vec<Alias> = Vec::new();
+    let written = raw.many("host-loopback");
+    for here in written {
+        let cure = "give off, on, or an address that no inside host has";
+        let alone = |text: &str| here.text == text && written.len() == 1;
+        if alone("off") {
+            return Ok(Vec::new());
+        }
+        let named: Vec<IpAddr> = if alone("on") {
+            inside.iter().map(IpNet::addr).collect()
+        } else {
+            vec![here.text.parse().map_err(|_| ConfigError::at(here, "is no address", cure))?]
+        };
+        for address in named {
+            if !usable(address) {
+                return Err(ConfigError::at(here, "is not an address for a host", cure));
+            }
+            let first = !aliases.iter().any(|alias| alias.inside.is_ipv4() == address.is_ipv4());
+            if first {
+                let host: IpAddr = match address {
+                    IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                    IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+                };
+                aliases.push(Alias { inside: address, port: None, host: (host, 0).into() });
+            } else if here.text != "on" {
+                return Err(ConfigError::at(here, "is a second one of its family", "give one of each"));
+            }
+        }
+    }
+    Ok(aliases)
 }
 
 /// Whether two forwards want the same external port.

@@ -20,7 +20,7 @@ pub enum Shape {
 }
 
 /// Every key of the configuration file, with the flag that says the same.
-pub const KEYS: [(&str, &str, Shape); 33] = [
+pub const KEYS: [(&str, &str, Shape); 40] = [
     ("name", "--name", Shape::One),
     ("control", "--control", Shape::One),
     ("tap", "--tap", Shape::One),
@@ -32,6 +32,10 @@ pub const KEYS: [(&str, &str, Shape); 33] = [
     ("mtu", "--mtu", Shape::One),
     ("advertise", "--advertise", Shape::One),
     ("dns", "--dns", Shape::Many),
+    ("dns-forward", "--dns-forward", Shape::Many),
+    ("search", "--search", Shape::Many),
+    ("dhcp", "--dhcp", Shape::One),
+    ("dhcp-lease", "--dhcp-lease", Shape::One),
     ("outside", "--outside", Shape::One),
     ("external", "--external", Shape::Many),
     ("uplink", "--uplink", Shape::One),
@@ -39,6 +43,7 @@ pub const KEYS: [(&str, &str, Shape); 33] = [
     ("ports", "--ports", Shape::One),
     ("publish", "--publish", Shape::Many),
     ("exempt", "--exempt", Shape::Many),
+    ("egress", "--egress", Shape::Many),
     ("prefix-translation", "--prefix-translation", Shape::Many),
     ("profile", "--profile", Shape::One),
     ("rule", "--rule", Shape::Rules),
@@ -48,10 +53,12 @@ pub const KEYS: [(&str, &str, Shape); 33] = [
     ("filtering", "--filtering", Shape::One),
     ("hairpin", "--hairpin", Shape::One),
     ("host-access", "--host-access", Shape::One),
+    ("host-loopback", "--host-loopback", Shape::Many),
     ("bind-mac", "--bind-mac", Shape::One),
     ("refusal", "--refusal", Shape::One),
     ("timeouts", "--timeout", Shape::Table),
     ("limits", "--limit", Shape::Table),
+    ("sandbox", "--sandbox", Shape::One),
     ("ready-fd", "--ready-fd", Shape::One),
     ("log", "--log", Shape::One),
 ];

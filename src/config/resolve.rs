@@ -3,11 +3,13 @@
 //! Every rule that can be judged without looking at the host is judged here; the first that is
 //! broken is named with its place and its cure.
 
+use super::egress;
 use super::error::{ConfigError, did_you_mean};
 use super::networks::{self, private};
 use super::raw::Raw;
 use super::rule;
-use super::settings::{GuardChoice, LogLevel, Settings, TapChoice, TapOffload, UplinkChoice};
+use super::services;
+use super::settings::{GuardChoice, LogLevel, SandboxChoice, Settings, TapChoice, TapOffload, UplinkChoice};
 use super::six;
 use super::translation::{self, short_timeouts};
 use crate::gateway::RefusalAnswer;
@@ -42,9 +44,18 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
     let rules = rule::rules(raw, &inside, (profile, &policy), block)?;
     let exempt = networks::exemptions(raw, &inside)?;
     let advertise = choose(raw, "advertise", &SWITCH)?.unwrap_or(true);
-    let dns = six::dns(raw, &inside, advertise)?;
+    let dhcp = services::dhcp(raw, &inside)?;
+    let dhcp_lease = services::lease(raw, dhcp.is_some())?;
+    let dns = services::dns(raw, &inside, advertise, dhcp.is_some())?;
+    let search = services::search(raw, dhcp.is_some())?;
+    let dns_forward = services::dns_forward(raw, &inside, dhcp.is_some())?;
+    let egress = egress::rules(raw, &inside)?;
     let translations = six::translations(raw, &inside)?;
-    let publish = networks::publish_specs(raw, &inside, &external, limits.publish)?;
+    let uplink = choose(raw, "uplink", &UPLINKS)?.unwrap_or_default();
+    // Sockets listen on whatever address the host has.
+    let known = if uplink == UplinkChoice::Sockets { &[][..] } else { &external };
+    let publish = networks::publish_specs(raw, &inside, known, limits.publish)?;
+    let aliases = networks::host_loopback(raw, &inside)?;
     let settings = Settings {
         control: control(raw, &name, runtime_dir)?,
         name,
@@ -56,22 +67,29 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         mac: mac(raw)?,
         advertise,
         dns,
+        search,
+        dns_forward,
+        dhcp,
+        dhcp_lease,
         mtu: number(raw, "mtu", 68..=65521, "bytes")?.unwrap_or(1500),
         outside: interface(raw, "outside")?,
         external,
-        uplink: choose(raw, "uplink", &UPLINKS)?.unwrap_or_default(),
+        uplink,
         guard: choose(raw, "guard", &GUARDS)?.unwrap_or_default(),
         ports,
         publish,
         exempt,
+        egress,
         translations,
         profile,
         policy,
         rules,
         host_access: choose(raw, "host-access", &SWITCH)?.unwrap_or(true),
+        aliases,
         bind_mac: choose(raw, "bind-mac", &SWITCH)?.unwrap_or(true),
         refusal: choose(raw, "refusal", &REFUSALS)?.unwrap_or_default(),
         limits,
+        sandbox: choose(raw, "sandbox", &SANDBOXES)?.unwrap_or_default(),
         ready_fd: number(raw, "ready-fd", 1..=i32::MAX, "the number of an open descriptor")?,
         log: choose(raw, "log", &LEVELS)?.unwrap_or_default(),
         warnings: Vec::new(),
@@ -91,16 +109,25 @@ pub const REFUSALS: [(&str, RefusalAnswer); 3] = [
 ];
 
 /// Words of `uplink`.
-pub const UPLINKS: [(&str, UplinkChoice); 3] =
-    [("auto", UplinkChoice::Auto), ("packet", UplinkChoice::Packet), ("raw", UplinkChoice::Raw)];
+pub const UPLINKS: [(&str, UplinkChoice); 4] = [
+    ("auto", UplinkChoice::Auto),
+    ("packet", UplinkChoice::Packet),
+    ("raw", UplinkChoice::Raw),
+    ("sockets", UplinkChoice::Sockets),
+];
 
 /// Words of `guard`.
-pub const GUARDS: [(&str, GuardChoice); 4] = [
+pub const GUARDS: [(&str, GuardChoice); 5] = [
     ("auto", GuardChoice::Auto),
     ("tcx", GuardChoice::Tcx),
     ("hold", GuardChoice::Hold),
+    ("sockets", GuardChoice::Sockets),
     ("off", GuardChoice::Off),
 ];
+
+/// Words of `sandbox`.
+pub const SANDBOXES: [(&str, SandboxChoice); 3] =
+    [("auto", SandboxChoice::Auto), ("strict", SandboxChoice::Strict), ("off", SandboxChoice::Off)];
 
 /// Words of `log`.
 pub const LEVELS: [(&str, LogLevel); 5] = [

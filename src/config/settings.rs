@@ -1,15 +1,16 @@
 //! What `tapnat run` does, resolved and checked: plain data.
 
 use super::profile::Profile;
-use crate::flow::{Endpoint, Protocol};
-use crate::gateway::{Advertise, GatewayConfig, RefusalAnswer, Subnet};
+use crate::flow::{Alias, Endpoint, Protocol};
+use crate::gateway::{Advertise, Dhcp, GatewayConfig, RefusalAnswer, Subnet};
 use crate::nat::config::DEFAULT_PORTS;
-use crate::nat::{Exemption, Limits, NatConfig, Policy, PrefixTranslation, Rule};
+use crate::nat::{EgressRule, Exemption, Limits, NatConfig, Policy, PrefixTranslation, Rule};
 use ipnet::IpNet;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Everything that a gateway is told at start. Made by `resolve`, which has checked every
 /// rule that needs no look at the host.
@@ -34,8 +35,17 @@ pub struct Settings {
     pub mtu: u16,
     /// Router advertisements to the IPv6 subnets inside.
     pub advertise: bool,
-    /// DNS servers that these name.
-    pub dns: Vec<Ipv6Addr>,
+    /// DNS servers that hosts are told of: by DHCP (IPv4), by advertisements (IPv6). `None` for those
+    /// of `dns_forward`, or else, by DHCP, the host's own.
+    pub dns: Option<Vec<IpAddr>>,
+    /// Domains for short names that hosts are told of by DHCP; `None` for the host's.
+    pub search: Option<Vec<String>>,
+    /// Addresses inside at which DNS goes to the host's resolver.
+    pub dns_forward: Vec<IpAddr>,
+    /// The first and the last address that are given by DHCP.
+    pub dhcp: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// For how long.
+    pub dhcp_lease: Duration,
     /// The outside interface; `None` for that of the default route.
     pub outside: Option<String>,
     /// Addresses to translate to; of a family without any, those of the outside interface.
@@ -50,6 +60,8 @@ pub struct Settings {
     pub publish: Vec<PublishSpec>,
     /// What is not translated (RFC 6888 REQ-6).
     pub exempt: Vec<Exemption>,
+    /// With whom inside hosts may open sessions, cloud metadata included.
+    pub egress: Vec<EgressRule>,
     /// Inside prefixes that are translated to outside prefixes (RFC 6296). No two overlap.
     pub translations: Vec<PrefixTranslation>,
     /// The profile that `policy` comes from.
@@ -60,12 +72,16 @@ pub struct Settings {
     pub rules: Vec<ProfiledRule>,
     /// Inside hosts may reach services of the host itself on its external address.
     pub host_access: bool,
+    /// Addresses that stand for something on the host.
+    pub aliases: Vec<Alias>,
     /// Packets from inside are dropped whose source address is known to be another MAC's.
     pub bind_mac: bool,
     /// What an inside host is told when ports or a limit keep it from opening a session.
     pub refusal: RefusalAnswer,
     /// How many things may live.
     pub limits: Limits,
+    /// How far the process gives up what it does not need after its start.
+    pub sandbox: SandboxChoice,
     /// Write one line here and close it when packets can flow.
     pub ready_fd: Option<i32>,
     /// How much is logged.
@@ -83,25 +99,47 @@ impl Settings {
             policy: self.policy.clone(),
             rules: self.rules.iter().map(|rule| rule.rule.clone()).collect(),
             exempt: self.exempt.clone(),
+            egress: self.egress.clone(),
             host_access: self.host_access,
             limits: self.limits,
             ..NatConfig::new(external)
         }
     }
 
+    /// Whether hosts inside are told, or led to, what the host looks names up with.
+    pub fn tells_names(&self) -> bool {
+        self.dhcp.is_some() || !self.dns_forward.is_empty()
+    }
+
     /// `config` with what these settings say about the gateway, but for translator and links.
     pub fn gateway(&self, config: GatewayConfig) -> GatewayConfig {
         let subnet = |net: &IpNet| Subnet { gateway: net.addr(), prefix: net.prefix_len() };
         let six = self.inside.iter().any(|net| net.addr().is_ipv6());
-        let advertise = || Advertise { dns: self.dns.clone(), ..Advertise::default() };
+        let (dns4, dns6) = self.told_dns();
+        let advertise = || Advertise { dns: dns6, ..Advertise::default() };
+        let search = self.search.clone();
+        let dhcp = |(first, last)| Dhcp { first, last, lease: self.dhcp_lease, dns: dns4, search };
+        let gateway = |address: &&IpAddr| self.inside.iter().any(|net| net.addr() == **address);
         GatewayConfig {
             subnets: self.inside.iter().map(subnet).collect(),
             bind_mac: self.bind_mac,
             refusal: self.refusal,
             advertise: (self.advertise && six).then(advertise),
+            services: self.dns_forward.iter().filter(|address| !gateway(address)).copied().collect(),
+            dhcp: self.dhcp.map(dhcp),
             translations: self.translations.clone(),
+            aliases: self.aliases.clone(),
             ..config
         }
+    }
+
+    /// The DNS servers that hosts of each family are told of; of IPv4 `None` for the host's own.
+    fn told_dns(&self) -> (Option<Vec<Ipv4Addr>>, Vec<Ipv6Addr>) {
+        let servers = self.dns.as_ref().unwrap_or(&self.dns_forward);
+        let four = servers.iter().filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
+        let six = servers.iter().filter_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
+        let four: Vec<Ipv4Addr> = four.collect();
+        ((self.dns.is_some() || !four.is_empty()).then_some(four), six.collect())
     }
 }
 
@@ -143,6 +181,8 @@ pub enum UplinkChoice {
     Packet,
     /// Raw IP sockets.
     Raw,
+    /// Ordinary sockets, for which no privilege is needed.
+    Sockets,
 }
 
 /// How the host's own stack is kept off our ports.
@@ -155,7 +195,21 @@ pub enum GuardChoice {
     Tcx,
     /// A held, silent socket for each of our ports.
     Hold,
+    /// The sockets uplink's own sockets.
+    Sockets,
     /// Nothing: the external address is not the host's.
+    Off,
+}
+
+/// How far the process gives up what it does not need after its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SandboxChoice {
+    /// As far as the host allows.
+    #[default]
+    Auto,
+    /// Wholly, or it does not start.
+    Strict,
+    /// Not at all.
     Off,
 }
 

@@ -1,9 +1,11 @@
 //! Settings as text: every key with the value in force, and what two settings differ in.
 
+use super::egress;
 use super::exempt;
 use super::settings::{ProfiledRule, Settings, TapChoice, TapOffload};
 use super::six;
 use super::translation::{BEHAVIOURS, LIMITS, TIMEOUTS};
+use crate::flow::Alias;
 use crate::nat::config::DEFAULT_PORTS;
 use crate::nat::{Behaviour, Policy, PortChoice};
 use serde::{Deserialize, Serialize};
@@ -12,7 +14,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Keys that are looked at once, at start.
-const AT_START: [&str; 13] = [
+const AT_START: [&str; 16] = [
     "name",
     "control",
     "tap",
@@ -21,9 +23,12 @@ const AT_START: [&str; 13] = [
     "bridge",
     "mac",
     "mtu",
+    "dhcp",
+    "dns-forward",
     "outside",
     "uplink",
     "guard",
+    "sandbox",
     "ready-fd",
     "log",
 ];
@@ -99,19 +104,28 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     put("inside", listed(&settings.inside));
     put("mac", settings.mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":")).unwrap_or_default());
     put("advertise", on_off(settings.advertise));
-    put("dns", listed(&settings.dns));
+    put("dns", settings.dns.as_deref().map(or_off).unwrap_or_default());
+    put("search", settings.search.as_deref().map(or_off).unwrap_or_default());
+    put("dns-forward", or_off(&settings.dns_forward));
+    put("dhcp", settings.dhcp.map_or("off".to_owned(), |(first, last)| format!("{first}-{last}")));
+    if settings.dhcp.is_some() {
+        put("dhcp-lease", time(settings.dhcp_lease));
+    }
     put("prefix-translation", settings.translations.iter().map(six::text).collect::<Vec<_>>().join(", "));
     put("mtu", settings.mtu.to_string());
     put("outside", settings.outside.clone().unwrap_or_default());
     put("external", listed(&settings.external));
     put("uplink", word(settings.uplink, &super::resolve::UPLINKS));
     put("guard", word(settings.guard, &super::resolve::GUARDS));
+    put("sandbox", word(settings.sandbox, &super::resolve::SANDBOXES));
     put("ready-fd", settings.ready_fd.map(|fd| fd.to_string()).unwrap_or_default());
     put("log", word(settings.log, &super::resolve::LEVELS));
     put("ports", ports_text(settings.ports.as_deref().unwrap_or(&DEFAULT_PORTS)));
     put("publish", listed(&settings.publish));
     put("exempt", settings.exempt.iter().map(exempt::text).collect::<Vec<_>>().join(", "));
+    put("egress", settings.egress.iter().map(egress::text).collect::<Vec<_>>().join(", "));
     put("host-access", on_off(settings.host_access));
+    put("host-loopback", host_loopback(&settings.aliases));
     put("bind-mac", on_off(settings.bind_mac));
     put("refusal", word(settings.refusal, &super::resolve::REFUSALS));
     put("profile", settings.profile.word().to_owned());
@@ -130,6 +144,13 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
         put(&format!("limits.{name}"), field(&mut limits).to_string());
     }
     all
+}
+
+/// The addresses that stand for the host's loopback.
+fn host_loopback(aliases: &[Alias]) -> String {
+    let whole = |alias: &&Alias| alias.port.is_none() && alias.host.ip().is_loopback();
+    let addresses: Vec<_> = aliases.iter().filter(whole).map(|alias| alias.inside).collect();
+    if addresses.is_empty() { "off".to_owned() } else { listed(&addresses) }
 }
 
 /// A policy's keys and values.
@@ -171,6 +192,10 @@ fn word<T: Copy + PartialEq>(value: T, words: &[(&'static str, T)]) -> String {
 
 fn on_off(on: bool) -> String {
     if on { "on" } else { "off" }.to_owned()
+}
+
+fn or_off<T: ToString>(values: &[T]) -> String {
+    if values.is_empty() { "off".to_owned() } else { listed(values) }
 }
 
 fn listed<T: ToString>(values: &[T]) -> String {

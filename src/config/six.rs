@@ -1,4 +1,4 @@
-//! From text to what only IPv6 has: DNS servers in router advertisements, prefix translation.
+//! From text to what only IPv6 has: prefix translation.
 
 use super::error::ConfigError;
 use super::raw::{Raw, Written};
@@ -7,36 +7,6 @@ use super::rule::prefix;
 use crate::flow::Prefix;
 use crate::nat::PrefixTranslation;
 use ipnet::IpNet;
-use std::net::Ipv6Addr;
-
-/// DNS servers that one advertisement has room for.
-const SERVERS: usize = 8;
-
-/// Reads the DNS servers to advertise.
-///
-/// # Errors
-/// The first thing that is wrong, also that nothing is advertised.
-pub fn dns(raw: &Raw, inside: &[IpNet], advertise: bool) -> Checked<Vec<Ipv6Addr>> {
-    let mut servers = Vec::new();
-    for written in raw.many("dns") {
-        let example = "give an IPv6 address, e.g. fd00:88::53";
-        let address: Ipv6Addr =
-            written.text.parse().map_err(|_| ConfigError::at(written, "is no IPv6 address", example))?;
-        if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
-            return Err(ConfigError::at(written, "is not an address of a server", example));
-        }
-        if !advertise || !inside.iter().any(|net| net.addr().is_ipv6()) {
-            let cure = "add an IPv6 --inside and leave --advertise on, or leave it out";
-            return Err(ConfigError::at(written, "would be told to nobody: nothing is advertised", cure));
-        }
-        if servers.len() == SERVERS {
-            let cure = format!("give {SERVERS} at most");
-            return Err(ConfigError::at(written, "is one DNS server too many", cure));
-        }
-        servers.push(address);
-    }
-    Ok(servers)
-}
 
 /// Reads the prefixes that are translated to others.
 ///

@@ -165,7 +165,11 @@ fn timeouts(raw: &Raw, timeouts: &mut Timeouts) -> Checked<()> {
     Ok(())
 }
 
-fn duration(written: &Written) -> Checked<Duration> {
+/// Reads a duration.
+///
+/// # Errors
+/// It is none, nothing, or more than a year.
+pub fn duration(written: &Written) -> Checked<Duration> {
     let duration = humantime::parse_duration(&written.text).map_err(|_| {
         ConfigError::at(written, "is no duration", "write a number and a unit, e.g. 90s, 5m, 2h4m")
     })?;

@@ -103,6 +103,8 @@ pub struct About {
     pub guard: String,
     /// Why these were chosen, one line each.
     pub reasons: Vec<String>,
+    /// What the process has given up, a line for each stage: `seccomp: 121 system calls`.
+    pub protection: Vec<String>,
 }
 
 /// A policy of its own for some inside hosts.

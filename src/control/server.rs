@@ -34,8 +34,19 @@ impl Server {
     /// # Errors
     /// The socket cannot be made.
     pub fn start(path: &Path, engine: Arc<dyn Engine>) -> Result<Server, SocketError> {
-        let fail = |doing| move |error: io::Error| SocketError::Io { path: path.to_owned(), doing, error };
-        let socket = SocketFile::bind(path)?;
+        Server::serve(SocketFile::bind(path)?, engine)
+    }
+
+    /// Serves `engine` at a socket that is made already.
+    ///
+    /// # Errors
+    /// The kernel gives no eventfd or thread.
+    pub fn serve(socket: SocketFile, engine: Arc<dyn Engine>) -> Result<Server, SocketError> {
+        let path = socket.path().to_owned();
+        let fail = |doing| {
+            let path = path.clone();
+            move |error: io::Error| SocketError::Io { path, doing, error }
+        };
         let stop = Bell::new().map_err(fail("making an eventfd"))?;
         let ends = stop.clone();
         let door = std::thread::Builder::new()

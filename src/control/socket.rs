@@ -80,6 +80,11 @@ impl SocketFile {
         Ok(made)
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where clients come in; never blocks.
     pub fn listener(&self) -> &UnixListener {
         &self.listener

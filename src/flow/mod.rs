@@ -10,12 +10,14 @@
 //! `port` holds the identifier of an ICMP query on the side of the host that asks, and 0 on the
 //! other side; protocols without ports have 0 on both.
 
+pub mod alias;
 pub mod edit;
 pub mod link;
 pub mod prefix;
 pub mod summary;
 pub mod time;
 
+pub use alias::Alias;
 pub use edit::{Edit, QuotedEdit};
 pub use link::{LinkId, LinkInfo};
 pub use prefix::Prefix;

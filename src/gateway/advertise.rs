@@ -153,8 +153,9 @@ impl Gateway {
     /// flow: hosts that knew a gateway before may remember another MAC of it for a minute.
     pub fn greet(&mut self, out: &mut Outbox) {
         let mac = self.config.mac;
-        for subnet in &self.config.subnets {
-            let (answer, frame) = match subnet.gateway {
+        let subnets = self.config.subnets.iter().map(|subnet| subnet.gateway);
+        for ip in subnets.chain(self.config.services.iter().copied()) {
+            let (answer, frame) = match ip {
                 IpAddr::V4(ip) => (Answer::Arp, arp::announcement(mac, ip)),
                 IpAddr::V6(ip) => (Answer::Ndp, ndp::announcement(mac, ip)),
             };

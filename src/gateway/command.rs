@@ -2,7 +2,7 @@
 
 use super::GatewayConfig;
 use super::counters::CountersView;
-use crate::flow::{Endpoint, Protocol};
+use crate::flow::{Alias, Endpoint, Protocol};
 use crate::nat::{Counts, Looked, PublishError, SessionView};
 use std::net::IpAddr;
 
@@ -42,6 +42,8 @@ pub enum Command {
     LookUpInside(IpAddr),
     /// Read the counters.
     Counters,
+    /// Take these aliases in the place of those that there were; the runtime tells the links.
+    SetAliases(Vec<Alias>),
     /// Take a new configuration: see [`super::Gateway::reconfigure`].
     Reconfigure(Box<GatewayConfig>),
 }

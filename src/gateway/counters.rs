@@ -46,6 +46,8 @@ pub enum Answer {
     NdpQuestion,
     /// A router advertisement.
     RouterAdvertisement,
+    /// A DHCP message to a host that asked for its configuration.
+    Dhcp,
     /// An echo reply from the gateway's inside address.
     Echo,
     /// ICMP Time Exceeded.
@@ -63,12 +65,13 @@ pub enum Answer {
 }
 
 impl Answer {
-    const ALL: [(Answer, &'static str); 12] = [
+    const ALL: [(Answer, &'static str); 13] = [
         (Answer::Arp, "arp"),
         (Answer::ArpQuestion, "arp-question"),
         (Answer::Ndp, "ndp"),
         (Answer::NdpQuestion, "ndp-question"),
         (Answer::RouterAdvertisement, "router-advertisement"),
+        (Answer::Dhcp, "dhcp"),
         (Answer::Echo, "echo"),
         (Answer::TimeExceeded, "time-exceeded"),
         (Answer::FragmentationNeeded, "fragmentation-needed"),

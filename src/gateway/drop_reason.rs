@@ -27,6 +27,13 @@ pub enum DropReason {
     /// A multicast listener report or query (RFC 3810): every host with IPv6 sends some. The
     /// gateway routes no multicast.
     MulticastListener,
+    /// A DHCP message that no client sends: cut short, without the message type or the address that
+    /// its kind needs, by a relay agent, or in the name of another MAC than its frame's (RFC 2131
+    /// §4.3).
+    BadDhcp,
+    /// A host asks for an address by DHCP and all of the range are leased or in use. Widen `--dhcp`, or
+    /// shorten `--dhcp-lease`.
+    DhcpExhausted,
     /// Time to live or hop limit used up; answered with Time Exceeded (RFC 1812 §5.3.1).
     TtlExpired,
     /// Too big for the next link and not to be fragmented; answered with Fragmentation Needed
@@ -94,7 +101,7 @@ impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = ParseError::WORDS.len() + Refusal::ALL.len() + Self::OWN.len();
 
-    const OWN: [DropReason; 25] = [
+    const OWN: [DropReason; 27] = [
         DropReason::ShortFrame,
         DropReason::OtherMac,
         DropReason::UnknownEtherType,
@@ -102,6 +109,8 @@ impl DropReason {
         DropReason::BadNdp,
         DropReason::RouterAdvertisement,
         DropReason::MulticastListener,
+        DropReason::BadDhcp,
+        DropReason::DhcpExhausted,
         DropReason::TtlExpired,
         DropReason::TooBig,
         DropReason::MartianSource,
@@ -135,24 +144,26 @@ impl DropReason {
             DropReason::BadNdp => own + 4,
             DropReason::RouterAdvertisement => own + 5,
             DropReason::MulticastListener => own + 6,
-            DropReason::TtlExpired => own + 7,
-            DropReason::TooBig => own + 8,
-            DropReason::MartianSource => own + 9,
-            DropReason::MartianDestination => own + 10,
-            DropReason::SpoofedSource => own + 11,
-            DropReason::MacMismatch => own + 12,
-            DropReason::InsideDestination => own + 13,
-            DropReason::NotOurAddress => own + 14,
-            DropReason::IcmpType => own + 15,
-            DropReason::BadMtu => own + 16,
-            DropReason::UnmappedAddress => own + 17,
-            DropReason::SourceRoute => own + 18,
-            DropReason::FragmentOrphan => own + 19,
-            DropReason::FragmentLimit => own + 20,
-            DropReason::FragmentOverlap => own + 21,
-            DropReason::NoNeighbor => own + 22,
-            DropReason::NeighborLimit => own + 23,
-            DropReason::SendFailed => own + 24,
+            DropReason::BadDhcp => own + 7,
+            DropReason::DhcpExhausted => own + 8,
+            DropReason::TtlExpired => own + 9,
+            DropReason::TooBig => own + 10,
+            DropReason::MartianSource => own + 11,
+            DropReason::MartianDestination => own + 12,
+            DropReason::SpoofedSource => own + 13,
+            DropReason::MacMismatch => own + 14,
+            DropReason::InsideDestination => own + 15,
+            DropReason::NotOurAddress => own + 16,
+            DropReason::IcmpType => own + 17,
+            DropReason::BadMtu => own + 18,
+            DropReason::UnmappedAddress => own + 19,
+            DropReason::SourceRoute => own + 20,
+            DropReason::FragmentOrphan => own + 21,
+            DropReason::FragmentLimit => own + 22,
+            DropReason::FragmentOverlap => own + 23,
+            DropReason::NoNeighbor => own + 24,
+            DropReason::NeighborLimit => own + 25,
+            DropReason::SendFailed => own + 26,
         }
     }
 
@@ -168,6 +179,8 @@ impl DropReason {
             DropReason::BadNdp => "bad-ndp",
             DropReason::RouterAdvertisement => "router-advertisement",
             DropReason::MulticastListener => "multicast-listener",
+            DropReason::BadDhcp => "bad-dhcp",
+            DropReason::DhcpExhausted => "dhcp-exhausted",
             DropReason::TtlExpired => "ttl-expired",
             DropReason::TooBig => "too-big",
             DropReason::MartianSource => "martian-source",

@@ -5,8 +5,8 @@ use super::ndp::Message;
 use super::neighbors::{Heard, OtherMac};
 use super::npt::NoCounterpart;
 use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, arp, hop, ndp, services};
-use crate::flow::{Edit, LinkInfo, Protocol, Time};
-use crate::nat::{Decision, Exit, Observer};
+use crate::flow::{Edit, Flow, LinkInfo, Protocol, Summary, Time};
+use crate::nat::{Decision, Exit, Observer, Refusal};
 use crate::wire::ethernet::{self, Frame, MacAddr};
 use crate::wire::{Buffer, Packet, ParseError, icmp};
 use std::net::IpAddr;
@@ -105,6 +105,9 @@ impl Gateway {
         {
             return Fate::Dropped(reason);
         }
+        if self.is_for_dhcp(&packet, to) {
+            return self.dhcp(&packet, frame, from, now, out);
+        }
         let (source, destination) = (packet.summary.source(), packet.summary.destination());
         if let Err(reason) = self.check_inside_source(source, from) {
             return Fate::Dropped(reason);
@@ -124,7 +127,8 @@ impl Gateway {
         if packet.source_routed {
             return Fate::Dropped(DropReason::SourceRoute);
         }
-        if ours || self.config.is_inside(destination) {
+        let here = ours || self.config.is_inside(destination);
+        if here && !(ours && self.stands_for_host(&packet, now)) {
             return self.for_inside_address(&packet, frame, destination, now, out);
         }
         let fate = self.forward_out(&packet, frame, now, out, seen);
@@ -136,7 +140,25 @@ impl Gateway {
         fate
     }
 
-    fn check_inside_source(&self, source: IpAddr, from: MacAddr) -> Result<(), DropReason> {
+    /// Whether a packet to an address of ours inside is for something on the host: an alias says so, or
+    /// somebody there has come in by a published port, and is seen as the gateway.
+    fn stands_for_host(&self, packet: &Packet, now: Time) -> bool {
+        match &packet.summary {
+            // Who asks whether the address is there is answered at once.
+            Summary::Data(data) if data.flow.protocol == Protocol::Icmp => false,
+            Summary::Data(data) => {
+                let end = data.flow.destination;
+                self.config.aliases.iter().any(|alias| alias.covers(data.flow.protocol, end))
+                    || (self.config.host_by_uplink && self.nat.knows(&data.flow, now))
+            }
+            Summary::Error(error) => {
+                let about = error.about.reversed();
+                self.config.host_by_uplink && self.nat.knows(&about, now)
+            }
+        }
+    }
+
+    pub(super) fn check_inside_source(&self, source: IpAddr, from: MacAddr) -> Result<(), DropReason> {
         if from.is_multicast() || from == self.config.mac || hop::martian_source(source) {
             return Err(DropReason::MartianSource);
         }
@@ -277,7 +299,7 @@ impl Gateway {
         seen: &mut impl Observer,
     ) -> Result<(Edit, Exit), Fate> {
         let decision = match (self.translate_out(&packet.summary), packet.fragment) {
-            (Some(Ok(decision)), _) => decision,
+            (Some(Ok(decision)), _) => self.unless_denied(packet, decision),
             (Some(Err(NoCounterpart(reason))), _) => {
                 self.complain(INSIDE, reason, packet, frame, now, out);
                 return Err(Fate::Dropped(DropReason::UnmappedAddress));
@@ -301,6 +323,17 @@ impl Gateway {
                 }
                 Err(Fate::Dropped(DropReason::Refused(refusal)))
             }
+        }
+    }
+
+    /// The decision about a packet of a translated prefix, which has no session and is asked about
+    /// each time.
+    fn unless_denied(&self, packet: &Packet, decision: Decision) -> Decision {
+        let Summary::Data(data) = &packet.summary else { return decision };
+        let Flow { protocol, source, destination } = data.flow;
+        match self.config.nat.may_leave(protocol, source.ip, destination) {
+            true => decision,
+            false => Decision::Refuse(Refusal::EgressDenied),
         }
     }
 

@@ -36,9 +36,10 @@ pub use command::{Command, Reply};
 pub use counters::{Answer, CountersView, Way};
 pub use drop_reason::DropReason;
 pub use errors::RefusalAnswer;
+pub use services::dhcp::{Dhcp, Names};
 pub use subnet::Subnet;
 
-use crate::flow::{Endpoint, LinkId, LinkInfo, Protocol, Time};
+use crate::flow::{Alias, Endpoint, LinkId, LinkInfo, Protocol, Time};
 use crate::nat::{
     Counts, Nat, NatConfig, Observer, PortUse, PrefixTranslation, Reconfigured, Refusal, Wanted,
 };
@@ -48,6 +49,7 @@ use advertise::Schedule;
 use counters::Counters;
 use fragments::Fragments;
 use neighbors::Neighbors;
+use services::dhcp::Leases;
 use speech::Speech;
 use std::net::IpAddr;
 use unsolicited::Unsolicited;
@@ -84,9 +86,18 @@ pub struct GatewayConfig {
     pub errors_per_second: u32,
     /// Router advertisements to the IPv6 subnets; `None` sends none.
     pub advertise: Option<Advertise>,
+    /// Addresses of the gateway inside beside those of its subnets, such as that of its resolver.
+    pub services: Vec<IpAddr>,
+    /// Addresses for hosts inside by DHCP; `None` gives none.
+    pub dhcp: Option<Dhcp>,
     /// Prefixes whose hosts are not translated by port but by prefix (RFC 6296). No two of their
     /// inside or outside prefixes overlap.
     pub translations: Vec<PrefixTranslation>,
+    /// Addresses that stand for something on the host. The uplink knows what.
+    pub aliases: Vec<Alias>,
+    /// The uplink is one of sockets: what the host itself sends comes by it too, its loopback as an
+    /// alias or the gateway's own address inside.
+    pub host_by_uplink: bool,
 }
 
 impl GatewayConfig {
@@ -110,7 +121,11 @@ impl GatewayConfig {
             error_burst: 50,
             errors_per_second: 1000,
             advertise: None,
+            services: Vec::new(),
+            dhcp: None,
             translations: Vec::new(),
+            aliases: Vec::new(),
+            host_by_uplink: false,
         }
     }
 }
@@ -159,6 +174,8 @@ pub struct Gateway {
     speech_outside: Speech,
     unsolicited: Unsolicited,
     schedule: Schedule,
+    leases: Leases,
+    names: Names,
     counters: Counters,
 }
 
@@ -173,6 +190,8 @@ impl Gateway {
             speech_outside: Speech::new(config.error_burst, config.errors_per_second, &seed, 3),
             unsolicited: Unsolicited::default(),
             schedule: Schedule::new(&seed),
+            leases: Leases::default(),
+            names: Names::default(),
             counters: Counters::default(),
             config,
         }
@@ -227,6 +246,11 @@ impl Gateway {
         self.config.outside = info;
     }
 
+    /// Takes how the host looks names up, which changes with its network.
+    pub fn set_names(&mut self, names: Names) {
+        self.names = names;
+    }
+
     /// Carries out a change or answers a question.
     pub fn apply(&mut self, command: Command, now: Time, seen: &mut impl Observer) -> Reply {
         match command {
@@ -253,6 +277,10 @@ impl Gateway {
             }
             Command::LookUpOutside(outside) => Reply::Looked(Box::new(self.nat.who_had(outside))),
             Command::LookUpInside(inside) => Reply::Looked(Box::new(self.nat.ports_of(inside))),
+            Command::SetAliases(aliases) => {
+                self.config.aliases = aliases;
+                Reply::Done
+            }
             Command::Reconfigure(config) => {
                 let Reconfigured { kept, ended } = self.reconfigure(*config, now, seen);
                 Reply::Reconfigured { kept, ended }

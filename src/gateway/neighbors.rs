@@ -191,6 +191,20 @@ impl Neighbors {
         if self.hosts.len() < self.limit { Ok(()) } else { Err(DropReason::NeighborLimit) }
     }
 
+    /// The MAC that `ip` is known to have.
+    pub fn mac_of(&self, ip: IpAddr) -> Option<MacAddr> {
+        self.hosts.get(&ip)?.mac
+    }
+
+    /// Forgets that `mac` has `ip`, which its host has given up.
+    pub fn forget(&mut self, ip: IpAddr, mac: MacAddr) {
+        // Nothing waits for a host whose MAC is known.
+        if self.mac_of(ip) == Some(mac) {
+            self.hosts.remove(&ip);
+            self.speakers[speaker(ip)] = None;
+        }
+    }
+
     /// Where a packet for `ip` goes.
     pub fn lookup(&mut self, ip: IpAddr, now: Time) -> Lookup {
         let Some(host) = self.hosts.get_mut(&ip) else {

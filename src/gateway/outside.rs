@@ -22,12 +22,14 @@ impl Gateway {
             Err(error) => return Fate::Dropped(DropReason::Malformed(error)),
         };
         let destination = packet.summary.destination();
-        let ours = self.config.nat.external.contains(&destination) || self.is_translated(destination);
+        let ours = self.nat.is_external(destination) || self.is_translated(destination);
         let exempt = !ours && from == OUTSIDE && self.may_exempt(&packet, destination);
         if !ours && !exempt {
             return Fate::Dropped(DropReason::NotOurAddress);
         }
         let source = packet.summary.source();
+        let host = self.config.host_by_uplink && self.may_be_host(source);
+        let from = if host { HOST } else { from };
         if hop::martian_source(source)
             || hop::is_link_local(source)
             || (from == OUTSIDE && self.cannot_be_outside(source, exempt))
@@ -44,6 +46,11 @@ impl Gateway {
             return Fate::Dropped(DropReason::BadMtu);
         }
         self.forward_in(from, &packet, buffer, now, out, seen)
+    }
+
+    /// Whether `ip` is one that the host's own packets come with.
+    fn may_be_host(&self, ip: IpAddr) -> bool {
+        self.is_host(ip) || self.config.owns(ip) || self.config.has_alias(ip)
     }
 
     /// Whether a packet is to an inside host's own address, and may be so (RFC 6888 REQ-6).

@@ -31,6 +31,7 @@ impl Gateway {
             self.speech_inside.set_rate(rates.0, rates.1);
             self.speech_outside.set_rate(rates.0, rates.1);
         }
+        self.leases.keep(config.dhcp.as_ref().map(|dhcp| (dhcp.first, dhcp.last)));
         self.neighbors.set_limit(config.hosts);
         let (mac, leased) = (self.config.mac, self.config.nat.leased);
         let mut links = (self.config.inside, self.config.outside);

@@ -50,10 +50,18 @@ impl GatewayConfig {
         self.subnets.iter().any(|subnet| subnet.gateway.is_ipv6())
     }
 
-    /// Whether `ip` is an address of the gateway inside.
+    /// Whether `ip` is an address of the gateway inside: one of its own, that of a service, or an alias
+    /// in a subnet.
     pub fn owns(&self, ip: IpAddr) -> bool {
         self.subnets.iter().any(|subnet| subnet.gateway == ip)
+            || self.services.contains(&ip)
+            || (self.has_alias(ip) && self.is_inside(ip))
             || (self.speaks_v6() && ip == IpAddr::V6(self.link_local()))
+    }
+
+    /// Whether `ip` is an alias of something on the host.
+    pub fn has_alias(&self, ip: IpAddr) -> bool {
+        self.aliases.iter().any(|alias| alias.inside == ip)
     }
 
     /// Whether `ip` is in an inside subnet.

@@ -6,6 +6,8 @@
 //!
 //! * [`hold`]: a socket of ours is bound to the port and drops all it gets. The port is taken for
 //!   everybody else, and the stack is silent about it. Needs no privilege.
+//! * of the uplink's own ([`Ports`]): with the sockets uplink the port's socket is the one that it sends
+//!   and receives with, and the stack has nothing to answer.
 //! * [`tcx`]: the same sockets, and a program in front of the stack that drops packets to leased
 //!   ports, which saves the kernel the work, and SYNs to ports that nobody has leased. Only with the
 //!   packet uplink: a raw IP socket sits behind that program.
@@ -19,6 +21,7 @@
 pub mod hold;
 pub mod tcx;
 
+use super::uplink::sockets::ports::Ports;
 use crate::flow::{Endpoint, Protocol};
 use hold::Deafness;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -36,7 +39,7 @@ const DESCRIPTORS: u64 = 262_144;
 pub const PROTOCOLS: usize = 16;
 
 /// Descriptors that are not for held ports: links, netlink, control clients and what they wait with.
-const RESERVE: usize = 128;
+pub const RESERVE: usize = 128;
 
 /// Said of held TCP ports that may have no filter.
 const BY_TTL: &str = ", TCP ports deaf by TTL since filters need CAP_NET_ADMIN here";
@@ -50,6 +53,8 @@ pub enum Kind {
     Hold,
     /// A socket holds each port, and a program drops what comes to it.
     Tcx,
+    /// The uplink's own sockets.
+    Sockets,
 }
 
 impl Kind {
@@ -59,6 +64,7 @@ impl Kind {
             Kind::Off => "off",
             Kind::Hold => "hold",
             Kind::Tcx => "tcx",
+            Kind::Sockets => "sockets",
         }
     }
 }
@@ -77,6 +83,12 @@ pub enum GuardError {
         "guard tcx works with the packet uplink only (a raw IP socket would see nothing): use --guard hold"
     )]
     RawUplink,
+    /// The guard of sockets is the uplink's own.
+    #[error("guard sockets goes with the sockets uplink only: leave --guard at auto")]
+    NotSockets,
+    /// The sockets uplink guards itself.
+    #[error("guard {}: the sockets uplink holds its ports with its own sockets: leave --guard at auto", .0.word())]
+    SocketsUplink(Kind),
     /// The kernel refused map, program or link.
     #[error("guard tcx: {0}: CAP_BPF and CAP_NET_ADMIN and Linux 6.6 are needed: use --guard hold")]
     Tcx(io::Error),
@@ -139,12 +151,17 @@ impl GuardError {
                 "tcx is not permitted here (CAP_BPF and CAP_NET_ADMIN, Linux 6.6)".to_owned()
             }
             GuardError::Tcx(error) => format!("no tcx here ({error}; Linux 6.6 has it)"),
-            other @ GuardError::NotLocal(_) => other.to_string(),
+            other => other.to_string(),
         }
     }
 }
 
 impl LeaseError {
+    /// What the kernel's word `source` about a published port means.
+    pub fn of(protocol: Protocol, endpoint: Endpoint, source: io::Error) -> Self {
+        LeaseError::new(protocol, endpoint, 0, source)
+    }
+
     fn new(protocol: Protocol, endpoint: Endpoint, held: usize, source: io::Error) -> Self {
         match source.raw_os_error() {
             Some(libc::EADDRINUSE) => LeaseError::Taken { protocol, endpoint },
@@ -167,6 +184,8 @@ pub struct Guard {
     /// What is leased, and the socket that holds it; none for what needs no socket.
     leases: HashMap<(Protocol, Endpoint), Option<Socket>, foldhash::fast::RandomState>,
     tcx: Option<Tcx>,
+    /// Ports of the sockets uplink.
+    sockets: Option<Ports>,
     deafness: Deafness,
     /// How many ports may be held: some descriptors are for the control interface and for links.
     room: usize,
@@ -201,6 +220,7 @@ impl Guard {
             why: if kind == Kind::Off { why.to_owned() } else { format!("{why}{by_ttl}") },
             leases: HashMap::default(),
             tcx,
+            sockets: None,
             deafness,
             room,
         };
@@ -208,11 +228,32 @@ impl Guard {
             Some(Kind::Off) => Ok(guard(Kind::Off, "asked for", None)),
             Some(Kind::Hold) => Ok(guard(Kind::Hold, "asked for", None)),
             Some(Kind::Tcx) => Ok(guard(Kind::Tcx, "asked for", Some(tcx()?))),
+            Some(Kind::Sockets) => Err(GuardError::NotSockets),
             None => Ok(match tcx() {
                 Ok(tcx) => guard(Kind::Tcx, "dropped before the host's stack", Some(tcx)),
                 Err(error) => guard(Kind::Hold, &error.fallback(), None),
             }),
         }
+    }
+
+    /// The guard that goes with the sockets uplink, whose ports these are; `ask` is what was asked for.
+    ///
+    /// # Errors
+    /// [`GuardError::SocketsUplink`] if it was another.
+    pub fn of_sockets(ask: Option<Kind>, ports: Ports) -> Result<Guard, GuardError> {
+        match ask {
+            Some(other) if other != Kind::Sockets => return Err(GuardError::SocketsUplink(other)),
+            _ => {}
+        }
+        Ok(Guard {
+            kind: Kind::Sockets,
+            why: "the uplink's own".to_owned(),
+            leases: HashMap::default(),
+            tcx: None,
+            sockets: Some(ports),
+            deafness: Deafness::default(),
+            room: usize::MAX,
+        })
     }
 
     /// Its kind.
@@ -237,6 +278,15 @@ impl Guard {
         }
         let socket = match (self.kind, protocol) {
             (Kind::Off, _) | (_, Protocol::Icmp) => None,
+            (Kind::Sockets, _) => {
+                if let (Protocol::Udp, Some(ports)) = (protocol, &self.sockets) {
+                    let held = self.leases.len();
+                    ports
+                        .lease(endpoint)
+                        .map_err(|error| LeaseError::new(protocol, endpoint, held, error))?;
+                }
+                None
+            }
             (Kind::Hold | Kind::Tcx, _) => {
                 let held = self.leases.len();
                 let socket = if held < self.room {
@@ -261,6 +311,9 @@ impl Guard {
         }
         if let Some(tcx) = &self.tcx {
             tcx.set(protocol, endpoint, false);
+        }
+        if let (Protocol::Udp, Some(ports)) = (protocol, &self.sockets) {
+            ports.release(endpoint);
         }
     }
 

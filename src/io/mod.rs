@@ -10,7 +10,9 @@ pub mod memory;
 pub mod netlink;
 pub mod nexthop;
 pub mod portlog;
+pub mod protect;
 pub mod proxy;
+pub mod resolver;
 pub mod setup;
 pub mod sys;
 pub mod tap;
@@ -19,7 +21,7 @@ pub mod virtio;
 
 pub use deliver::deliver;
 
-use crate::flow::LinkInfo;
+use crate::flow::{Alias, Endpoint, LinkInfo, Protocol, Time};
 use crate::wire::Buffer;
 use filter::Wanted;
 use std::io;
@@ -67,6 +69,38 @@ pub trait Link {
     /// It is still gone or down.
     fn reopen(&mut self) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Does what time asks for. Called in every turn, before anything is received or sent in it: a
+    /// link knows no other time.
+    fn tick(&mut self, now: Time) {
+        let _ = now;
+    }
+
+    /// When [`Link::tick`] has something to do that should not wait for the next packet.
+    fn next_deadline(&self) -> Option<Time> {
+        None
+    }
+
+    /// Whether `recv` may have something although no descriptor says so: what was sent, or time, has
+    /// brought it about.
+    fn pending(&self) -> bool {
+        false
+    }
+
+    /// Listens on the published endpoint `outside`, or does so no more, where packets to it do not come
+    /// by themselves.
+    ///
+    /// # Errors
+    /// The kernel's word: most often that a program of the host has the port.
+    fn publish(&mut self, protocol: Protocol, outside: Endpoint, on: bool) -> io::Result<()> {
+        let _ = (protocol, outside, on);
+        Ok(())
+    }
+
+    /// Takes these aliases in the place of those that there were.
+    fn set_aliases(&mut self, aliases: &[Alias]) {
+        let _ = aliases;
     }
 
     /// Lets in other packets from the next one on, where the link has a filter. There may be more

@@ -22,7 +22,12 @@ pub(super) enum Home {
 struct External {
     ip: IpAddr,
     in_use: bool,
+    /// It is there for port forwards alone.
+    forwards: bool,
 }
+
+/// Addresses that are there for port forwards alone, at most.
+const FORWARDS: usize = 64;
 
 /// The addresses of the gateway and its host.
 #[derive(Debug)]
@@ -53,7 +58,7 @@ impl Addresses {
     ) {
         let gone = (0u16..).zip(&self.external).filter(|(_, old)| !old.in_use);
         let mut vacant: Vec<u16> = gone.map(|(number, _)| number).filter(|number| unused(*number)).collect();
-        vacant.retain(|number| !external.contains(&self.ip(*number)));
+        vacant.retain(|number| !external.contains(&self.ip(*number)) && !self.uses(*number));
         vacant.reverse();
         self.table.clear();
         self.v4.clear();
@@ -65,6 +70,12 @@ impl Addresses {
             {
                 self.insert(hash, *ip, Home::External(number));
                 if ip.is_ipv4() { self.v4.push(number) } else { self.v6.push(number) }
+            }
+        }
+        for number in (0u16..).take(self.external.len()) {
+            let External { ip, forwards, .. } = self.external[usize::from(number)];
+            if forwards && self.home(hash, ip).is_none() {
+                self.insert(hash, ip, Home::External(number));
             }
         }
         for ip in host {
@@ -80,9 +91,9 @@ impl Addresses {
         let next = u16::try_from(self.external.len()).ok();
         let number = known.or_else(|| vacant.pop()).or(next)?;
         if usize::from(number) == self.external.len() {
-            self.external.push(External { ip, in_use: true });
+            self.external.push(External { ip, in_use: true, forwards: false });
         }
-        self.external[usize::from(number)] = External { ip, in_use: true };
+        self.external[usize::from(number)] = External { ip, in_use: true, forwards: false };
         Some(number)
     }
 
@@ -91,9 +102,24 @@ impl Addresses {
         self.external.iter().map(|external| external.in_use).collect()
     }
 
-    /// Whether the external address with this number is in use.
+    /// Whether the external address with this number is in use, if only for port forwards.
     pub(super) fn uses(&self, number: u16) -> bool {
-        self.external[usize::from(number)].in_use
+        let External { in_use, forwards, .. } = self.external[usize::from(number)];
+        in_use || forwards
+    }
+
+    /// Adds an address for port forwards alone; its number, unless there are too many.
+    pub(super) fn add_for_forwards(&mut self, hash: &Hash, ip: IpAddr) -> Option<u16> {
+        if self.external.iter().filter(|external| external.forwards).count() >= FORWARDS {
+            return None;
+        }
+        let number = u16::try_from(self.external.len()).ok()?;
+        if let Ok(host) = self.table.find_entry(hash.address(NONE, ip), |(ours, _)| *ours == ip) {
+            host.remove();
+        }
+        self.external.push(External { ip, in_use: false, forwards: true });
+        self.insert(hash, ip, Home::External(number));
+        Some(number)
     }
 
     fn insert(&mut self, hash: &Hash, ip: IpAddr, home: Home) {

@@ -56,6 +56,12 @@ impl Nat {
         self.mapping_may_open(mapping)
     }
 
+    /// Whether a packet of this flow from inside would go on with a session that there is.
+    pub fn knows(&self, flow: &Flow, now: Time) -> bool {
+        let known = self.look_up(flow.protocol, flow.source, flow.destination);
+        known.is_some_and(|id| !self.overdue(id, now))
+    }
+
     /// The mapping that has the outside endpoint to which a packet came.
     fn owner_now(&self, data: &Data, now: Time) -> Option<u32> {
         let Flow { protocol, source: remote, destination: outside } = data.flow;

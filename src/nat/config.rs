@@ -1,5 +1,6 @@
 //! The settings of a translator: plain data, RFC defaults.
 
+use super::egress::EgressRule;
 use crate::flow::{Prefix, Protocol};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -41,6 +42,11 @@ pub struct NatConfig {
     pub rules: Vec<Rule>,
     /// Packets that pass with their own source (RFC 6888 REQ-6).
     pub exempt: Vec<Exemption>,
+    /// With whom inside hosts may open sessions; the first rule that fits decides.
+    pub egress: Vec<EgressRule>,
+    /// Port forwards may be made on any address, not only on external ones: the host's sockets
+    /// listen there.
+    pub publish_anywhere: bool,
     /// Inside hosts may reach services of the host itself on its external address.
     pub host_access: bool,
     /// How many things may live.
@@ -136,6 +142,8 @@ impl NatConfig {
             policy: Policy::default(),
             rules: Vec::new(),
             exempt: Vec::new(),
+            egress: EgressRule::defaults(),
+            publish_anywhere: false,
             host_access: true,
             limits: Limits::default(),
         }

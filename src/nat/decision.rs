@@ -82,6 +82,9 @@ pub enum Refusal {
     HairpinOff,
     /// Services of the host itself are closed to the inside (`--host-access off`).
     HostAccessOff,
+    /// An egress rule forbids this inside host to talk to this remote (`--egress`; by default cloud
+    /// metadata is forbidden). Put an `allow` before it.
+    EgressDenied,
     /// Another inside host already talks this port-less protocol to this remote.
     ProtocolTaken,
     /// A packet from outside to an outside address from an outside address of ours: a loop or a lie.
@@ -90,7 +93,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, for tables and docs.
-    pub const ALL: [Refusal; 20] = [
+    pub const ALL: [Refusal; 21] = [
         Refusal::NoMapping,
         Refusal::Filtered,
         Refusal::PortsExhausted,
@@ -109,6 +112,7 @@ impl Refusal {
         Refusal::UnsolicitedQuery,
         Refusal::HairpinOff,
         Refusal::HostAccessOff,
+        Refusal::EgressDenied,
         Refusal::ProtocolTaken,
         Refusal::SourceIsOurs,
     ];
@@ -134,6 +138,7 @@ impl Refusal {
             Refusal::UnsolicitedQuery => "unsolicited-query",
             Refusal::HairpinOff => "hairpin-off",
             Refusal::HostAccessOff => "host-access-off",
+            Refusal::EgressDenied => "egress-denied",
             Refusal::ProtocolTaken => "protocol-taken",
             Refusal::SourceIsOurs => "source-is-ours",
         }

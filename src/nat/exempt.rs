@@ -45,6 +45,12 @@ impl Nat {
         !self.config.exempt.is_empty() && self.exempts(flow.protocol, flow.destination)
     }
 
+    /// What is said of an exempt packet from the inside.
+    pub(super) fn pass_exempt(&self, flow: Flow) -> Verdict {
+        self.ask_egress(flow)?;
+        Ok((Edit::default(), Exit::Outside))
+    }
+
     /// What is said of a packet from outside that no mapping has: `refusal`, unless it is exempt.
     #[cold]
     pub(super) fn arrive_exempt(&self, data: &Data, refusal: Refusal) -> Verdict {

@@ -7,7 +7,7 @@
 use super::choose::Newcomer;
 use super::mapping::{Mapping, Standing};
 use super::ports::Place;
-use super::session::{Lives, Phase, Way};
+use super::session::{Lives, Marks, Phase, Way};
 use super::slab::NONE;
 use super::tcp::State;
 use super::{Closed, Nat, Observer, Refusal, SessionView, Step};
@@ -71,6 +71,7 @@ impl Nat {
         if protocol == Protocol::Tcp && !data.tcp.opens() {
             return Err(Refusal::NoSession);
         }
+        self.ask_egress(data.flow)?;
         self.host_may_open(inside)?;
         self.host_may_open_now(inside, now)?;
         self.make_room(now, seen)?;
@@ -291,7 +292,8 @@ impl Nat {
     ) -> u32 {
         let Mapping { protocol, inside, host, .. } = self.mappings[mapping];
         let phase = Phase::opened_by(protocol, remote, way);
-        let id = self.sessions.insert(&self.hash, mapping, remote, (phase, local), now);
+        let marks = Marks { local, outward: way == Way::Out };
+        let id = self.sessions.insert(&self.hash, mapping, remote, (phase, marks), now);
         self.mappings[mapping].recent = id;
         self.mappings[mapping].sessions += 1;
         self.hosts[host].sessions += 1;

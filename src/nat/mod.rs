@@ -24,7 +24,7 @@
 //! `index`; `life` opens and ends them, and `pass` is what packets do to them; `choose` says what
 //! the outside is, from `addresses`, `ports` (a `pool` each, and the `held` ones) and `blocks`;
 //! `leases` is where they come from; `policies` how each host is treated, `exempt` which packets are
-//! not translated at all; `filter` who may come in, and `admit` asks without consequences; `tcp`
+//! not translated at all; `egress` who may go out, `filter` who may come in, and `admit` asks without consequences; `tcp`
 //! says what a segment means, `window` whether its numbers can be true, and `knocks` keeps SYNs in
 //! mid-connection; `wheel` when things end; `icmp` what errors mean; `reconfigure` what a new
 //! configuration leaves alive.
@@ -48,6 +48,7 @@ pub mod blocks;
 mod by_remote;
 pub mod config;
 pub mod decision;
+pub mod egress;
 pub mod leases;
 pub mod npt;
 pub mod step;
@@ -84,6 +85,7 @@ mod window;
 pub use blocks::{BlockView, Blocks, BlocksError};
 pub use config::{Behaviour, Exemption, Limits, NatConfig, Policy, PortChoice, Rule, Timeouts};
 pub use decision::{Decision, Exit, Refusal};
+pub use egress::EgressRule;
 pub use leases::{Looked, PortUse, Wanted};
 pub use npt::{PrefixTranslation, PrefixTranslationError, Unmapped};
 pub use reconfigure::Reconfigured;
@@ -107,6 +109,7 @@ use rng::Rng;
 use session::{Sessions, Way};
 use slab::NONE;
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use wheel::Wheel;
 
 /// Indices are made for this many sessions at most; beyond, they grow when needed.
@@ -256,10 +259,10 @@ impl Nat {
             return Err(Refusal::BadFlags);
         }
         if protocol == Protocol::Icmp && !data.asks {
-            return match self.leave_exempt(data.flow) {
-                true => Ok((Edit::default(), Exit::Outside)),
-                false => Err(Refusal::UnsolicitedQuery),
-            };
+            if !self.leave_exempt(data.flow) {
+                return Err(Refusal::UnsolicitedQuery);
+            }
+            return self.pass_exempt(data.flow);
         }
         let id = match self.find(protocol, inside, remote, now, seen) {
             Some(id) if !self.sessions[id].local() => id,
@@ -267,7 +270,7 @@ impl Nat {
             None if self.addresses.home(&self.hash, remote.ip).is_some() => {
                 return self.leave_to_us(data, now, seen);
             }
-            None if self.leave_exempt(data.flow) => return Ok((Edit::default(), Exit::Outside)),
+            None if self.leave_exempt(data.flow) => return self.pass_exempt(data.flow),
             None => self.open_outbound(data, false, now, seen)?,
         };
         self.pass(id, Way::Out, data, now, seen)?;
@@ -471,7 +474,12 @@ impl Nat {
         outside: Endpoint,
         inside: Endpoint,
     ) -> Result<(), PublishError> {
-        let external = self.addresses.external(&self.hash, outside.ip).ok_or(PublishError::ForeignAddress)?;
+        let known = self.addresses.external(&self.hash, outside.ip);
+        let external = match known {
+            Some(external) => external,
+            None if self.config.publish_anywhere => self.add_for_forwards(outside.ip)?,
+            None => return Err(PublishError::ForeignAddress),
+        };
         if outside.ip.is_ipv4() != inside.ip.is_ipv4() {
             return Err(PublishError::ForeignAddress);
         }
@@ -499,6 +507,19 @@ impl Nat {
         self.ports.set_owner(protocol, external, outside.port, mapping);
         self.forwards.insert(protocol, inside, mapping);
         Ok(())
+    }
+
+    /// Makes an address one that port forwards may be on; its number.
+    fn add_for_forwards(&mut self, ip: IpAddr) -> Result<u16, PublishError> {
+        let number = self.addresses.add_for_forwards(&self.hash, ip).ok_or(PublishError::Limit)?;
+        let (in_use, ranges) = (self.addresses.in_use(), self.config.ports.clone());
+        self.ports.reconfigure(in_use, ranges, self.lending.is_some(), self.clock);
+        Ok(number)
+    }
+
+    /// Whether `ip` is an external address, if only for port forwards.
+    pub fn is_external(&self, ip: IpAddr) -> bool {
+        self.addresses.external(&self.hash, ip).is_some()
     }
 
     /// Removes a port forward and its sessions. False if there was none. Looks at every session

@@ -92,6 +92,9 @@ impl Nat {
         }
         match effect {
             Effect::Reopen => {
+                if way == Way::Out {
+                    self.ask_egress(data.flow)?;
+                }
                 self.reopen(id, way, now, seen);
                 self.sessions[id].windows.begin(way, &data.segment);
             }
@@ -198,7 +201,7 @@ impl Nat {
         if seen.wants() {
             seen.step(Step::Closed(self.view(id, now), Closed::Reopened), now);
         }
-        self.sessions.renew(id, Phase::Tcp(State::opened_by(way)), now);
+        self.sessions.renew(id, way, Phase::Tcp(State::opened_by(way)), now);
         self.rearm(id, now);
         if seen.wants() {
             seen.step(Step::Opened(self.view(id, now)), now);

@@ -4,7 +4,8 @@
 //!
 //! * their external address is still there, and their port in the ranges and in the block of their
 //!   host, or published;
-//! * the remote has not become an address of ours, or ceased to be one, or become exempt;
+//! * the remote has not become an address of ours, or ceased to be one, or become exempt, and
+//!   their host may talk to it, if it was the one who began;
 //! * their host may still reach the host or other inside hosts, where that is what they do.
 //!
 //! A host whose mapping behaviour changes keeps the mappings that it has, for the sessions that they
@@ -116,7 +117,7 @@ impl Nat {
     fn allows(&self, id: u32) -> bool {
         let (mapping, local) = (self.sessions[id].mapping, self.sessions[id].local());
         let remote = self.sessions.remote(id);
-        let Mapping { protocol, external, outside_port, policy, .. } = self.mappings[mapping];
+        let Mapping { protocol, external, outside_port, policy, inside, .. } = self.mappings[mapping];
         let published = self.mappings[mapping].published();
         let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);
         let block = matches!(protocol, Protocol::Other(_)) || self.in_block(&self.mappings[mapping]);
@@ -125,7 +126,8 @@ impl Nat {
             Some(_) => local && self.may_reach_us(policy, protocol, remote).is_ok(),
             None => !local && (published || !self.exempts(protocol, remote)),
         };
-        self.addresses.uses(external) && port && reached
+        let leaves = !self.sessions[id].outward() || self.config.may_leave(protocol, inside.ip, remote);
+        self.addresses.uses(external) && port && reached && leaves
     }
 
     /// Ends the sessions that may not stay; tells how many. What is overdue goes first and is not

@@ -39,8 +39,26 @@ pub(super) struct Session {
 const LOCAL: u8 = 1;
 /// `remote_ip` is the row of an IPv6 address.
 const IPV6: u8 = 2;
+/// A packet from the inside opened it.
+const OUTWARD: u8 = 4;
 /// The bits of `marks` that say where data after a RST leads back to.
 const BEFORE_RESET: u32 = 4;
+
+/// What is known of a session when it is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Marks {
+    /// The remote is one of our own addresses: hairpin or the host itself.
+    pub local: bool,
+    /// A packet from the inside opens it.
+    pub outward: bool,
+}
+
+impl Marks {
+    fn bits(self) -> u8 {
+        let bit = |set, bit| if set { bit } else { 0 };
+        bit(self.local, LOCAL) | bit(self.outward, OUTWARD)
+    }
+}
 
 /// A number of 48 bits; stops at the largest.
 #[derive(Clone, Copy, Default, Debug)]
@@ -144,13 +162,13 @@ impl Sessions {
         self.rows.bytes() + self.links.bytes() + self.remotes.bytes()
     }
 
-    /// Takes a row for a session that begins at `now`. `local`: the remote is one of our addresses.
+    /// Takes a row for a session that begins at `now`.
     pub(super) fn insert(
         &mut self,
         hash: &Hash,
         mapping: u32,
         remote: Endpoint,
-        (phase, local): (Phase, bool),
+        (phase, marks): (Phase, Marks),
         now: Time,
     ) -> u32 {
         let row = self.rows.take();
@@ -158,17 +176,19 @@ impl Sessions {
             self.links.take();
         }
         let Short { bits, v6 } = self.remotes.take(hash, remote.ip);
-        let marks = if local { LOCAL } else { 0 } | if v6 { IPV6 } else { 0 };
+        let marks = marks.bits() | if v6 { IPV6 } else { 0 };
         let session =
             Session { mapping, remote_ip: bits, remote_port: remote.port, marks, ..Session::default() };
         self.begin(row, session, phase, now);
         row
     }
 
-    /// Makes this row a new session with the same remote, which begins at `now`.
-    pub(super) fn renew(&mut self, row: u32, phase: Phase, now: Time) {
+    /// Makes this row a new session with the same remote, which a packet going this way begins at
+    /// `now`.
+    pub(super) fn renew(&mut self, row: u32, way: Way, phase: Phase, now: Time) {
         let Session { mapping, remote_ip, remote_port, marks, .. } = self.rows[row];
-        let marks = marks & (LOCAL | IPV6);
+        let opened = Marks { local: marks & LOCAL != 0, outward: way == Way::Out };
+        let marks = opened.bits() | marks & IPV6;
         let session = Session { mapping, remote_ip, remote_port, marks, ..Session::default() };
         self.begin(row, session, phase, now);
     }
@@ -265,6 +285,11 @@ impl Session {
     #[inline]
     pub(super) fn local(&self) -> bool {
         self.marks & LOCAL != 0
+    }
+
+    /// A packet from the inside opened it.
+    pub(super) fn outward(&self) -> bool {
+        self.marks & OUTWARD != 0
     }
 
     /// Its timeout counts from this moment, in nanoseconds.

@@ -5,6 +5,7 @@
 
 use crate::flow::{Endpoint, Flow, Time};
 use crate::nat::{BlockView, Closed, Refusal, SessionView, Step};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Something that happened.
@@ -184,6 +185,8 @@ pub enum Note {
     BlockLent(BlockView),
     /// A block of ports came back from an inside host.
     BlockReturned(BlockView),
+    /// The host looks names up elsewhere: its DNS servers, the first one asked first.
+    ResolverChanged(Vec<SocketAddr>),
     /// The gateway is about to end; why.
     Stopping(String),
 }
@@ -198,6 +201,7 @@ impl Note {
             Note::Reloaded(..) => "reloaded",
             Note::BlockLent(..) => "block-lent",
             Note::BlockReturned(..) => "block-returned",
+            Note::ResolverChanged(..) => "resolver-changed",
             Note::Stopping(..) => "stopping",
         }
     }
@@ -218,6 +222,10 @@ impl Note {
                 let time = until.unwrap_or(*from).since(*from);
                 let time = humantime::format_duration(Duration::from_secs(time.as_secs()));
                 format!("ports {first}-{last} of {external} are given back by {inside} after {time}")
+            }
+            Note::ResolverChanged(servers) => {
+                let servers: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
+                format!("the host asks {} for names now", servers.join(", "))
             }
             Note::Stopping(why) => format!("stopping: {why}"),
         }

@@ -7,6 +7,7 @@ use crate::io::proxy::ArpProxy;
 use crate::io::setup::Outside;
 use anyhow::{Context, bail};
 use ipnet::IpNet;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::thread;
 
@@ -109,18 +110,15 @@ impl Foreign {
     }
 }
 
-/// Sees to it that foreign addresses of the outside network are found there: answers ARP for those
-/// of IPv4, and says of those of IPv6 that nobody does.
-pub fn answer_for(foreign: &[Foreign], outside: &Outside) {
+/// Sees to it that foreign addresses of the outside network are found there: ARP is to be answered
+/// for those of IPv4, and of those of IPv6 it is said that nobody answers.
+pub fn answer_for(foreign: &[Foreign], outside: &Outside) -> Option<Answering> {
     let (mut four, mut six) = (Vec::new(), Vec::new());
     for foreign in foreign.iter().filter(|foreign| foreign.on_link) {
         match foreign.address {
             IpAddr::V4(address) => four.push(address),
             IpAddr::V6(address) => six.push(address),
         }
-    }
-    if !four.is_empty() {
-        answer_arp(&four, outside);
     }
     for address in six {
         let name = &outside.interface.name;
@@ -129,24 +127,39 @@ pub fn answer_for(foreign: &[Foreign], outside: &Outside) {
              come back: give it to {name} (and leave --guard at auto), or have the router send it to this host"
         );
     }
+    let name = outside.interface.name.clone();
+    let list = four.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>().join(", ");
+    let proxy = match four.is_empty() {
+        true => return None,
+        false => ArpProxy::open(outside.interface.index, outside.interface.mac, &four),
+    };
+    Some(Answering { name, list, proxy })
 }
 
-/// Answers ARP from a thread of its own: nothing else waits for it.
-fn answer_arp(here: &[Ipv4Addr], outside: &Outside) {
-    let (name, list) =
-        (outside.interface.name.clone(), here.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>());
-    let served = ArpProxy::open(outside.interface.index, outside.interface.mac, here).and_then(|proxy| {
-        let lost = move |error| tracing::warn!("ARP on {name} is not answered any more: {error}");
-        thread::Builder::new().name("arp".to_owned()).spawn(move || proxy.serve().unwrap_or_else(lost))
-    });
-    match served {
-        Ok(_) => tracing::info!("answering ARP for {} on {}", list.join(", "), outside.interface.name),
-        Err(error) => tracing::warn!(
-            "external {}: nobody answers ARP for it on {} ({error}), so no answer will come back: give it to \
-             the interface (and leave --guard at auto), or have the router send it to this host",
-            list.join(", "),
-            outside.interface.name
-        ),
+/// ARP that is to be answered.
+#[derive(Debug)]
+pub struct Answering {
+    name: String,
+    list: String,
+    proxy: io::Result<ArpProxy>,
+}
+
+impl Answering {
+    /// Answers from a thread of its own, so that nothing else waits for it. Says if that cannot be.
+    pub fn start(self) {
+        let Answering { name, list, proxy } = self;
+        let on = name.clone();
+        let served = proxy.and_then(|proxy| {
+            let lost = move |error| tracing::warn!("ARP on {on} is not answered any more: {error}");
+            thread::Builder::new().name("arp".to_owned()).spawn(move || proxy.serve().unwrap_or_else(lost))
+        });
+        match served {
+            Ok(_) => tracing::info!("answering ARP for {list} on {name}"),
+            Err(error) => tracing::warn!(
+                "external {list}: nobody answers ARP for it on {name} ({error}), so no answer will come back: \
+                 give it to the interface (and leave --guard at auto), or have the router send it to this host"
+            ),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::links::Links;
 use super::poller::Poller;
 use super::portless::Portless;
-use crate::flow::Prefix;
+use crate::flow::{Endpoint, Prefix};
 use crate::gateway::{GatewayConfig, INSIDE};
 use crate::io::filter::Wanted;
 use crate::io::guard::Guard;
@@ -28,9 +28,19 @@ pub struct Host {
     pub lost: BTreeSet<IpAddr>,
     /// Protocols without ports that have left.
     pub portless: Portless,
+    /// External addresses that stand for any address of the host.
+    pub anywhere: Vec<IpAddr>,
 }
 
 impl Host {
+    /// The outside endpoint of a port forward: any address of the host has a name of its own where
+    /// sockets carry, so that inside hosts find each other by it.
+    pub fn published(&self, outside: Endpoint) -> Endpoint {
+        let same = |ip: &&IpAddr| ip.is_ipv4() == outside.ip.is_ipv4();
+        let name = self.anywhere.iter().find(same).filter(|_| outside.ip.is_unspecified());
+        Endpoint { ip: *name.unwrap_or(&outside.ip), ..outside }
+    }
+
     /// Makes the TAP again if it was deleted under us. False if that is not possible yet.
     pub fn make_tap_again(&mut self, links: &mut Links, poller: &mut Poller) -> bool {
         if self.inside.tap_fd.is_some() {

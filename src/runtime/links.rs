@@ -1,8 +1,8 @@
 //! The worker's links: sends what a link can take, and keeps count of those that are down.
 
 use super::poller::Poller;
-use crate::flow::{LinkId, LinkInfo};
-use crate::gateway::OUTSIDE;
+use crate::flow::{Alias, Endpoint, LinkId, LinkInfo, Protocol, Time};
+use crate::gateway::{HOST, OUTSIDE};
 use crate::io::filter::Wanted;
 use crate::io::{Link, deliver};
 use crate::wire::Buffer;
@@ -61,6 +61,44 @@ impl Links {
         Ok(())
     }
 
+    /// Tells the links the time.
+    pub fn tick(&mut self, now: Time) {
+        self.slots.iter_mut().for_each(|slot| slot.link.tick(now));
+    }
+
+    /// When a link wants to be told the time next.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.slots.iter().filter_map(|slot| slot.link.next_deadline()).min()
+    }
+
+    /// Has the poller look at links that have something which no descriptor tells of.
+    pub fn wake(&self, poller: &mut Poller) {
+        for (id, slot) in (0..).map(LinkId).zip(&self.slots) {
+            if slot.link.pending() && !slot.down {
+                poller.set_ready(id, true);
+            }
+        }
+    }
+
+    /// Has links listen on a published endpoint, or do so no more.
+    ///
+    /// # Errors
+    /// The kernel's word, of the first link that could not.
+    pub fn publish(&mut self, protocol: Protocol, outside: Endpoint, on: bool) -> std::io::Result<()> {
+        self.slots.iter_mut().try_for_each(|slot| slot.link.publish(protocol, outside, on))
+    }
+
+    /// Tells links of changed aliases.
+    pub fn set_aliases(&mut self, aliases: &[Alias]) {
+        self.slots.iter_mut().for_each(|slot| slot.link.set_aliases(aliases));
+    }
+
+    /// The number of the slot for a link. The host is reached by the uplink where it has no link of
+    /// its own.
+    fn number(&self, id: LinkId) -> usize {
+        if id == HOST && self.slots.len() <= usize::from(HOST.0) { OUTSIDE.0.into() } else { id.0.into() }
+    }
+
     /// Receives one packet.
     pub fn receive(&mut self, id: LinkId, packet: &mut Buffer) -> Turned {
         let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return Turned::Empty };
@@ -80,7 +118,8 @@ impl Links {
 
     /// Sends a packet as the link can take it. False if it, or a part of it, was lost.
     pub fn send(&mut self, id: LinkId, packet: &mut Buffer) -> bool {
-        let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return false };
+        let number = self.number(id);
+        let Some(slot) = self.slots.get_mut(number) else { return false };
         !slot.down && deliver(slot.link.as_mut(), packet, &mut self.scratch).is_ok()
     }
 
@@ -91,13 +130,13 @@ impl Links {
 
     /// The IP packet in a buffer of this link.
     pub fn ip<'a>(&self, id: LinkId, packet: &'a Buffer) -> &'a [u8] {
-        let header = self.slots.get(usize::from(id.0)).map_or(0, |slot| usize::from(slot.info.header));
+        let header = self.slots.get(self.number(id)).map_or(0, |slot| usize::from(slot.info.header));
         packet.bytes().get(header..).unwrap_or_default()
     }
 
     /// The link's name.
     pub fn name(&self, id: LinkId) -> String {
-        self.slots.get(usize::from(id.0)).map_or_else(String::new, |slot| slot.link.name().to_owned())
+        self.slots.get(self.number(id)).map_or_else(String::new, |slot| slot.link.name().to_owned())
     }
 
     /// Something has changed among the interfaces.

@@ -7,6 +7,7 @@ use crate::control::protocol::Problem;
 use crate::control::{About, Engine, Gone, Reloaded};
 use crate::flow::Time;
 use crate::gateway::{Command, Reply};
+use crate::io::resolver::ResolvConf;
 use crate::observe::{Feed, FlowBoard};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -25,6 +26,8 @@ pub enum Letter {
     Command(Command, SyncSender<Reply>),
     /// To have new settings take effect.
     Plan(Box<Plan>, SyncSender<Result<Settled, Problem>>),
+    /// To take how the host looks names up.
+    Resolver(ResolvConf),
 }
 
 /// The worker's end.
@@ -68,12 +71,26 @@ pub fn mailbox(
 }
 
 impl Handle {
+    /// Notes what the process has given up.
+    pub fn tell_protection(&self, lines: Vec<String>) {
+        self.about.lock().unwrap_or_else(PoisonError::into_inner).protection = lines;
+    }
+
     /// Sends a letter, and waits for the answer.
     fn send<T>(&self, letter: impl FnOnce(SyncSender<T>) -> Letter) -> Result<T, Gone> {
         let (send, receive) = sync_channel(1);
         self.letters.try_send(letter(send)).map_err(|_| Gone)?;
         self.wake();
         receive.recv_timeout(PATIENCE).map_err(|_| Gone)
+    }
+}
+
+impl Handle {
+    /// Tells the worker how the host looks names up. False if it has too much to do.
+    pub fn tell_resolver(&self, conf: ResolvConf) -> bool {
+        let told = self.letters.try_send(Letter::Resolver(conf)).is_ok();
+        self.wake();
+        told
     }
 }
 

@@ -12,24 +12,31 @@ pub mod portless;
 pub mod publish;
 pub mod ready;
 pub mod reload;
+pub mod resolver;
+pub mod sandbox;
 pub mod settle;
 pub mod signals;
 pub mod spin;
 pub mod start;
 pub mod stock;
+pub mod way;
 pub mod worker;
 
 use crate::config::{RunFlags, Settings};
 use crate::control::Engine;
 use crate::control::server::Server;
+use crate::control::socket::SocketFile;
 use crate::io::ending::Ending;
 use crate::io::netlink::Watcher;
+use crate::io::resolver::{PATH, ResolvConf};
 use crate::observe::{Feed, FlowBoard};
+use addresses::Answering;
 use anyhow::Context;
-use mailbox::mailbox;
+use mailbox::{Handle, mailbox};
 use memory::PortMemory;
 use poller::Poller;
 use reload::Reloader;
+use resolver::Follower;
 use signals::{Hangups, Signals};
 use start::Started;
 use std::os::fd::AsFd;
@@ -78,7 +85,7 @@ pub fn run_with(
     let signals = Signals::take().context("signal handlers")?;
     let hangups = Hangups::take().context("signal handlers")?;
     let clock = clock::Clock::start();
-    let Started { gateway, links, guard, stock, host, about } = start::start(settings, clock)?;
+    let Started { gateway, links, guard, stock, host, arp, about } = start::start(settings, clock)?;
 
     let mut poller = Poller::new().context("epoll")?;
     links.watch(&mut poller).context("epoll: links")?;
@@ -122,19 +129,27 @@ pub fn run_with(
         chores: Chores::default(),
     };
     publish::publish_all(&mut worker, settings)?;
+    let resolver = settings.tells_names().then(|| worker.read_resolver());
     worker.stock_up();
-    let server = match Server::start(&settings.control, Arc::clone(&handle) as Arc<dyn Engine>) {
+    let socket = match SocketFile::bind(&settings.control) {
         Err(error) if around.control_optional => {
             tracing::info!("nobody can ask this gateway anything: {error}");
             None
         }
-        server => Some(server?),
+        socket => Some(socket?),
     };
-    let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
     // The socket keeps a second gateway of the same name from the file beside it.
-    if server.is_some() && !around.passing {
+    if socket.is_some() && !around.passing {
         worker.memory = PortMemory::open(settings, &mut worker.gateway, clock);
     }
+
+    // Threads are protected like the one that starts them: none may be there before this.
+    handle.tell_protection(sandbox::enter(settings, flags, &about)?);
+    arp.into_iter().for_each(Answering::start);
+    let engine = Arc::clone(&handle) as Arc<dyn Engine>;
+    let server = socket.map(|socket| Server::serve(socket, engine)).transpose()?;
+    let follower = resolver.map(|known| follow_resolver(known, &handle)).transpose().context("a thread")?;
+    let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
 
     tracing::info!("{}", start::line(&about));
     ready::tell(settings.ready_fd)?;
@@ -144,9 +159,15 @@ pub fn run_with(
     let (Ended::Signal(_) | Ended::Over(_)) = worker.run().context("the packet loop")?;
     // The worker goes first: questions that wait for it then end at once, and the server with them.
     let mut host = worker.into_host();
-    drop((server, hangups));
+    drop((server, hangups, follower));
     host.made.undo().context("undoing what was set up")?;
     Ok(())
+}
+
+/// The host's resolv.conf is told to the worker whenever it says something else than `known`.
+fn follow_resolver(known: Option<ResolvConf>, handle: &Arc<Handle>) -> std::io::Result<Follower> {
+    let handle = Arc::clone(handle);
+    Follower::start(Path::new(PATH), known, move |conf| handle.tell_resolver(conf.clone()))
 }
 
 /// SIGHUP: reads the settings again. What came of it is said in the log; a success by the worker.

@@ -17,7 +17,10 @@ impl Worker {
     ///
     /// # Errors
     /// A port forward cannot be made; nothing has changed then.
-    pub fn settle(&mut self, plan: Plan, now: Time) -> Result<Settled, Problem> {
+    pub fn settle(&mut self, mut plan: Plan, now: Time) -> Result<Settled, Problem> {
+        for (_, outside, _) in plan.add.iter_mut().chain(&mut plan.remove) {
+            *outside = self.host.published(*outside);
+        }
         let before: BTreeSet<Forward> = self.published(now).into_iter().collect();
         let gone: Vec<Forward> = plan.remove.iter().filter(|old| before.contains(old)).copied().collect();
         let add: Vec<Forward> = plan.add.iter().filter(|new| !before.contains(new)).copied().collect();
@@ -134,6 +137,15 @@ impl Worker {
             self.guard.release(Protocol::Other(number), Endpoint::new(address, 0));
         }
         self.guard.silence(&nat.ports);
+        self.links.set_aliases(&self.gateway.config().aliases);
+        for (protocol, outside, _) in before.iter().filter(|old| !after.contains(old)) {
+            let _ = self.links.publish(*protocol, *outside, false);
+        }
+        for (protocol, outside, _) in after.iter().filter(|new| !before.contains(*new)) {
+            if let Err(error) = self.links.publish(*protocol, *outside, true) {
+                tracing::warn!("publish {protocol} {outside}: {error}");
+            }
+        }
         let new = nat.external.iter().any(|address| !old.external.contains(address));
         if new && self.memory.is_some() {
             tracing::warn!("ports of new external addresses rest over a restart only from the next start on");

@@ -1,31 +1,28 @@
 //! From settings to open devices: what is chosen, and why, in the order in which it is needed.
 
-use super::addresses::{self, Foreign};
+use super::addresses::{self, Answering, Foreign};
 use super::clock::Clock;
-use super::host::{Host, prefixes};
+use super::host::Host;
 use super::links::Links;
 use super::portless::Portless;
 use super::reload::describe;
 use super::stock::Stock;
-use crate::config::{GuardChoice, Settings, TapChoice, TapOffload, UplinkChoice, exempt};
+use super::way::{self, Way};
+use crate::config::{Settings, TapChoice, TapOffload, exempt};
 use crate::control::About;
-use crate::flow::{LinkInfo, Prefix};
+use crate::flow::LinkInfo;
 use crate::gateway::{Gateway, GatewayConfig, Subnet};
-use crate::io::filter::Wanted;
 use crate::io::guard::{self, Guard};
 use crate::io::netlink::{Family, Netlink};
-use crate::io::setup::{self, InsideConfig, Outside};
-use crate::io::uplink::raw::RawUplink;
+use crate::io::setup::{self, InsideConfig};
 use crate::io::uplink::{self, Chosen};
 use crate::io::{Link, tap::Tap};
 use crate::nat::NatConfig;
 use crate::nat::blocks::Blocks;
-use crate::nat::config::DEFAULT_PORTS;
 use crate::wire::MacAddr;
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 
 /// Everything open and chosen.
 #[derive(Debug)]
@@ -40,6 +37,8 @@ pub struct Started {
     pub stock: Option<Stock>,
     /// The host around it.
     pub host: Host,
+    /// ARP that is to be answered.
+    pub arp: Option<Answering>,
     /// All of it in words.
     pub about: About,
 }
@@ -50,60 +49,47 @@ pub struct Started {
 /// The thing, the cause and the cure.
 pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let netlink = Netlink::open().context("netlink socket")?;
-    let outside = setup::outside(&netlink, settings.outside.as_deref(), &addresses::families(settings))?;
-    let external = addresses::external(settings, &outside)?;
-    let host_addresses = addresses::others(&netlink, settings, &external)?;
-    addresses::check_overlap(settings, &external, &host_addresses)?;
-    let foreign = Foreign::among(&external, &netlink, &outside)?;
-
+    let Way { uplink, to_host, guard, external, anywhere, host_addresses, foreign, outside } =
+        way::open(settings, &netlink)?;
+    let packet = uplink.kind == uplink::Kind::Packet;
+    check_uplink(settings, packet, uplink.kind == uplink::Kind::Sockets)?;
     let inside = inside_config(settings);
     let (tap, made) = setup::inside(&inside)?;
-    let nets = settings.inside.iter().map(|net| Prefix::new(net.addr(), net.prefix_len()));
-    let prefixes = prefixes(&settings.translations, &settings.exempt, nets);
-    let (addresses, ports) = (external.clone(), wanted_ports(settings));
-    let wanted = Wanted { addresses, ports, prefixes, protocols: Vec::new() };
-    let kind = match settings.uplink {
-        UplinkChoice::Auto => None,
-        UplinkChoice::Packet => Some(uplink::Kind::Packet),
-        UplinkChoice::Raw => Some(uplink::Kind::Raw),
-    };
-    let uplink = uplink::open(kind, &outside.interface.name, &wanted, settings.mtu)?;
-    let to_host = RawUplink::host(wanted, settings.mtu)?;
-    let ask = match settings.guard {
-        GuardChoice::Auto => None,
-        GuardChoice::Tcx => Some(guard::Kind::Tcx),
-        GuardChoice::Hold => Some(guard::Kind::Hold),
-        GuardChoice::Off => Some(guard::Kind::Off),
-    };
-    let packet = uplink.kind == uplink::Kind::Packet;
-    check_uplink(settings, packet)?;
-    let guard = Guard::new(ask, packet, outside.interface.index, &external)?;
 
     let [seed, stock_seed, mac_seed] = seeds()?;
     let mac = MacAddr(settings.mac.unwrap_or_else(|| made_up_mac(&mac_seed)));
     let nat = nat_config(settings, &external, &host_addresses, guard.kind() != guard::Kind::Off);
+    let publish_anywhere = guard.kind() == guard::Kind::Sockets;
+    let nat = NatConfig { publish_anywhere, ..nat };
     Blocks::of(&nat).context("profile cgnat")?;
     let stock = nat.leased.then(|| Stock::new(&nat.external, &nat.ports, stock_seed));
     let lost = foreign.iter().map(|foreign| foreign.address).collect();
-    addresses::answer_for(&foreign, &outside);
+    let arp = outside.as_ref().and_then(|outside| addresses::answer_for(&foreign, outside));
+    let outside = outside.map_or_else(|| "sockets".to_owned(), |outside| outside.interface.name);
     let config = GatewayConfig::new(Vec::new(), mac, tap.info(), uplink.link.info(), nat);
-    let config = settings.gateway(config);
+    let host_by_uplink = uplink.kind == uplink::Kind::Sockets;
+    let config = GatewayConfig { host_by_uplink, ..settings.gateway(config) };
     let about = about(settings, &tap, &outside, &uplink, &guard, &config, clock);
-    let links = Links::new(vec![Box::new(tap), uplink.link, Box::new(to_host)]);
+    let mut links: Vec<Box<dyn Link>> = vec![Box::new(tap), uplink.link];
+    links.extend(to_host);
+    let links = Links::new(links);
     guard.silence(&config.nat.ports);
     let portless = Portless::default();
-    let host = Host { outside: outside.interface.name, packet, inside, made, lost, portless };
-    Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, about })
+    let host = Host { outside, packet, inside, made, lost, portless, anywhere };
+    Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, arp, about })
 }
 
 /// Raw IP sockets are given nothing to addresses that the host does not have.
-fn check_uplink(settings: &Settings, packet: bool) -> anyhow::Result<()> {
+fn check_uplink(settings: &Settings, packet: bool, sockets: bool) -> anyhow::Result<()> {
+    if let (Some(alias), false) = (settings.aliases.first(), sockets) {
+        bail!("host-loopback {}: only sockets reach the host's loopback; use --uplink sockets", alias.inside);
+    }
     let translation =
         settings.translations.first().map(|pair| format!("prefix-translation {}", pair.inside()));
     let exemption = settings.exempt.first().map(|exemption| format!("exempt {}", exempt::text(exemption)));
     match translation.or(exemption) {
         Some(setting) if !packet => bail!(
-            "{setting}: raw IP sockets are given nothing to addresses that the host does not have; \
+            "{setting}: sockets are given nothing to addresses that the host does not have; \
              use --uplink packet"
         ),
         _ => Ok(()),
@@ -123,10 +109,15 @@ pub fn again(
     external: Option<&[IpAddr]>,
 ) -> anyhow::Result<GatewayConfig> {
     check_families(settings, config)?;
-    check_uplink(settings, packet)?;
+    check_uplink(settings, packet, config.host_by_uplink)?;
     let netlink = Netlink::open().context("netlink socket")?;
     let external = match external {
         Some(external) => external.to_vec(),
+        None if config.host_by_uplink => {
+            let families = addresses::families(settings);
+            let outside = setup::outside(&netlink, settings.outside.as_deref(), &families);
+            way::socket_addresses(settings, outside.ok().as_ref()).0
+        }
         None => {
             let outside = setup::outside(&netlink, Some(outside), &addresses::families(settings))?;
             let external = addresses::external(settings, &outside)?;
@@ -151,6 +142,7 @@ pub fn again(
     let host_addresses = addresses::others(&netlink, settings, &external)?;
     addresses::check_overlap(settings, &external, &host_addresses)?;
     let nat = nat_config(settings, &external, &host_addresses, config.nat.leased);
+    let nat = NatConfig { publish_anywhere: config.nat.publish_anywhere, ..nat };
     Blocks::of(&nat).context("profile cgnat")?;
     Ok(settings.gateway(GatewayConfig { nat, ..config.clone() }))
 }
@@ -179,12 +171,6 @@ fn inside_config(settings: &Settings) -> InsideConfig {
     InsideConfig { tap, tap_fd, offload, bridge: settings.bridge.clone(), mtu: settings.mtu, six }
 }
 
-/// The ports, and the published ones that lie outside them.
-fn wanted_ports(settings: &Settings) -> Vec<RangeInclusive<u16>> {
-    let published = settings.publish.iter().map(|spec| spec.ports.clone());
-    settings.ports.clone().unwrap_or_else(|| DEFAULT_PORTS.to_vec()).into_iter().chain(published).collect()
-}
-
 fn nat_config(settings: &Settings, external: &[IpAddr], others: &[IpAddr], leased: bool) -> NatConfig {
     NatConfig { host_addresses: others.to_vec(), leased, ..settings.nat(external.to_vec()) }
 }
@@ -211,7 +197,7 @@ fn made_up_mac(random: &[u8; 32]) -> [u8; 6] {
 fn about(
     settings: &Settings,
     tap: &Tap,
-    outside: &Outside,
+    outside: &str,
     uplink: &Chosen,
     guard: &Guard,
     config: &GatewayConfig,
@@ -226,7 +212,7 @@ fn about(
         bridge: settings.bridge.clone(),
         mac: config.mac.to_string(),
         mtu: settings.mtu,
-        outside: outside.interface.name.clone(),
+        outside: outside.to_owned(),
         uplink: uplink.kind.word().to_owned(),
         guard: guard.kind().word().to_owned(),
         reasons: vec![

@@ -11,14 +11,16 @@ use super::links::{Links, Turned};
 use super::mailbox::{Letter, Mailbox};
 use super::memory::PortMemory;
 use super::poller::{LINKS, Poller, Woken};
+use super::sandbox;
 use super::signals::Signals;
 use super::spin::Spin;
 use super::stock::Stock;
 use crate::flow::{Endpoint, LinkId, Protocol, Summary, Time};
 use crate::gateway::{Command, Fate, Gateway, INSIDE, OUTSIDE, Outbox, Reply};
 use crate::io::ending::Ending;
-use crate::io::guard::Guard;
+use crate::io::guard::{Guard, LeaseError};
 use crate::io::netlink::{Change, Watcher};
+use crate::io::protect;
 use crate::nat::{Observer, Step};
 use crate::observe::event::{Event, Kind, Note, PacketSeen, What};
 use crate::observe::{Feed, FlowBoard};
@@ -98,6 +100,7 @@ pub struct Chores {
     retried: Time,
     lease_failing: bool,
     more_leases: bool,
+    refused_calls: u64,
 }
 
 /// Tells the watchers what the translator does.
@@ -142,6 +145,8 @@ impl Worker {
         loop {
             let woken = self.wait()?;
             let now = self.clock.now();
+            self.links.tick(now);
+            self.links.wake(&mut self.poller);
             let mut took = false;
             for link in (0..LINKS as u8).map(LinkId) {
                 if self.poller.is_ready(link) {
@@ -184,6 +189,7 @@ impl Worker {
     /// Waits for something: looks again for a while if packets follow each other closely, then
     /// sleeps until the next deadline.
     fn wait(&mut self) -> io::Result<Woken> {
+        self.links.wake(&mut self.poller);
         let until = self.chores.spin.until();
         while self.clock.now() < until {
             let woken = self.poller.wait(Some(Duration::ZERO))?;
@@ -340,7 +346,9 @@ impl Worker {
 
     pub(super) fn note(&self, note: Note, now: Time) {
         match &note {
-            Note::LinkUp(_) | Note::Reloaded(..) | Note::Stopping(_) => tracing::info!("{}", note.text()),
+            Note::LinkUp(_) | Note::Reloaded(..) | Note::ResolverChanged(_) | Note::Stopping(_) => {
+                tracing::info!("{}", note.text());
+            }
             _ => tracing::warn!("{}", note.text()),
         }
         self.feed.push(Event { at: now, what: What::Note(note) });
@@ -363,6 +371,7 @@ impl Worker {
         self.remember(now);
         self.lease(now);
         self.publish_board(now);
+        self.chores.refused_calls = sandbox::look(self.chores.refused_calls);
     }
 
     /// Changed interfaces are looked at when a link is down; the links follow routes and
@@ -380,7 +389,8 @@ impl Worker {
                 Change::Neighbor { .. } | Change::Route => {}
             }
         }
-        if addresses {
+        // By sockets the address is but a name.
+        if addresses && !self.gateway.config().host_by_uplink {
             self.host.check_addresses(&self.gateway.config().nat.external);
         }
         if let Some(info) = self.links.outside_info() {
@@ -419,13 +429,17 @@ impl Worker {
             // Who asked may have given up.
             match letter {
                 Letter::Command(command, answer) => drop(answer.try_send(self.carry_out(command, now))),
+                Letter::Resolver(conf) => self.resolver_changed(&conf, now),
                 Letter::Plan(plan, answer) => drop(answer.try_send(self.settle(*plan, now))),
             }
         }
     }
 
     /// Carries out a command; for a port forward the host is asked for the port first.
-    pub fn carry_out(&mut self, command: Command, now: Time) -> Reply {
+    pub fn carry_out(&mut self, mut command: Command, now: Time) -> Reply {
+        if let Command::Publish { outside, .. } | Command::Unpublish { outside, .. } = &mut command {
+            *outside = self.host.published(*outside);
+        }
         let publishes = match &command {
             Command::Publish { protocol, outside, .. } => Some((*protocol, *outside)),
             _ => None,
@@ -445,9 +459,26 @@ impl Worker {
             _ => None,
         };
         let changes_ports = matches!(command, Command::Publish { .. } | Command::Unpublish { .. });
+        if let Command::SetAliases(aliases) = &command {
+            self.links.set_aliases(aliases);
+        }
         let mut reply = self.gateway.apply(command, now, &mut Watching::new(&self.feed));
+        if let (Some((protocol, outside)), Reply::Done) = (publishes, &reply)
+            && let Err(error) = self.links.publish(protocol, outside, true)
+        {
+            let command = Command::Unpublish { protocol, outside };
+            self.gateway.apply(command, now, &mut Watching::new(&self.feed));
+            if leased_now {
+                self.guard.release(protocol, outside);
+            }
+            return Reply::NotLeased(LeaseError::of(protocol, outside, error).to_string());
+        }
         if changes_ports && reply == Reply::Done {
             self.let_in(now);
+            if let Some((protocol, outside)) = removes {
+                // What listens no more cannot refuse to.
+                let _ = self.links.publish(protocol, outside, false);
+            }
             if let (Some((protocol, outside)), Some(stock)) = (removes, &mut self.stock) {
                 self.guard.release(protocol, outside);
                 stock.given_back(&self.gateway, protocol, outside);
@@ -461,6 +492,8 @@ impl Worker {
                 counters.links = self.links.counters();
                 let held = self.guard.held() as u64;
                 counters.links.push(("guard: held-sockets".to_owned(), held));
+                let refused = protect::refused().0;
+                counters.links.push(("sandbox: refused-calls".to_owned(), refused));
                 let unanswered = self.host.portless.unanswered;
                 counters.links.push(("guard: protocol-without-place".to_owned(), unanswered));
                 let counts = self.gateway.counts();
@@ -550,6 +583,7 @@ impl Worker {
             .then_some(self.chores.shrunk + SHRINK);
         let deadlines = [
             self.gateway.next_deadline(),
+            self.links.next_deadline(),
             self.stock.as_ref().and_then(|stock| stock.next_deadline(now)),
             self.links.any_down().then_some(self.chores.retried + RETRY),
             self.chores.swept.map(|swept| swept + BOARD_KEPT + Duration::from_millis(1)),

@@ -3,7 +3,7 @@
 //! is fragmented on the way (RFC 8200 §5).
 
 use super::packet::tlv_options;
-use super::{Buffer, Packet, ParseError, checksum};
+use super::{Buffer, Packet, ParseError, checksum, ipv6};
 
 /// The smallest MTU that a link may have (RFC 791): the longest header and 8 bytes of payload.
 pub const MIN_MTU: u16 = 68;
@@ -16,6 +16,32 @@ const OPTIONS: usize = 20;
 
 /// More fragments follow, in the word at [`FRAGMENT`].
 const MORE: u16 = 0x2000;
+
+/// The fragments that the source of the IPv6 packet `packet` would have sent, of at most `limit` bytes
+/// each (RFC 8200 §4.5). It has no extension headers, and its checksum is whole. `None` if it is no
+/// such packet, or no fragment is that short.
+pub fn at_source(packet: &[u8], limit: usize, identification: u32) -> Option<Vec<Vec<u8>>> {
+    let (header, data) = packet.split_at_checked(ipv6::HEADER)?;
+    let room = limit.checked_sub(ipv6::HEADER + ipv6::FRAGMENT_HEADER)? & !7;
+    if room == 0 {
+        return None;
+    }
+    let piece = |(number, part): (usize, &[u8])| {
+        let offset = u16::try_from(number * room).ok()?;
+        let more = usize::from(offset) + part.len() < data.len();
+        let length = u16::try_from(ipv6::FRAGMENT_HEADER + part.len()).ok()?;
+        let mut piece = Vec::with_capacity(ipv6::HEADER + usize::from(length));
+        piece.extend_from_slice(header);
+        piece[4..6].copy_from_slice(&length.to_be_bytes());
+        piece[6] = ipv6::FRAGMENT;
+        piece.extend_from_slice(&[header[6], 0]);
+        piece.extend_from_slice(&(offset | u16::from(more)).to_be_bytes());
+        piece.extend_from_slice(&identification.to_be_bytes());
+        piece.extend_from_slice(part);
+        Some(piece)
+    };
+    data.chunks(room).enumerate().map(piece).collect()
+}
 
 /// The fragments of one packet, written one after the other into a buffer of the caller's.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 //! Reading: [`Frame`], then [`Packet`]; [`ipv6`] for extension headers, [`icmp`] for what an ICMP
 //! error quotes. Changing:
 //! [`Packet::apply`], on top of [`checksum`]. Cutting: [`Segments`] for super-frames, [`Fragments`]
-//! for a smaller MTU. Making: [`craft`]. Showing: [`display`].
+//! for a smaller MTU. Making: [`craft`]; [`encapsulate`] around a payload. Showing: [`display`].
 //!
 //! A packet is checked once, in [`Packet::parse`]: version, header length, total length against
 //! the bytes there are, header checksum (IPv6 has none, and extension headers instead). Whoever holds a [`Packet`] may index by its offsets.
@@ -14,6 +14,7 @@ pub mod buffer;
 pub mod checksum;
 pub mod craft;
 pub mod display;
+pub mod encapsulate;
 pub mod error;
 pub mod ethernet;
 pub mod fragment;

@@ -105,7 +105,7 @@ impl Engine for Fake {
                 let all = forwards.iter().map(|((protocol, outside), inside)| (*protocol, *outside, *inside));
                 Reply::Published(all.collect())
             }
-            Command::Sessions { .. } | Command::Reconfigure(_) => Reply::NotFound,
+            Command::Sessions { .. } | Command::Reconfigure(_) | Command::SetAliases(_) => Reply::NotFound,
         })
     }
 

@@ -3,7 +3,9 @@
 use super::Check;
 use crate::io::guard::raise_descriptor_limit;
 use crate::io::guard::tcx::Tcx;
+use crate::io::protect::places;
 use crate::io::sys::netns::enter_private;
+use crate::io::sys::seccomp::is_known;
 use crate::io::tap::Tap;
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
@@ -33,6 +35,8 @@ pub fn all() -> Vec<Check> {
     found.push(unprivileged_ports());
     found.push(ephemeral_ports());
     found.push(descriptors());
+    found.push(landlock());
+    found.push(seccomp());
     found.push(forwarding());
     found
 }
@@ -215,6 +219,25 @@ fn descriptors() -> Check {
             ),
         ),
         _ => Check::yes("descriptors", detail),
+    }
+}
+
+/// Neither keeps a gateway from running: it then has one stage of its protection less.
+fn landlock() -> Check {
+    match places::version() {
+        Ok(abi) => Check::yes("landlock", format!("ABI {abi}: a gateway reaches no files but its own")),
+        Err(why) => Check::no("landlock", "a gateway's files are not kept apart", why),
+    }
+}
+
+fn seccomp() -> Check {
+    match is_known() {
+        true => Check::yes("seccomp", "a gateway makes no system calls but those of its list"),
+        false => Check::no(
+            "seccomp",
+            "filters of system calls are not known or not allowed",
+            "use a kernel with CONFIG_SECCOMP_FILTER",
+        ),
     }
 }
 

@@ -45,3 +45,9 @@ pub fn of_channel(channel: &pnet::transport::TransportSender) -> BorrowedFd<'_> 
     // SAFETY: the channel keeps its socket open while it lives, and the result borrows it.
     unsafe { BorrowedFd::borrow_raw(channel.socket.fd) }
 }
+
+/// The descriptor of a poll, for as long as the poll lives.
+pub fn of_poll(poll: &mio::Poll) -> BorrowedFd<'_> {
+    // SAFETY: the poll keeps its descriptor open while it lives, and the result borrows it.
+    unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(poll)) }
+}

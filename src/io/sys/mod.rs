@@ -6,13 +6,16 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod datagram;
 pub mod ethtool;
 pub mod fd;
 pub mod inet;
+pub mod landlock;
 pub mod netns;
 pub mod nsfs;
 pub mod packet;
 pub mod raw6;
+pub mod seccomp;
 pub mod shared;
 pub mod signal;
 pub mod tun;

@@ -3,7 +3,7 @@
 //! * [`packet`]: AF_PACKET on one interface; super-frames pass whole
 //! * [`raw`]: raw IP sockets; for hosts that refuse AF_PACKET, and towards the host's own services
 //! * [`sender`]: the sending side of [`raw`]
-//! * [`sockets`]: ordinary sockets, for hosts that allow nothing else
+//! * [`sockets`]: ordinary sockets; needs no privilege
 
 pub mod packet;
 pub mod raw;
@@ -24,6 +24,8 @@ pub enum Kind {
     Packet,
     /// Raw IP sockets.
     Raw,
+    /// Ordinary sockets.
+    Sockets,
 }
 
 impl Kind {
@@ -32,6 +34,7 @@ impl Kind {
         match self {
             Kind::Packet => "packet",
             Kind::Raw => "raw",
+            Kind::Sockets => "sockets",
         }
     }
 }
@@ -127,8 +130,27 @@ pub fn open(
     match ask {
         Some(Kind::Packet) => packet("asked for".to_owned()),
         Some(Kind::Raw) => raw("asked for".to_owned()),
+        Some(Kind::Sockets) => Err(UplinkError::NoInterface(interface.to_owned())),
         None => packet("super-frames pass whole".to_owned()).or_else(|refused| raw(refused.fallback())),
     }
+}
+
+/// Opens the uplink of ordinary sockets; `refused` says why there is no better one, if it was not
+/// asked for. Its leased ports, for the guard, are returned beside it.
+///
+/// # Errors
+/// See [`UplinkError`].
+pub fn open_sockets(
+    config: sockets::Config,
+    refused: Option<&str>,
+) -> Result<(Chosen, sockets::ports::Ports), UplinkError> {
+    let link = sockets::Sockets::open(config)?;
+    let mut why = refused.unwrap_or("asked for").to_owned();
+    if link.can_ping() == [false; 2] {
+        why.push_str(", no ping since net.ipv4.ping_group_range leaves this user out");
+    }
+    let ports = link.ports();
+    Ok((Chosen { link: Box::new(link), kind: Kind::Sockets, why }, ports))
 }
 
 /// The interface's MTU as links know it.

@@ -8,14 +8,12 @@
 
 use super::{TCP, Unusable};
 use crate::io::sys::raw6;
-use crate::wire::{Buffer, Segment, SegmentKind, checksum};
+use crate::wire::{Buffer, Segment, SegmentKind, checksum, fragment};
 use std::io;
 use std::os::fd::AsFd;
 
 /// Length of an IPv6 header.
 pub(super) const HEADER: usize = 40;
-const FRAGMENT: u8 = 44;
-const FRAGMENT_HEADER: usize = 8;
 const CWR: u8 = 0x80;
 
 /// Receives one packet of a socket of the IP protocol numbered `protocol`, with a header as it had;
@@ -86,29 +84,9 @@ fn merged(packet: &[u8], limit: usize) -> Option<Segment> {
     })
 }
 
-/// Cuts the packet into fragments of at most `limit` bytes (RFC 8200 §4.5).
+/// Cuts the packet into fragments of at most `limit` bytes.
 fn cut(buffer: &mut Buffer, limit: usize, identification: u32) -> Result<Vec<Vec<u8>>, Unusable> {
-    let packet = buffer.bytes().to_vec();
-    let (header, data) = packet.split_at_checked(HEADER).ok_or(Unusable::Malformed)?;
-    let room = limit.saturating_sub(HEADER + FRAGMENT_HEADER) & !7;
-    if room == 0 {
-        return Err(Unusable::Malformed);
-    }
-    let mut pieces = Vec::new();
-    for (number, part) in data.chunks(room).enumerate() {
-        let offset = u16::try_from(number * room).map_err(|_| Unusable::Malformed)?;
-        let more = usize::from(offset) + part.len() < data.len();
-        let length = u16::try_from(FRAGMENT_HEADER + part.len()).map_err(|_| Unusable::Malformed)?;
-        let mut piece = Vec::with_capacity(HEADER + usize::from(length));
-        piece.extend_from_slice(header);
-        piece[4..6].copy_from_slice(&length.to_be_bytes());
-        piece[6] = FRAGMENT;
-        piece.extend_from_slice(&[header[6], 0]);
-        piece.extend_from_slice(&(offset | u16::from(more)).to_be_bytes());
-        piece.extend_from_slice(&identification.to_be_bytes());
-        piece.extend_from_slice(part);
-        pieces.push(piece);
-    }
+    let pieces = fragment::at_source(buffer.bytes(), limit, identification).ok_or(Unusable::Malformed)?;
     let mut pieces = pieces.into_iter();
     if let Some(first) = pieces.next() {
         buffer.fill(&first);
@@ -119,6 +97,7 @@ fn cut(buffer: &mut Buffer, limit: usize, identification: u32) -> Result<Vec<Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::ipv6::FRAGMENT;
 
     fn packet(protocol: u8, length: usize) -> Buffer {
         let mut bytes = vec![0x60, 0, 0, 0, 0, 0, protocol, 64];

@@ -1,0 +1,125 @@
+//! Who is meant, and who is seen: addresses inside that stand for something on the host.
+
+use crate::flow::{Alias, Endpoint, Protocol};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The aliases, and the gateway's own addresses inside, which stand for the host's loopback where
+/// no alias does: a client there is seen as the gateway.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Aliases {
+    list: Vec<Alias>,
+    gateways: Vec<IpAddr>,
+}
+
+impl Aliases {
+    /// These aliases, and the gateway's own addresses inside.
+    pub fn new(list: Vec<Alias>, gateways: Vec<IpAddr>) -> Self {
+        Aliases { list, gateways }
+    }
+
+    /// Takes other aliases.
+    pub fn set(&mut self, list: Vec<Alias>) {
+        self.list = list;
+    }
+
+    /// Where a packet to `remote` is really to go.
+    pub fn host(&self, protocol: Protocol, remote: Endpoint) -> SocketAddr {
+        if let Some(alias) = self.list.iter().find(|alias| alias.covers(protocol, remote)) {
+            return alias.host_of(remote);
+        }
+        let ip = match remote.ip {
+            // The gateway lets this through only to somebody who has knocked from there.
+            ip if self.gateways.contains(&ip) => loopback(ip),
+            ip => ip,
+        };
+        SocketAddr::new(ip, remote.port)
+    }
+
+    /// How what comes from `host` unasked is seen inside. `None` if nobody inside could answer: it is
+    /// the host's loopback, of a family that is not spoken inside.
+    pub fn seen(&self, host: SocketAddr) -> Option<Endpoint> {
+        let ip = host.ip();
+        if !ip.is_loopback() {
+            return Some(Endpoint::new(ip, host.port()));
+        }
+        let alias = self.list.iter().find_map(|alias| alias.seen(host));
+        let gateway = || self.gateways.iter().find(|gateway| gateway.is_ipv4() == ip.is_ipv4());
+        alias.or_else(|| gateway().map(|gateway| Endpoint::new(*gateway, host.port())))
+    }
+}
+
+fn loopback(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+/// Remotes that a socket has talked to by an alias, the latest last: what comes back from the host is
+/// to be seen as whom it was sent to.
+#[derive(Debug, Default)]
+pub struct Talks(Vec<(SocketAddr, Endpoint)>);
+
+/// Remotes that are remembered for one socket.
+const TALKS: usize = 32;
+
+impl Talks {
+    /// Notes that a packet for `remote` goes to `host`.
+    pub fn note(&mut self, host: SocketAddr, remote: Endpoint) {
+        let plain = remote.ip == host.ip() && remote.port == host.port();
+        if (plain && self.0.is_empty()) || self.0.last() == Some(&(host, remote)) {
+            return;
+        }
+        self.0.retain(|(known, _)| *known != host);
+        if !plain {
+            if self.0.len() >= TALKS {
+                self.0.remove(0);
+            }
+            self.0.push((host, remote));
+        }
+    }
+
+    /// Whom `host` is to be seen as.
+    pub fn seen(&self, host: SocketAddr) -> Option<Endpoint> {
+        self.0.iter().rev().find(|(known, _)| *known == host).map(|(_, remote)| *remote)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(ip: [u8; 4], port: u16) -> Endpoint {
+        Endpoint::new(IpAddr::from(ip), port)
+    }
+
+    #[test]
+    fn loopback_is_seen_as_its_alias_or_as_the_gateway_and_never_as_itself() {
+        let gateway = end([10, 0, 2, 1], 0).ip;
+        let mut aliases = Aliases::new(Vec::new(), vec![gateway]);
+        let client = SocketAddr::from(([127, 0, 0, 1], 4000));
+        assert_eq!(aliases.seen(client), Some(end([10, 0, 2, 1], 4000)));
+        assert_eq!(aliases.host(Protocol::Tcp, end([10, 0, 2, 1], 4000)), client);
+        assert_eq!(aliases.seen((Ipv6Addr::LOCALHOST, 4000).into()), None);
+        let inside = end([10, 0, 2, 2], 0).ip;
+        aliases.set(vec![Alias { inside, port: None, host: ([127, 0, 0, 1], 0).into() }]);
+        assert_eq!(aliases.seen(client), Some(end([10, 0, 2, 2], 4000)));
+        assert_eq!(aliases.host(Protocol::Tcp, end([10, 0, 2, 2], 80)), ([127, 0, 0, 1], 80).into());
+        let far = SocketAddr::from(([192, 0, 2, 1], 80));
+        assert_eq!(aliases.seen(far), Some(end([192, 0, 2, 1], 80)));
+    }
+
+    #[test]
+    fn who_was_asked_by_an_alias_answers_by_it() {
+        let mut talks = Talks::default();
+        let host = SocketAddr::from(([127, 0, 0, 53], 53));
+        talks.note(host, end([10, 0, 2, 3], 53));
+        assert_eq!(talks.seen(host), Some(end([10, 0, 2, 3], 53)));
+        talks.note(host, end([127, 0, 0, 53], 53));
+        assert_eq!(talks.seen(host), None, "asked by its own name since");
+        for port in 0..100 {
+            talks.note(([127, 0, 0, 1], port).into(), end([10, 0, 2, 2], port));
+        }
+        assert_eq!(talks.0.len(), TALKS);
+    }
+}

@@ -1,0 +1,223 @@
+//! The ports that the guard leases and the uplink uses: of UDP a socket each, which is the
+//! mapping's own. All that leaves from an outside port leaves there, and whoever answers to it is
+//! heard there: mapping and filtering stay the translator's.
+//!
+//! TCP ports take no socket: a connection binds to its port when it is opened, and does without if
+//! the host has given it to somebody else meanwhile.
+
+use super::UDP;
+use super::alias::Talks;
+use crate::flow::Endpoint;
+use crate::io::sys::datagram::{self, Cutting};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Socket, Type};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+
+/// How much may wait in a socket that is in use, in bytes, as far as the host allows.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Clients of a published port of whom is remembered which address of the host they asked.
+const ASKED: usize = 1024;
+
+/// The leased ports, shared by guard and uplink.
+#[derive(Clone, Debug)]
+pub struct Ports(Rc<RefCell<Table>>);
+
+/// The leased ports by number and by outside endpoint.
+#[derive(Debug)]
+pub struct Table {
+    registry: Registry,
+    /// Outside addresses that stand for any of the host's.
+    anywhere: Vec<IpAddr>,
+    /// Sockets at most: in all, and of one outside address.
+    room: (usize, usize),
+    slots: Vec<Option<Port>>,
+    vacant: Vec<usize>,
+    by_outside: HashMap<Endpoint, usize, foldhash::fast::RandomState>,
+    /// Sockets by outside address.
+    counts: HashMap<IpAddr, usize>,
+}
+
+/// A leased UDP port.
+#[derive(Debug)]
+pub struct Port {
+    /// Bound to it.
+    pub socket: Socket,
+    /// What the translator calls it.
+    pub outside: Endpoint,
+    /// It waits to be read.
+    pub queued: bool,
+    /// Its error queue may have something.
+    pub complaints: bool,
+    /// Whom it talks to by an alias.
+    pub talks: Talks,
+    cutting: Option<Cutting>,
+    used: bool,
+    /// If it is published: which address of the host each client asked.
+    asked: Option<HashMap<SocketAddr, IpAddr, foldhash::fast::RandomState>>,
+}
+
+impl Ports {
+    /// Ports whose sockets `registry` watches. Addresses of `anywhere` stand for any of the host's;
+    /// others are bound to.
+    pub fn new(registry: Registry, anywhere: Vec<IpAddr>) -> Self {
+        let (slots, vacant, by_outside) = (Vec::new(), Vec::new(), HashMap::default());
+        let (room, counts) = ((usize::MAX, usize::MAX), HashMap::new());
+        let table = Table { registry, anywhere, room, slots, vacant, by_outside, counts };
+        Ports(Rc::new(RefCell::new(table)))
+    }
+
+    /// Sets how many sockets there may be at most: `all`, and of `one` outside address, so that no family
+    /// takes all.
+    pub fn set_room(&self, all: usize, one: usize) {
+        self.0.borrow_mut().room = (all, one);
+    }
+
+    /// Takes a UDP port from the host. One that is taken already stays.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` if the host has it, `EMFILE` if there are too many; the kernel's word otherwise.
+    pub fn lease(&self, outside: Endpoint) -> io::Result<()> {
+        self.0.borrow_mut().lease(outside)
+    }
+
+    /// Gives a UDP port back.
+    pub fn release(&self, outside: Endpoint) {
+        let mut table = self.0.borrow_mut();
+        if let Some(slot) = table.by_outside.remove(&outside) {
+            table.slots[slot] = None;
+            table.vacant.push(slot);
+            if let Some(count) = table.counts.get_mut(&outside.ip) {
+                *count = count.saturating_sub(1);
+            }
+        }
+    }
+
+    /// A published port, or one that is none any more. True if it is leased.
+    pub fn publish(&self, outside: Endpoint, on: bool) -> bool {
+        let mut table = self.0.borrow_mut();
+        let slot = table.by_outside.get(&outside).copied();
+        let Some(port) = slot.and_then(|slot| table.port(slot)) else { return false };
+        port.asked = on.then(HashMap::default);
+        true
+    }
+
+    /// The address that a socket for this outside endpoint is bound to.
+    pub fn local(&self, outside: Endpoint) -> SocketAddr {
+        self.0.borrow().local(outside)
+    }
+
+    /// Does something with the port in a slot, or with that of an outside endpoint.
+    pub fn with<T>(&self, which: Which, work: impl FnOnce(usize, &mut Port) -> T) -> Option<T> {
+        let mut table = self.0.borrow_mut();
+        let slot = match which {
+            Which::Slot(slot) => slot,
+            Which::Outside(outside) => *table.by_outside.get(&outside)?,
+        };
+        table.port(slot).map(|port| work(slot, port))
+    }
+}
+
+/// Names a leased port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// By its number, which is its token less the first.
+    Slot(usize),
+    /// By what the translator calls it.
+    Outside(Endpoint),
+}
+
+impl Table {
+    fn port(&mut self, slot: usize) -> Option<&mut Port> {
+        self.slots.get_mut(slot)?.as_mut()
+    }
+
+    /// How many sockets are of an outside address.
+    fn of(&self, ip: IpAddr) -> usize {
+        self.counts.get(&ip).copied().unwrap_or(0)
+    }
+
+    fn local(&self, outside: Endpoint) -> SocketAddr {
+        let ip = match outside.ip {
+            ip if !self.anywhere.contains(&ip) => ip,
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        SocketAddr::new(ip, outside.port)
+    }
+
+    fn lease(&mut self, outside: Endpoint) -> io::Result<()> {
+        if self.by_outside.contains_key(&outside) {
+            return Ok(());
+        }
+        let slot = self.vacant.last().copied().unwrap_or(self.slots.len());
+        let (all, one) = self.room;
+        let full = self.by_outside.len() >= all || slot >= UDP.len();
+        if full || (one < all && self.of(outside.ip) >= one) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        let (local, six) = (self.local(outside), outside.ip.is_ipv6());
+        let socket = Socket::new(Domain::for_address(local), Type::DGRAM.nonblocking().cloexec(), None)?;
+        if six {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&local.into())?;
+        datagram::prepare(&socket, six, true)?;
+        let token = Token(UDP.start + slot);
+        self.registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
+        let port = Port {
+            socket,
+            outside,
+            queued: false,
+            complaints: false,
+            talks: Talks::default(),
+            cutting: None,
+            used: false,
+            asked: None,
+        };
+        if self.vacant.pop().is_some() {
+            self.slots[slot] = Some(port);
+        } else {
+            self.slots.push(Some(port));
+        }
+        self.by_outside.insert(outside, slot);
+        *self.counts.entry(outside.ip).or_default() += 1;
+        Ok(())
+    }
+}
+
+impl Port {
+    /// Has what is sent next be fragmented or not.
+    pub fn cut(&mut self, cutting: Cutting) {
+        if self.cutting != Some(cutting) {
+            // A kernel that refuses goes on as before; the packet is more than its DF bit.
+            let _ = datagram::set_cutting(&self.socket, self.outside.ip.is_ipv6(), cutting);
+            self.cutting = Some(cutting);
+        }
+        if !std::mem::replace(&mut self.used, true) {
+            let _ = self.socket.set_recv_buffer_size(SOCKET_BUFFER);
+            let _ = self.socket.set_send_buffer_size(SOCKET_BUFFER);
+        }
+    }
+
+    /// Notes that `client` asked the address `here` of the host.
+    pub fn note_asked(&mut self, client: SocketAddr, here: Option<IpAddr>) {
+        if let (Some(asked), Some(here)) = (&mut self.asked, here) {
+            if asked.len() >= ASKED {
+                asked.clear();
+            }
+            asked.insert(client, here);
+        }
+    }
+
+    /// Which address of the host `client` asked, and is to be answered from.
+    pub fn asked(&self, client: SocketAddr) -> Option<IpAddr> {
+        self.asked.as_ref()?.get(&client).copied()
+    }
+}

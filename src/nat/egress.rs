@@ -1,0 +1,119 @@
+//! Who inside may talk to whom: a list of rules, of which the first that fits decides.
+//!
+//! A rule is asked when a session is opened from the inside, never again while it lives; a new
+//! configuration asks for every session at once. What is opened from outside, by a port forward or
+//! a filter that lets it in, is not asked about: the answers belong to it. Packets that have no
+//! session (exempt ones, those of translated prefixes) are asked about one by one.
+
+use super::{Nat, NatConfig, Refusal};
+use crate::flow::{Endpoint, Flow, Prefix, Protocol};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+/// Where clouds hand out credentials to whoever asks from the machine: the instance metadata of
+/// EC2, Google, Azure and others, of EC2 and of Google by IPv6, and the credentials of ECS tasks and
+/// EKS pods.
+pub const METADATA: [IpAddr; 6] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+];
+
+/// Allows or denies inside hosts to open sessions with some remotes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EgressRule {
+    /// Allows; else denies.
+    pub allow: bool,
+    /// Only these inside hosts.
+    pub inside: Option<Prefix>,
+    /// Only these remotes.
+    pub remote: Option<Prefix>,
+    /// Only this protocol.
+    pub protocol: Option<Protocol>,
+    /// Only these ports of the remote; protocols without ports then do not fit.
+    pub ports: Option<RangeInclusive<u16>>,
+}
+
+impl EgressRule {
+    /// Denies everybody everything with `remote`.
+    pub fn deny(remote: Prefix) -> Self {
+        EgressRule { allow: false, inside: None, remote: Some(remote), protocol: None, ports: None }
+    }
+
+    /// The rules if nobody gives others: cloud metadata is denied.
+    pub fn defaults() -> Vec<Self> {
+        Self::before_wider(Vec::new())
+    }
+
+    /// `rules` with cloud metadata denied: each of its addresses before the first rule that is about
+    /// more than that address, so that only a rule about it alone can allow it.
+    pub fn before_wider(mut rules: Vec<Self>) -> Vec<Self> {
+        for ip in METADATA {
+            let alone = Prefix::new(ip, u8::MAX);
+            let wider = |rule: &Self| match rule.remote {
+                None => true,
+                Some(remote) => remote.covers(ip) && remote.length < alone.length,
+            };
+            let place = rules.iter().position(wider).unwrap_or(rules.len());
+            rules.insert(place, Self::deny(alone));
+        }
+        rules
+    }
+
+    /// Whether the rule is about packets of `protocol` from `inside` to `remote`.
+    pub fn covers(&self, protocol: Protocol, inside: IpAddr, remote: Endpoint) -> bool {
+        let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);
+        self.inside.is_none_or(|only| only.covers(inside))
+            && self.remote.is_none_or(|only| only.covers(remote.ip))
+            && self.protocol.is_none_or(|only| only == protocol)
+            && self.ports.as_ref().is_none_or(|ports| ported && ports.contains(&remote.port))
+    }
+}
+
+impl NatConfig {
+    /// Whether the inside host `inside` may talk to `remote`: the first rule that fits decides, and
+    /// what none fits is allowed.
+    pub fn may_leave(&self, protocol: Protocol, inside: IpAddr, remote: Endpoint) -> bool {
+        let first = self.egress.iter().find(|rule| rule.covers(protocol, inside, remote));
+        first.is_none_or(|rule| rule.allow)
+    }
+}
+
+impl Nat {
+    /// Asks the rules about a packet from the inside.
+    pub(super) fn ask_egress(&self, flow: Flow) -> Result<(), Refusal> {
+        match self.config.may_leave(flow.protocol, flow.source.ip, flow.destination) {
+            true => Ok(()),
+            false => Err(Refusal::EgressDenied),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(allow: bool, remote: Option<Prefix>) -> EgressRule {
+        EgressRule { allow, inside: None, remote, protocol: None, ports: None }
+    }
+
+    #[test]
+    fn only_a_rule_about_it_alone_allows_metadata() {
+        let inside = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+        let may = |rules: Vec<EgressRule>| {
+            let mut config = NatConfig::new(vec![inside]);
+            config.egress = EgressRule::before_wider(rules);
+            config.may_leave(Protocol::Tcp, inside, Endpoint::new(METADATA[0], 80))
+        };
+        let (one, wide) = (Prefix::new(METADATA[0], 32), Prefix::new(METADATA[0], 16));
+        assert!(!may(vec![]));
+        assert!(!may(vec![all(true, None)]));
+        assert!(!may(vec![all(true, Some(wide))]));
+        assert!(may(vec![all(true, Some(one))]));
+        assert!(may(vec![all(true, Some(one)), all(false, None)]));
+        assert!(!may(vec![all(true, None), all(true, Some(one))]));
+    }
+}

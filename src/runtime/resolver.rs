@@ -1,0 +1,189 @@
+//! Follows the host's resolv.conf: what it says goes to the worker, at start and whenever it changes.
+//!
+//! A thread looks once a second whether the file is still the one that was read: its device, number,
+//! size and times, behind all symbolic links. That sees what a watch of directories would miss, such
+//! as a file mounted over it, or a link on the way that leads elsewhere; and costs one system call.
+
+use super::worker::Worker;
+use crate::flow::Time;
+use crate::gateway::Names;
+use crate::io::resolver::{PATH, ResolvConf, Stamp};
+use crate::observe::event::Note;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// How often the file is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Reads the file again when it has changed.
+#[derive(Debug)]
+struct Reader {
+    path: PathBuf,
+    stamp: Option<Stamp>,
+}
+
+impl Reader {
+    /// What the file says, if that may be something new. While there is no file, nothing is new: some
+    /// programs write it by way of its absence.
+    fn news(&mut self) -> Option<ResolvConf> {
+        let stamp = Stamp::of(&self.path)?;
+        if self.stamp == Some(stamp) {
+            return None;
+        }
+        // One that is written while it is read has another stamp afterwards, and is read again.
+        self.stamp = Some(stamp);
+        let read = ResolvConf::read(&self.path);
+        if let Err(error) = &read {
+            tracing::warn!("{}: {error}; what it said before still holds", self.path.display());
+        }
+        read.ok()
+    }
+}
+
+/// The thread; ends when this is dropped.
+#[derive(Debug)]
+pub struct Follower {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Follower {
+    /// Has `tell` told what the file at `path` says from now on, beginning with something other than
+    /// `known`. What it returns false about it is told again a second later.
+    ///
+    /// # Errors
+    /// If the kernel gives no thread.
+    pub fn start(
+        path: &Path,
+        known: Option<ResolvConf>,
+        tell: impl Fn(&ResolvConf) -> bool + Send + 'static,
+    ) -> std::io::Result<Follower> {
+        let (stop, stopped) = channel();
+        let reader = Reader { path: path.to_owned(), stamp: None };
+        let thread = thread::Builder::new()
+            .name("resolver".to_owned())
+            .spawn(move || follow(reader, known, &stopped, tell))?;
+        Ok(Follower { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn follow(
+    mut reader: Reader,
+    known: Option<ResolvConf>,
+    stopped: &Receiver<()>,
+    tell: impl Fn(&ResolvConf) -> bool,
+) {
+    let (mut told, mut current) = (known.clone(), known);
+    loop {
+        if let Some(news) = reader.news() {
+            current = Some(news);
+        }
+        if current != told && current.as_ref().is_some_and(&tell) {
+            told.clone_from(&current);
+        }
+        if stopped.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+    }
+}
+
+/// What hosts inside can use of it themselves: the host's loopback means something else to them.
+pub fn names(conf: &ResolvConf) -> Names {
+    let servers = conf.servers.iter().filter_map(|server| match server.ip() {
+        IpAddr::V4(ip) if !ip.is_loopback() && !ip.is_unspecified() => Some(ip),
+        _ => None,
+    });
+    Names { servers: servers.collect(), search: conf.search.clone() }
+}
+
+impl Worker {
+    /// Reads how the host looks names up, at the start.
+    pub fn read_resolver(&mut self) -> Option<ResolvConf> {
+        match ResolvConf::read(Path::new(PATH)) {
+            Ok(conf) => {
+                self.use_resolver(&conf);
+                Some(conf)
+            }
+            Err(error) => {
+                tracing::warn!("{PATH}: {error}; hosts inside are told of no resolver until it can be read");
+                None
+            }
+        }
+    }
+
+    fn use_resolver(&mut self, conf: &ResolvConf) {
+        self.gateway.set_names(names(conf));
+    }
+
+    /// Takes that the host looks names up otherwise than before.
+    pub(super) fn resolver_changed(&mut self, conf: &ResolvConf, now: Time) {
+        self.use_resolver(conf);
+        self.note(Note::ResolverChanged(conf.servers.clone()), now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::sync::mpsc;
+
+    fn server(last: u8) -> String {
+        format!("nameserver 192.0.2.{last}\n")
+    }
+
+    #[test]
+    fn a_file_is_followed_through_links_absence_and_replacement() {
+        let dir = tempfile::tempdir().unwrap();
+        let (link, one, two) =
+            (dir.path().join("resolv.conf"), dir.path().join("one"), dir.path().join("two"));
+        fs::write(&one, server(1)).unwrap();
+        fs::write(&two, server(2)).unwrap();
+        symlink(&one, &link).unwrap();
+        let mut reader = Reader { path: link.clone(), stamp: None };
+        let mut told = || reader.news().map(|conf| conf.servers[0].ip().to_string());
+        assert_eq!(told().as_deref(), Some("192.0.2.1"));
+        assert_eq!(told(), None);
+        fs::remove_file(&link).unwrap();
+        assert_eq!(told(), None);
+        symlink(&two, &link).unwrap();
+        assert_eq!(told().as_deref(), Some("192.0.2.2"));
+        fs::write(dir.path().join("new"), server(3)).unwrap();
+        fs::rename(dir.path().join("new"), &two).unwrap();
+        assert_eq!(told().as_deref(), Some("192.0.2.3"));
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_told_again_and_the_same_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        fs::write(&path, server(1)).unwrap();
+        let (send, told) = mpsc::channel();
+        let known = ResolvConf::read(&path).unwrap();
+        let refused = std::sync::atomic::AtomicBool::new(false);
+        let follower = Follower::start(&path, Some(known), move |conf| {
+            send.send(conf.servers[0].ip().to_string()).is_ok()
+                && refused.swap(true, std::sync::atomic::Ordering::Relaxed)
+        });
+        fs::write(dir.path().join("new"), server(9)).unwrap();
+        fs::rename(dir.path().join("new"), &path).unwrap();
+        let wait = || told.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!((wait(), wait()), ("192.0.2.9".to_owned(), "192.0.2.9".to_owned()));
+        drop(follower);
+        assert!(told.recv().is_err());
+    }
+}

@@ -1,0 +1,303 @@
+//! What the gateway gives up after its start: the real one in a lab, which still does everything; and
+//! this program itself, protected by the same functions, which tries what is forbidden.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/lab_harness.rs"]
+mod lab_harness;
+#[path = "support/lab_setup.rs"]
+#[allow(dead_code, reason = "each test program uses a part")]
+mod lab_setup;
+
+#[path = "support/lab_tcx.rs"]
+mod lab_tcx;
+
+use lab_harness::Test;
+use lab_setup::*;
+use rustix::thread::CapabilitySet;
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use tapnat::config::{RunFlags, SandboxChoice, load};
+use tapnat::control::About;
+use tapnat::io::netlink::Netlink;
+use tapnat::io::protect::places::{Place, Right, version};
+use tapnat::io::protect::{self, Needs};
+use tapnat::lab::programs::http;
+use tapnat::lab::topology::{BRIDGE, CONTAINERS, HOST, Options, ROUTER, SERVERS, UPLINK};
+use tapnat::runtime::sandbox;
+
+/// A test that takes a form of the gateway, by its name.
+type Named = (&'static str, fn(Form));
+
+/// Every uplink and guard.
+fn every_form() -> impl Iterator<Item = Form> {
+    forms().into_iter().filter(|form| form.tap == PLAIN.tap)
+}
+
+/// The values of a line of `/proc/PID/status`, of every thread of the process.
+fn of_every_thread(id: u32, key: &str) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).unwrap();
+    let value = |status: String| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap().to_owned();
+        line.trim_start_matches(':').trim().to_owned()
+    };
+    tasks.map(|task| value(fs::read_to_string(task.unwrap().path().join("status")).unwrap())).collect()
+}
+
+fn tapnat(setup: &Setup, words: &[&str]) -> String {
+    let output =
+        Command::new(PROGRAM).args(words).arg("--control").arg(setup.world.control()).output().unwrap();
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn every_thread_has_given_up_the_same(form: Form) {
+    // The pool's address has a thread that answers ARP for it.
+    let pool: &[&str] = match form.guard {
+        "hold" if form.uplink == "packet" => {
+            &["--external", "203.0.113.77", "--guard", "off", "--sandbox", "strict"]
+        }
+        _ => &["--sandbox", "strict"],
+    };
+    let setup = Setup::new(form, Options::default(), pool);
+    let id = setup.gateway.0.id();
+    let threads = of_every_thread(id, "Name");
+    assert!(threads.len() >= 3, "{threads:?}");
+    assert_eq!(threads.iter().any(|name| name == "arp"), pool.len() > 2, "{threads:?}");
+    let mut kept = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE;
+    if form.guard == "tcx" {
+        kept |= CapabilitySet::BPF;
+    }
+    let kept = format!("{:016x}", kept.bits());
+    let none = format!("{:016x}", 0);
+    for (key, want) in [
+        ("NoNewPrivs", "1"),
+        ("Seccomp", "2"),
+        ("CapEff", &kept),
+        ("CapPrm", &kept),
+        ("CapInh", &none),
+        ("CapBnd", &none),
+        ("CapAmb", &none),
+    ] {
+        let values = of_every_thread(id, key);
+        assert!(values.iter().all(|value| value == want), "{key}: {values:?} of {threads:?}, want {want}");
+    }
+    let stats = tapnat(&setup, &["stats"]);
+    let gave_up = stats.lines().find(|line| line.contains("gave up")).unwrap();
+    for word in ["no-new-privs: on", "capabilities: kept cap_net_", "landlock: ABI ", "seccomp: "] {
+        assert!(gave_up.contains(word), "{gave_up}");
+    }
+}
+
+fn nothing_is_given_up_if_that_is_asked_for() {
+    let setup = Setup::new(PLAIN, Options::default(), &["--sandbox", "off"]);
+    let id = setup.gateway.0.id();
+    assert!(of_every_thread(id, "Seccomp").iter().all(|value| value == "0"));
+    assert!(tapnat(&setup, &["stats"]).contains("gave up  nothing (--sandbox off)"));
+}
+
+/// Reload of a file that was replaced, a published low port, link and TAP gone and back, the log of
+/// ports, the end.
+fn everything_still_works(form: Form) {
+    let world = World::new(Options::default());
+    let file = world.folder.path().join("gateway.toml");
+    let write = |text: &str| {
+        let new = file.with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, &file).unwrap();
+    };
+    write("ports = '61000-61999'\n");
+    let arguments = ["--config", file.to_str().unwrap(), "--sandbox", "strict", "--mac", "02:00:00:00:00:01"];
+    let gateway = world.gateway(form, &arguments);
+    let mut setup = Setup { gateway, world };
+    let web = http::serve(setup.on("red"), at(CONTAINERS[0], 80)).unwrap();
+    write("ports = '50000-50999'\n[timeouts]\nudp = '10m'\n");
+    assert!(tapnat(&setup, &["reload"]).contains("timeouts.udp"));
+    tapnat(&setup, &["publish", "add", "81:10.88.0.2:80/tcp"]);
+    assert_eq!(*seen_as(setup.on("internet"), at(HOST, 81)).ip(), ROUTER);
+    let port = seen_as(setup.on("red"), at(SERVERS[0], 80)).port();
+    assert!((50000..=50999).contains(&port), "{port}");
+
+    let host = setup.on("host");
+    let index = setup.world.link("host", UPLINK).unwrap().index;
+    host.run(|| Netlink::open().unwrap().set_up(index, false).unwrap()).unwrap();
+    eventually("the link is down", SOON, || setup.gateway.0.said().contains("is down"));
+    host.run(|| {
+        let netlink = Netlink::open().unwrap();
+        netlink.set_up(index, true).unwrap();
+        netlink.add_default_route(IpAddr::V4(ROUTER)).unwrap();
+    })
+    .unwrap();
+    eventually("the link is up again", SOON, || setup.gateway.0.said().contains("is up again"));
+    assert_eq!(page(setup.on("blue"), at(SERVERS[0], 80), "/bytes/1000").unwrap().length, 1000);
+
+    let tap = setup.world.link("host", TAP).unwrap().index;
+    setup.on("host").run(|| Netlink::open().unwrap().delete(tap).unwrap()).unwrap();
+    eventually("another TAP is made", SOON, || {
+        setup.world.link("host", TAP).is_some_and(|link| link.index != tap && link.master.is_some())
+    });
+    assert_eq!(page(setup.on("red"), at(SERVERS[0], 80), "/bytes/1000").unwrap().length, 1000);
+
+    drop(web);
+    let status = setup.gateway.0.terminate(SOON).unwrap().expect("it ends when it is asked to");
+    assert_eq!(status.code(), Some(0), "{}", setup.gateway.0.said());
+    assert!(!setup.world.control().exists(), "the control socket is still there");
+    assert!(setup.world.link("host", BRIDGE).is_some());
+    assert!(!setup.gateway.0.said().contains("refused by seccomp"), "{}", setup.gateway.0.said());
+    setup.gateway = setup.world.gateway(form, &arguments);
+    let rest = "ports of an earlier run rest";
+    assert!(setup.gateway.0.said().contains(rest), "{}", setup.gateway.0.said());
+}
+
+fn kind(error: std::io::Error) -> ErrorKind {
+    error.kind()
+}
+
+/// What this program says of itself when it is protected.
+fn confession(what: &str, folder: &Path) -> String {
+    let output = Command::new(std::env::current_exe().unwrap()).arg(CONFESS).arg(what).arg(folder).output();
+    let output = output.unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+fn forbidden_calls_and_files_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("open")).unwrap();
+    fs::write(folder.path().join("open/file"), "may be read").unwrap();
+    fs::write(folder.path().join("secret"), "may not").unwrap();
+    let name = SocketAddr::from_abstract_name(folder.path().as_os_str().as_encoded_bytes()).unwrap();
+    let _abstract = UnixListener::bind_addr(&name).unwrap();
+    let said = confession("all", folder.path());
+    let mut want = vec![
+        "read open/file: ok",
+        "write open/file: PermissionDenied",
+        "read secret: PermissionDenied",
+        "read /etc/passwd: PermissionDenied",
+        "make a file: PermissionDenied",
+        "start a program: PermissionDenied",
+        "a socket of another family: PermissionDenied",
+        "unshare: PermissionDenied",
+        "code in memory: PermissionDenied",
+        "a thread reads secret: PermissionDenied",
+        "a UDP socket: ok",
+        "a port below 1024: PermissionDenied",
+        "a call of the list: ok",
+        "calls refused: 3",
+    ];
+    if version().is_ok_and(|version| version >= 6) {
+        want.push("an abstract socket of others: PermissionDenied");
+    }
+    for line in want {
+        assert!(said.lines().any(|said| said == line), "{line}\nis not in\n{said}");
+    }
+}
+
+fn strict_is_refused_where_a_stage_would_leave_a_gap() {
+    let said = confession("strict", Path::new("/"));
+    assert!(
+        said.contains("--sandbox strict: 1 threads run already") && said.contains("--sandbox auto"),
+        "{said}"
+    );
+}
+
+/// The argument that has this program protect itself and try things.
+const CONFESS: &str = "--confess";
+
+fn confess(what: &str, folder: PathBuf) -> ExitCode {
+    if what == "strict" {
+        let thread = std::thread::spawn(std::thread::park);
+        let flags = RunFlags { inside: vec!["10.88.0.1/24".into()], ..RunFlags::default() };
+        let mut settings = load(&flags, None).unwrap();
+        settings.sandbox = SandboxChoice::Strict;
+        println!("{}", sandbox::enter(&settings, &flags, &About::default()).unwrap_err());
+        thread.thread().unpark();
+        return ExitCode::SUCCESS;
+    }
+    let name = SocketAddr::from_abstract_name(folder.as_os_str().as_encoded_bytes()).unwrap();
+    let needs = Needs {
+        capabilities: CapabilitySet::empty(),
+        places: vec![Place::new(folder.join("open"), Right::Read)],
+        signals: false,
+        bpf: false,
+    };
+    for outcome in protect::enter(&needs) {
+        outcome.result.unwrap();
+    }
+    let say = |what: &str, result: Result<(), ErrorKind>| match result {
+        Ok(()) => println!("{what}: ok"),
+        Err(kind) => println!("{what}: {kind:?}"),
+    };
+    let read = |path: PathBuf| fs::read(path).map(drop).map_err(kind);
+    say("read open/file", read(folder.join("open/file")));
+    let write = fs::File::options().append(true).open(folder.join("open/file"));
+    say("write open/file", write.and_then(|mut file| file.write_all(b"x")).map_err(kind));
+    say("read secret", read(folder.join("secret")));
+    say("read /etc/passwd", read("/etc/passwd".into()));
+    say("make a file", fs::write(folder.join("open/new"), "x").map_err(kind));
+    say("start a program", Command::new("/bin/true").status().map(drop).map_err(kind));
+    let vsock = socket2::Socket::new(socket2::Domain::VSOCK, socket2::Type::STREAM, None);
+    say("a socket of another family", vsock.map(drop).map_err(kind));
+    let refused = rustix::thread::sched_getaffinity(None).map(drop);
+    say("a call of the list", refused.map_err(|error| error.kind()));
+    say("unshare", tapnat::io::sys::netns::enter_private(true).map_err(kind));
+    say("code in memory", code_in_memory().map_err(kind));
+    let secret = folder.join("secret");
+    say("a thread reads secret", std::thread::spawn(move || read(secret)).join().unwrap());
+    say("a UDP socket", UdpSocket::bind("127.0.0.1:0").map(drop).map_err(kind));
+    say("a port below 1024", TcpListener::bind("127.0.0.1:700").map(drop).map_err(kind));
+    say("an abstract socket of others", UnixStream::connect_addr(&name).map(drop).map_err(kind));
+    println!("calls refused: {}", protect::refused().0);
+    ExitCode::SUCCESS
+}
+
+/// Tries to make memory that can be run.
+#[expect(unsafe_code, reason = "no safe function maps memory")]
+fn code_in_memory() -> std::io::Result<()> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    let flags = ProtFlags::READ | ProtFlags::EXEC;
+    // SAFETY: a new private mapping, which replaces nothing and is never used.
+    unsafe { mmap_anonymous(std::ptr::null_mut(), 4096, flags, MapFlags::PRIVATE) }?;
+    Ok(())
+}
+
+fn tests() -> Vec<Test> {
+    let tcx = lab_tcx::impossible();
+    let mut all: Vec<Test> = Vec::new();
+    let mut add = |name: String, run: Box<dyn Fn()>, impossible| all.push(Test { name, run, impossible });
+    let once: [(&str, fn()); 3] = [
+        ("forbidden_calls_and_files_are_refused", forbidden_calls_and_files_are_refused),
+        (
+            "strict_is_refused_where_a_stage_would_leave_a_gap",
+            strict_is_refused_where_a_stage_would_leave_a_gap,
+        ),
+        ("nothing_is_given_up_if_that_is_asked_for", nothing_is_given_up_if_that_is_asked_for),
+    ];
+    for (name, test) in once {
+        add(name.to_owned(), Box::new(test), None);
+    }
+    for form in every_form() {
+        let named: [Named; 2] = [
+            ("every_thread_has_given_up_the_same", every_thread_has_given_up_the_same),
+            ("everything_still_works", everything_still_works),
+        ];
+        for (name, test) in named {
+            let impossible = if form.guard == "tcx" { tcx.clone() } else { None };
+            add(format!("{name}/{form}"), Box::new(move || test(form)), impossible);
+        }
+    }
+    all
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    match words.as_slice() {
+        [_, flag, what, folder] if flag == CONFESS => confess(what, folder.into()),
+        _ => lab_harness::main(tests),
+    }
+}
