@@ -69,7 +69,7 @@ impl Odd {
         let largest = header::largest(flow.source.ip);
         let bounds = Bounds { kept: KEPT, largest, idle: Duration::from_secs(600) };
         let segment = Segment { sequence: u32::MAX - 5, window: 9000, scale: Some(9), ..Segment::default() };
-        let syn = Incoming { flags: TcpFlags::SYN, segment, mss: Some(1460) };
+        let syn = Incoming { flags: TcpFlags::SYN, segment, mss: Some(1460), sack: true };
         let machine = match calling {
             true => Machine::calling(u32::MAX - 3, bounds, Time::ZERO),
             false => Machine::connecting(&syn, u32::MAX - 3, bounds, Time::ZERO),
@@ -78,7 +78,7 @@ impl Odd {
         Odd {
             connection: Connection::new(flow, machine, Script(remote.clone())),
             remote,
-            shared: Shared { kept: 0, kept_most: 100_000, scratch: vec![0; SCRATCH], kept_full: 0 },
+            shared: Shared { kept: 0, kept_most: 100_000, scratch: vec![0; SCRATCH], kept_full: 0, early: 0 },
             now: Time::ZERO,
             buffer: Buffer::new(),
             last: (u32::MAX - 2, u32::MAX - 4),
@@ -96,8 +96,12 @@ impl Odd {
                     payload,
                     scale: (flags & 2 != 0).then_some(7),
                 };
-                let incoming =
-                    Incoming { flags: TcpFlags(flags), segment, mss: (window % 3 == 0).then_some(window) };
+                let incoming = Incoming {
+                    flags: TcpFlags(flags),
+                    segment,
+                    mss: (window % 3 == 0).then_some(window),
+                    sack: true,
+                };
                 let bytes = vec![7; usize::from(payload)];
                 self.connection.arrive(&incoming, &bytes, &mut self.shared, self.now);
             }

@@ -129,7 +129,7 @@ impl World {
             now: Time::ZERO,
             connection,
             remote: script,
-            shared: Shared { kept: 0, kept_most: 1 << 20, scratch: vec![0; SCRATCH], kept_full: 0 },
+            shared: Shared { kept: 0, kept_most: 1 << 20, scratch: vec![0; SCRATCH], kept_full: 0, early: 0 },
             received: Vec::new(),
             over: false,
             silent: false,
@@ -303,6 +303,7 @@ impl World {
 pub fn incoming(packet: &[u8]) -> (Incoming, usize) {
     let parsed = Packet::parse(packet, &Offload::default()).unwrap();
     let Summary::Data(data) = parsed.summary else { panic!("no data") };
-    let incoming = Incoming { flags: data.tcp, segment: data.segment, mss: parsed.mss.map(|(mss, _)| mss) };
+    let incoming =
+        Incoming { flags: data.tcp, segment: data.segment, mss: parsed.mss.map(|(mss, _)| mss), sack: true };
     (incoming, usize::from(parsed.payload))
 }

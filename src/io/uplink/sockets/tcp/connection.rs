@@ -1,5 +1,6 @@
 //! A [`Machine`] and the host's end of its connection: does what the machine asks.
 
+use super::early::Early;
 use super::header;
 use super::kept::Kept;
 use super::machine::{Age, Ask, Behind, End, Header, Incoming, Machine, New};
@@ -19,6 +20,8 @@ pub struct Shared {
     pub scratch: Vec<u8>,
     /// How often bytes from the inside found no room.
     pub kept_full: u64,
+    /// Segments from the inside that came out of order.
+    pub early: u64,
 }
 
 /// What a turn of a connection came to.
@@ -48,6 +51,7 @@ pub struct Connection<S> {
     pub machine: Machine,
     stream: Option<S>,
     kept: Kept,
+    early: Early,
     writable: bool,
     /// The host's end may have connected, or failed.
     look: bool,
@@ -69,6 +73,7 @@ impl<S: Stream> Connection<S> {
             machine,
             stream: Some(stream),
             kept: Kept::default(),
+            early: Early::default(),
             writable: true,
             look: false,
             quote: None,
@@ -94,14 +99,39 @@ impl<S: Stream> Connection<S> {
     /// A segment from the inside, with its payload.
     pub fn arrive(&mut self, incoming: &Incoming, payload: &[u8], shared: &mut Shared, now: Time) {
         let new = self.machine.arrive(incoming, now);
-        if new != New::default() {
-            self.take(new, payload, shared, now);
+        if new == New::default() {
+            return;
         }
+        let Some(bytes) = payload.get(new.skip..new.skip + new.length) else { return };
+        if new.early {
+            shared.early += 1;
+            let room = shared.kept_most.saturating_sub(shared.kept);
+            let start = incoming.segment.sequence.wrapping_add(new.skip as u32);
+            shared.kept += self.early.put(start, bytes, room);
+            self.machine.early(self.early.blocks());
+            return;
+        }
+        self.take(bytes, new.fin, shared, now);
+        self.take_early(shared, now);
     }
 
-    /// Takes the new bytes of a segment: the host socket first, the rest is kept.
-    fn take(&mut self, new: New, payload: &[u8], shared: &mut Shared, now: Time) {
-        let Some(bytes) = payload.get(new.skip..new.skip + new.length) else { return };
+    /// Takes what came early and is next now.
+    fn take_early(&mut self, shared: &mut Shared, now: Time) {
+        if self.early.is_empty() {
+            return;
+        }
+        while let Some((sequence, piece)) = self.early.pop(self.machine.expects()) {
+            shared.kept = shared.kept.saturating_sub(piece.len());
+            let new = self.machine.in_turn(sequence, piece.len());
+            if let Some(bytes) = piece.get(new.skip..new.skip + new.length) {
+                self.take(bytes, new.fin, shared, now);
+            }
+        }
+        self.machine.early(self.early.blocks());
+    }
+
+    /// Takes bytes that are next, and the FIN behind them: the host socket first, the rest is kept.
+    fn take(&mut self, bytes: &[u8], fin: bool, shared: &mut Shared, now: Time) {
         let mut written = 0;
         if !bytes.is_empty() && self.kept.is_empty() && self.writable {
             match self.send(bytes) {
@@ -120,7 +150,7 @@ impl<S: Stream> Connection<S> {
         }
         let whole = kept == rest.len();
         // Bounded by the length of one packet.
-        self.machine.took(written as u32, kept as u32, new.fin && whole, now);
+        self.machine.took(written as u32, kept as u32, fin && whole, now);
     }
 
     /// Sends to the host; how many bytes it took. `None`: it has failed.
@@ -289,8 +319,9 @@ impl<S: Stream> Connection<S> {
         {
             stream.reset();
         }
-        shared.kept = shared.kept.saturating_sub(self.kept.bytes().len());
+        shared.kept = shared.kept.saturating_sub(self.kept.bytes().len() + self.early.len());
         self.kept = Kept::default();
+        self.early.clear();
     }
 }
 
