@@ -215,7 +215,7 @@ fn confess(what: &str, folder: PathBuf) -> ExitCode {
         let flags = RunFlags { inside: vec!["10.88.0.1/24".into()], ..RunFlags::default() };
         let mut settings = load(&flags, None).unwrap();
         settings.sandbox = SandboxChoice::Strict;
-        println!("{}", sandbox::enter(&settings, &flags, &About::default()).unwrap_err());
+        println!("{}", sandbox::enter(&settings, &flags, &About::default(), &[]).unwrap_err());
         thread.thread().unpark();
         return ExitCode::SUCCESS;
     }

@@ -81,7 +81,7 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     let signals = Blocked::new(&[SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2]);
     let signals = signals.context("signals")?;
     // The thread comes when the process has given up its rights, and without them.
-    let ready = move || {
+    let ready = move |_| {
         let companion = thread::Builder::new().name("command".into());
         companion.spawn(move || accompany(pid, &signals)).context("a thread")?;
         go.go().context("starting the command")
@@ -90,6 +90,7 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
         endings: guest.ending.into_iter().collect(),
         ready: Some(Box::new(ready)),
         control_optional: !plan.control_named,
+        removes: Vec::new(),
         passing: true,
     };
     let plan = plan.with_tap(guest.tap);

@@ -4,7 +4,9 @@ use super::errors::Reason;
 use super::ndp::Message;
 use super::neighbors::{Heard, OtherMac};
 use super::npt::NoCounterpart;
-use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, arp, hop, ndp, services};
+use super::{
+    ALIASES, Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, arp, hop, ndp, services,
+};
 use crate::flow::{Edit, Flow, LinkInfo, Protocol, Summary, Time};
 use crate::nat::{Decision, Exit, Observer, Refusal};
 use crate::wire::ethernet::{self, Frame, MacAddr};
@@ -247,7 +249,9 @@ impl Gateway {
             self.complain(INSIDE, Reason::TimeExceeded, packet, frame, now, out);
             return Fate::Dropped(DropReason::TtlExpired);
         }
-        let link = if to_host { LinkInfo::plain(u16::MAX, 0) } else { self.config.outside };
+        let destination = packet.summary.destination();
+        let near = to_host || (!self.config.host_by_uplink && self.config.has_alias(destination));
+        let link = if near { LinkInfo::plain(u16::MAX, 0) } else { self.config.outside };
         let too_big = hop::too_big(frame, link.mtu);
         if hop::refuses_cut(packet, frame, link.mtu) {
             self.complain(INSIDE, Reason::TooBig(hop::told_mtu(packet, link.mtu)), packet, frame, now, out);
@@ -269,6 +273,10 @@ impl Gateway {
             self.complain(INSIDE, Reason::TooBig(mtu), packet, frame, now, out);
             return Fate::Dropped(DropReason::TooBig);
         }
+        if exit == Exit::Outside && !self.config.reach.covers(packet.summary.destination()) {
+            self.complain(INSIDE, Reason::NoRoute, packet, frame, now, out);
+            return Fate::Dropped(DropReason::NoRoute);
+        }
         let exempt = exit == Exit::Outside && edit.source.is_none();
         if exempt {
             self.counters.passed(Way::ExemptOut, frame.len());
@@ -285,6 +293,9 @@ impl Gateway {
                 None => Fate::Dropped(DropReason::InsideDestination),
             },
             Exit::Outside if too_big => self.cut(frame, OUTSIDE, link.mtu, out),
+            Exit::Outside if !self.config.host_by_uplink && self.config.has_alias(destination) => {
+                Fate::Pass(ALIASES)
+            }
             Exit::Outside => Fate::Pass(OUTSIDE),
         }
     }

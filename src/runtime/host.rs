@@ -26,6 +26,8 @@ pub struct Host {
     pub made: Made,
     /// External addresses that the host has lost.
     pub lost: BTreeSet<IpAddr>,
+    /// External addresses that nobody has named follow those of the host.
+    pub follows: bool,
     /// Protocols without ports that have left.
     pub portless: Portless,
     /// External addresses that stand for any address of the host.
@@ -60,6 +62,16 @@ impl Host {
         let found = Netlink::open().and_then(|netlink| netlink.link(&self.outside));
         if let Ok(Some(interface)) = found
             && let Err(error) = guard.reattach(interface.index)
+        {
+            tracing::warn!("{error}; held sockets go on keeping the host silent");
+        }
+    }
+
+    /// The guard's program looks at other addresses.
+    pub fn guard_follows(&self, guard: &mut Guard, external: &[IpAddr]) {
+        let found = Netlink::open().and_then(|netlink| netlink.link(&self.outside));
+        if let Ok(Some(interface)) = found
+            && let Err(error) = guard.follow(interface.index, external)
         {
             tracing::warn!("{error}; held sockets go on keeping the host silent");
         }

@@ -2,12 +2,14 @@
 
 use super::poller::Poller;
 use crate::flow::{Alias, Endpoint, LinkId, LinkInfo, Protocol, Time};
-use crate::gateway::{HOST, OUTSIDE};
+use crate::gateway::OUTSIDE;
 use crate::io::filter::Wanted;
+use crate::io::uplink::ways::Ways;
 use crate::io::{Link, deliver};
 use crate::wire::Buffer;
 use std::fmt;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 
 /// What a receive came to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,10 +95,10 @@ impl Links {
         self.slots.iter_mut().for_each(|slot| slot.link.set_aliases(aliases));
     }
 
-    /// The number of the slot for a link. The host is reached by the uplink where it has no link of
-    /// its own.
+    /// The number of the slot for a link. What has no link of its own is reached by the uplink.
     fn number(&self, id: LinkId) -> usize {
-        if id == HOST && self.slots.len() <= usize::from(HOST.0) { OUTSIDE.0.into() } else { id.0.into() }
+        let number = usize::from(id.0);
+        if number < self.slots.len() { number } else { OUTSIDE.0.into() }
     }
 
     /// Receives one packet.
@@ -191,6 +193,33 @@ impl Links {
         }
         *slot = Slot { info: link.info(), link, down: false };
         Ok(())
+    }
+
+    /// Puts another uplink in front of the one that there is, which goes on for packets of `addresses`.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    pub fn add_way(
+        &mut self,
+        way: Box<dyn Link>,
+        addresses: Vec<IpAddr>,
+        poller: &mut Poller,
+    ) -> std::io::Result<()> {
+        for fd in way.readable() {
+            poller.watch_link(OUTSIDE, fd)?;
+        }
+        let at = usize::from(OUTSIDE.0);
+        if at < self.slots.len() {
+            let before = self.slots.remove(at).link;
+            let link: Box<dyn Link> = Box::new(Ways::new(way, before, addresses));
+            self.slots.insert(at, Slot { info: link.info(), link, down: false });
+        }
+        Ok(())
+    }
+
+    /// Says which addresses are on their way out.
+    pub fn retire(&mut self, addresses: &[IpAddr]) {
+        self.slots.iter_mut().for_each(|slot| slot.link.retire(addresses));
     }
 
     /// Whether the link is down.

@@ -7,7 +7,9 @@ use super::reload::{Forward, Plan, Settled};
 use super::worker::{Watching, Worker};
 use crate::control::protocol::Problem;
 use crate::flow::{Endpoint, Protocol, Time};
-use crate::gateway::{Command, GatewayConfig, Reply};
+use crate::gateway::{Command, GatewayConfig, Outbox, Reply};
+use crate::io::Link;
+use crate::io::uplink::{self, UplinkError};
 use crate::nat::{NatConfig, PublishError};
 use crate::observe::event::Note;
 use std::collections::BTreeSet;
@@ -33,6 +35,7 @@ impl Worker {
             };
             return Err(Problem::not_published(*protocol, *outside, PublishError::Limit));
         }
+        let way = plan.outside.as_deref().map(|name| self.open_way(name, &plan.config)).transpose()?;
         let leased = self.lease_all(&add)?;
         // A port that a removed forward gives up, or one of a new address, is nobody's.
         let given_up: BTreeSet<(Protocol, Endpoint)> = gone.iter().map(|old| (old.0, old.1)).collect();
@@ -58,12 +61,48 @@ impl Worker {
                 tracing::warn!("publish {protocol} {outside}: {why}");
             }
         }
+        if let (Some(way), Some(name)) = (way, plan.outside) {
+            self.take_way(way, name);
+        }
         self.follow(&before, &old.nat, now);
+        let mut out = Outbox::default();
+        while self.gateway.tell_cut(now, &mut out) {
+            self.flush(&mut out, now);
+        }
         let Reply::Reconfigured { kept, ended } = reply else {
             return Err(Problem::new("gone", format!("the gateway answered {reply:?}"), "report it"));
         };
-        self.note(Note::Reloaded(plan.changes, kept, ended), now);
+        match plan.news {
+            None => self.note(Note::Reloaded(plan.changes, kept, ended), now),
+            Some(news) => news.into_iter().for_each(|news| self.note(news, now)),
+        }
         Ok(Settled { kept, ended })
+    }
+
+    /// Opens an uplink on another interface, of the same kind.
+    fn open_way(&mut self, name: &str, config: &GatewayConfig) -> Result<Box<dyn Link>, Problem> {
+        let kind = if self.host.packet { uplink::Kind::Packet } else { uplink::Kind::Raw };
+        let wanted = self.host.wanted(config, std::iter::empty());
+        let failed = |error: UplinkError| Problem::new("uplink", error.to_string(), "wait for the interface");
+        uplink::open(Some(kind), name, &wanted, self.host.inside.mtu).map(|open| open.link).map_err(failed)
+    }
+
+    /// Goes over to an uplink on the interface `name`. What is in flight on retiring addresses goes on
+    /// by the old one.
+    fn take_way(&mut self, way: Box<dyn Link>, name: String) {
+        let retired = self.gateway.config().nat.retired.clone();
+        if let Err(error) = self.links.add_way(way, retired, &mut self.poller) {
+            tracing::warn!("the new way out is not watched: {error}");
+        }
+        self.host.outside = name;
+        self.gateway_learns_of_the_way();
+    }
+
+    /// What the way out can take.
+    fn gateway_learns_of_the_way(&mut self) {
+        if let Some(info) = self.links.outside_info() {
+            self.gateway.set_outside(info);
+        }
     }
 
     fn published(&mut self, now: Time) -> Vec<Forward> {
@@ -136,7 +175,11 @@ impl Worker {
         for (number, address) in self.host.portless.keep(&nat.external) {
             self.guard.release(Protocol::Other(number), Endpoint::new(address, 0));
         }
+        if nat.external != old.external {
+            self.host.guard_follows(&mut self.guard, &nat.external);
+        }
         self.guard.silence(&nat.ports);
+        self.links.retire(&nat.retired);
         self.links.set_aliases(&self.gateway.config().aliases);
         for (protocol, outside, _) in before.iter().filter(|old| !after.contains(old)) {
             let _ = self.links.publish(*protocol, *outside, false);
