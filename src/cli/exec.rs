@@ -71,7 +71,10 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     plan.keep_ready_fd()?;
-    let fresh = Fresh { root: args.root, resolver: resolver::of_host() };
+    let fresh = Fresh {
+        root: args.root,
+        resolver: resolver::by_gateway(&plan.settings.dns_forward).or_else(resolver::of_host),
+    };
     let Launched { guest, mut child, go } = launch(&fresh, &plan.guest, &args.command)?;
     for warning in &guest.warnings {
         tracing::warn!("{warning}");

@@ -80,7 +80,15 @@ pub fn plan(
         flags.log = defaults.log.map(str::to_owned);
     }
     let control_named = flags.control.is_some() || written.has("control");
-    let settings = load(&flags, runtime_dir)?;
+    if flags.dns_forward.is_empty() && !written.has("dns-forward") {
+        flags.dns_forward = vec!["gateway".to_owned()];
+    }
+    let mut settings = load(&flags, runtime_dir)?;
+    let four = settings.inside.iter().any(|net| net.addr().is_ipv4());
+    if four && flags.dhcp.is_none() && !written.has("dhcp") {
+        flags.dhcp = Some("on".to_owned());
+        settings = load(&flags, runtime_dir)?;
+    }
     let guest = guest_config(&settings, guest)?;
     Ok(Plan { flags, settings, guest, control_named })
 }

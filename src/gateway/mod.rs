@@ -62,7 +62,8 @@ pub const INSIDE: LinkId = LinkId(0);
 pub const OUTSIDE: LinkId = LinkId(1);
 /// The host's own stack: IP packets.
 pub const HOST: LinkId = LinkId(2);
-/// What aliases stand for on the host, where the uplink does not lead there: IP packets.
+/// What aliases stand for on the host, where the uplink does not lead there, or not from the right
+/// address: IP packets.
 pub const ALIASES: LinkId = LinkId(3);
 
 /// Settings of a gateway: plain data.
@@ -377,7 +378,7 @@ fn way(from: LinkId, to: LinkId) -> Way {
         (INSIDE, INSIDE) => Way::Hairpin,
         (INSIDE, HOST | ALIASES) => Way::ToHost,
         (INSIDE, _) => Way::Out,
-        (HOST, _) => Way::FromHost,
+        (HOST | ALIASES, _) => Way::FromHost,
         _ => Way::In,
     }
 }

@@ -28,7 +28,10 @@ impl Gateway {
             return Fate::Dropped(DropReason::NotOurAddress);
         }
         let source = packet.summary.source();
-        let host = from == ALIASES || (self.config.host_by_uplink && self.may_be_host(source));
+        let host = (self.config.host_by_uplink || from == ALIASES) && self.may_be_host(source);
+        if from == ALIASES && !host {
+            return Fate::Dropped(DropReason::MartianSource);
+        }
         let from = if host { HOST } else { from };
         if hop::martian_source(source)
             || hop::is_link_local(source)

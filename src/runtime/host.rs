@@ -8,6 +8,7 @@ use crate::gateway::{GatewayConfig, INSIDE};
 use crate::io::filter::Wanted;
 use crate::io::guard::Guard;
 use crate::io::netlink::Netlink;
+use crate::io::resolver::ResolvConf;
 use crate::io::setup::{self, InsideConfig, Made};
 use crate::nat::{Exemption, PrefixTranslation};
 use std::collections::BTreeSet;
@@ -32,6 +33,10 @@ pub struct Host {
     pub portless: Portless,
     /// External addresses that stand for any address of the host.
     pub anywhere: Vec<IpAddr>,
+    /// Addresses inside at which DNS goes to the host's resolver.
+    pub forward: Vec<IpAddr>,
+    /// How the host looks names up, if that is of interest.
+    pub resolver: Option<ResolvConf>,
 }
 
 impl Host {

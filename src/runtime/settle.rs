@@ -9,6 +9,7 @@ use crate::control::protocol::Problem;
 use crate::flow::{Endpoint, Protocol, Time};
 use crate::gateway::{Command, GatewayConfig, Outbox, Reply};
 use crate::io::Link;
+use crate::io::guard::LeaseError;
 use crate::io::uplink::{self, UplinkError};
 use crate::nat::{NatConfig, PublishError};
 use crate::observe::event::Note;
@@ -43,7 +44,7 @@ impl Worker {
         let freed = |new: &Forward| !external.contains(&new.1.ip) || given_up.contains(&(new.0, new.1));
         let (late, early): (Vec<Forward>, Vec<Forward>) = add.into_iter().partition(freed);
         if let Err(problem) = self.publish_early(&early, limit, now) {
-            leased.into_iter().for_each(|(protocol, outside)| self.guard.release(protocol, outside));
+            self.give_up(leased);
             return Err(problem);
         }
         for (protocol, outside, _) in gone {
@@ -52,7 +53,9 @@ impl Worker {
         }
         let old = self.gateway.config().clone();
         let (inside, outside) = (old.inside, old.outside);
-        let command = Command::Reconfigure(Box::new(GatewayConfig { inside, outside, ..plan.config }));
+        let aliases = self.host.aliases(&plan.config.aliases);
+        let config = GatewayConfig { inside, outside, aliases, ..plan.config };
+        let command = Command::Reconfigure(Box::new(config));
         let reply = self.gateway.apply(command, now, &mut Watching::new(&self.feed));
         for (protocol, outside, inside) in late {
             let command = Command::Publish { protocol, outside, inside };
@@ -122,13 +125,27 @@ impl Worker {
             if self.guard.holds(*protocol, *outside) {
                 continue;
             }
-            if let Err(error) = self.guard.lease(*protocol, *outside) {
-                leased.into_iter().for_each(|(protocol, outside)| self.guard.release(protocol, outside));
+            let given = self.guard.lease(*protocol, *outside).and_then(|()| {
+                let listens = self.links.publish(*protocol, *outside, true);
+                listens.map_err(|error| LeaseError::of(*protocol, *outside, error))
+            });
+            if let Err(error) = given {
+                leased.push((*protocol, *outside));
+                self.give_up(leased);
                 return Err(Problem::not_leased(*protocol, *outside, &error.to_string()));
             }
             leased.push((*protocol, *outside));
         }
         Ok(leased)
+    }
+
+    /// Gives back the ports of forwards that will not be.
+    fn give_up(&mut self, leased: Vec<(Protocol, Endpoint)>) {
+        for (protocol, outside) in leased {
+            // What does not listen cannot fail to stop.
+            let _ = self.links.publish(protocol, outside, false);
+            self.guard.release(protocol, outside);
+        }
     }
 
     /// Makes forwards that may be refused, all or none. `limit` is that of the new settings.

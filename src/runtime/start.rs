@@ -10,8 +10,8 @@ use super::stock::Stock;
 use super::way::{self, Way};
 use crate::config::{Settings, TapChoice, TapOffload, exempt};
 use crate::control::About;
-use crate::flow::LinkInfo;
-use crate::gateway::{Gateway, GatewayConfig, Subnet};
+use crate::flow::{LinkId, LinkInfo};
+use crate::gateway::{ALIASES, Gateway, GatewayConfig, HOST, INSIDE, OUTSIDE, Subnet};
 use crate::io::guard::{self, Guard};
 use crate::io::netlink::{Family, Netlink};
 use crate::io::setup::{self, InsideConfig};
@@ -70,13 +70,15 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let host_by_uplink = uplink.kind == uplink::Kind::Sockets;
     let config = GatewayConfig { host_by_uplink, ..settings.gateway(config) };
     let about = about(settings, &tap, &outside, &uplink, &guard, &config, clock);
-    let mut links: Vec<Box<dyn Link>> = vec![Box::new(tap), uplink.link];
-    links.extend(to_host.into_iter().chain(to_aliases));
+    let mut links: Vec<(LinkId, Box<dyn Link>)> = vec![(INSIDE, Box::new(tap)), (OUTSIDE, uplink.link)];
+    links.extend(to_host.map(|link| (HOST, link)));
+    links.extend(to_aliases.map(|link| (ALIASES, link)));
     let links = Links::new(links);
     guard.silence(&config.nat.ports);
     let portless = Portless::default();
     let follows = settings.external.is_empty();
-    let host = Host { outside, packet, inside, made, lost, follows, portless, anywhere };
+    let (forward, resolver) = (settings.dns_forward.clone(), None);
+    let host = Host { forward, resolver, outside, packet, inside, made, lost, follows, portless, anywhere };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, arp, about })
 }
 

@@ -28,7 +28,8 @@ pub struct Way {
     pub uplink: Chosen,
     /// The way to the host itself; `None` where the uplink is that too.
     pub to_host: Option<Box<dyn Link>>,
-    /// The way to what aliases stand for; `None` where the uplink is that too.
+    /// The way to what aliases stand for; `None` where the uplink is that too, and the host's resolver
+    /// is not among them.
     pub to_aliases: Option<Box<dyn Link>>,
     /// The guard of the ports.
     pub guard: Guard,
@@ -91,9 +92,7 @@ pub fn open(settings: &Settings, netlink: &Netlink) -> anyhow::Result<Way> {
     let packet = uplink.kind == uplink::Kind::Packet;
     let guard = Guard::new(asked(settings), packet, outside.interface.index, &external)?;
     let (to_host, outside) = (Some(Box::new(to_host) as Box<dyn Link>), Some(outside));
-    let beside = sockets_config(settings, external.clone(), external.clone(), true);
-    let to_aliases = sockets::Sockets::open(beside).context("sockets for aliases")?;
-    let to_aliases = Some(Box::new(to_aliases) as Box<dyn Link>);
+    let to_aliases = Some(to_aliases(settings, &external)?);
     let anywhere = Vec::new();
     Ok(Way { uplink, to_host, to_aliases, guard, external, anywhere, host_addresses, foreign, outside })
 }
@@ -132,8 +131,16 @@ fn by_sockets(settings: &Settings, netlink: &Netlink, refused: Option<&str>) -> 
     let (uplink, ports) = uplink::open_sockets(config, refused).context("uplink sockets")?;
     let guard = Guard::of_sockets(asked(settings), ports)?;
     let (to_host, foreign) = (None, Vec::new());
-    let to_aliases = None;
+    // A resolver on the loopback answers only who asks from there, and not from an address of the uplink.
+    let forwards = !settings.dns_forward.is_empty();
+    let to_aliases = forwards.then(|| to_aliases(settings, &external)).transpose()?;
     Ok(Way { uplink, to_host, to_aliases, guard, external, anywhere, host_addresses, foreign, outside })
+}
+
+/// Sockets beside the uplink, bound to none of its addresses.
+fn to_aliases(settings: &Settings, external: &[IpAddr]) -> anyhow::Result<Box<dyn Link>> {
+    let beside = sockets_config(settings, external.to_vec(), external.to_vec(), true);
+    Ok(Box::new(sockets::Sockets::open(beside).context("sockets for aliases")?))
 }
 
 /// What a link of sockets is to know; `beside` one that the ports belong to.

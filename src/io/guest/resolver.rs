@@ -10,6 +10,8 @@ use std::path::Path;
 
 /// The file that every resolver reads.
 const FILE: &str = "/etc/resolv.conf";
+/// Servers that the C library asks, at most.
+const MOST: usize = 3;
 /// The same without systemd's own resolver, which only the host's loopback reaches.
 const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
 
@@ -20,6 +22,20 @@ pub fn of_host() -> Option<String> {
         .into_iter()
         .filter_map(|path| fs::read_to_string(path).ok())
         .find_map(|text| reachable(&text))
+}
+
+/// What the host's resolv.conf says, with these servers in the place of its own. `None` if there are
+/// none.
+pub fn by_gateway(servers: &[IpAddr]) -> Option<String> {
+    let host = fs::read_to_string(FILE).unwrap_or_default();
+    (!servers.is_empty()).then(|| with_servers(&host, servers))
+}
+
+fn with_servers(text: &str, servers: &[IpAddr]) -> String {
+    let own = |line: &&str| line.split_whitespace().next() == Some("nameserver");
+    let ours = servers.iter().take(MOST).map(|server| format!("nameserver {server}"));
+    let lines = text.lines().filter(|line| !own(line)).map(str::to_owned).chain(ours);
+    lines.collect::<Vec<_>>().join("\n") + "\n"
 }
 
 fn reachable(text: &str) -> Option<String> {
@@ -65,6 +81,15 @@ fn bind_over(file: &OwnedFd, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_gateways_servers_take_the_place_of_the_hosts() {
+        let text = "nameserver 127.0.0.53\noptions edns0\nsearch lan\n";
+        let ours = [IpAddr::from([10, 0, 2, 2])];
+        assert_eq!(with_servers(text, &ours), "options edns0\nsearch lan\nnameserver 10.0.2.2\n");
+        assert_eq!(with_servers("", &ours), "nameserver 10.0.2.2\n");
+        assert_eq!(by_gateway(&[]), None);
+    }
 
     #[test]
     fn resolvers_that_only_the_host_reaches_are_left_out() {
