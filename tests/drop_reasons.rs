@@ -83,6 +83,14 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
     ("fragment-overlap", fragment_overlap),
     ("no-neighbor", no_neighbor),
     ("neighbor-limit", neighbor_limit),
+    ("no-route", || {
+        with(
+            |config| config.reach.four = Some(Vec::new()),
+            |rig| {
+                rig.from(MAC_A, &craft::udp(at(A, 1000), at(S1, 53), b"where to"));
+            },
+        )
+    }),
 ];
 
 #[test]

@@ -259,3 +259,89 @@ fn what_belongs_to_the_links_stays_as_it_is() {
     let now = rig.gateway.config();
     assert_eq!((now.mac, now.outside, now.nat.leased), (MAC, LinkInfo::offloading(1400, 0), false));
 }
+
+/// Another external address.
+const Y: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+
+fn with_externals(external: &[Ipv4Addr], retired: &[Ipv4Addr]) -> GatewayConfig {
+    let all = |ips: &[Ipv4Addr]| ips.iter().copied().map(IpAddr::V4).collect();
+    let mut config = config();
+    config.nat.external = all(external);
+    config.nat.retired = all(retired);
+    config
+}
+
+/// A TCP connection of A with S1; the outside port. The remote has sent 1000..1011, of which A has
+/// acknowledged what is before 1006.
+fn connected(rig: &mut Rig) -> u16 {
+    let (a, s1) = (at(A, 1000), at(S1, 80));
+    let (ack, syn_ack) = (TcpFlags::ACK, TcpFlags::SYN.with(TcpFlags::ACK));
+    rig.from(MAC_A, &craft::tcp(a, s1, TcpFlags::SYN, 500, b""));
+    let port = source_port(&rig.sent_outside().remove(0));
+    let tcp = |flags, sequence, acknowledgment| Tcp { flags, sequence, acknowledgment, ..Tcp::default() };
+    rig.outside(&tcp(syn_ack, 999, 501).packet(s1, at(X, port), b""));
+    rig.from(MAC_A, &tcp(ack, 501, 1000).packet(a, s1, b""));
+    rig.outside(&tcp(ack, 1000, 501).packet(s1, at(X, port), b"hello!"));
+    rig.from(MAC_A, &tcp(ack, 501, 1006).packet(a, s1, b""));
+    rig.outside(&tcp(ack, 1006, 501).packet(s1, at(X, port), b"more."));
+    rig.sent.clear();
+    port
+}
+
+#[test]
+fn connections_of_an_address_that_is_gone_are_reset_inside() {
+    let mut rig = Rig::with(with_externals(&[X], &[]));
+    connected(&mut rig);
+    rig.from(MAC_B, &craft::udp(at(B, 1000), at(S1, 53), b"no connection"));
+    assert_eq!(reconfigure(&mut rig, with_externals(&[Y], &[])), (0, 2));
+    let mut out = tapnat::gateway::Outbox::default();
+    assert!(rig.gateway.tell_cut(rig.now, &mut out));
+    assert!(!rig.gateway.tell_cut(rig.now, &mut out), "each is told once");
+    let resets: Vec<Vec<u8>> = out.packets.iter().map(|(_, frame)| frame.bytes()[14..].to_vec()).collect();
+    let sequence = |packet: &[u8]| u32::from_be_bytes(packet[24..28].try_into().unwrap());
+    assert_eq!(resets.iter().map(|reset| sequence(reset)).collect::<Vec<_>>(), [1006, 1011]);
+    for reset in &resets {
+        assert_eq!((source(reset), source_port(reset)), (S1, 80));
+        assert_eq!((destination(reset), destination_port(reset), reset[33]), (A, 1000, 4));
+        assert!(sums_are_right(reset));
+    }
+    rig.sent.clear();
+    rig.from(MAC_B, &craft::udp(at(B, 1000), at(S1, 53), b"goes on by itself"));
+    assert_eq!(source(&rig.sent_outside().remove(0)), Y);
+}
+
+#[test]
+fn a_retired_address_keeps_its_flows_and_gets_no_new_ones() {
+    let mut rig = Rig::with(with_externals(&[X], &[]));
+    let port = connected(&mut rig);
+    assert_eq!(reconfigure(&mut rig, with_externals(&[Y, X], &[X])), (1, 0));
+    let on = Tcp { flags: TcpFlags::ACK, sequence: 501, acknowledgment: 1011, ..Tcp::default() };
+    rig.from(MAC_A, &on.packet(at(A, 1000), at(S1, 80), b"on"));
+    let sent = rig.sent_outside().remove(0);
+    assert_eq!((source(&sent), source_port(&sent)), (X, port));
+    for (mac, from) in [(MAC_A, at(A, 1001)), (MAC_B, at(B, 1000))] {
+        rig.from(mac, &craft::tcp(from, at(S1, 80), TcpFlags::SYN, 1, b""));
+        assert_eq!(source(&rig.sent_outside().remove(0)), Y, "{from}");
+    }
+    let mut out = tapnat::gateway::Outbox::default();
+    assert!(!rig.gateway.tell_cut(rig.now, &mut out));
+    assert_eq!(reconfigure(&mut rig, with_externals(&[Y], &[])), (2, 1));
+    assert!(rig.gateway.tell_cut(rig.now, &mut out));
+}
+
+#[test]
+fn where_no_route_leads_is_told_to_who_asks() {
+    let mut rig = Rig::new();
+    let question = craft::udp(at(A, 1000), at(S1, 53), b"question");
+    assert_eq!(rig.from(MAC_A, &question), Fate::Pass(OUTSIDE));
+    let mut without = config();
+    without.reach.four = Some(vec![Prefix::new(S2, 32)]);
+    assert_eq!(reconfigure(&mut rig, without), (1, 0));
+    rig.sent.clear();
+    assert_eq!(rig.from(MAC_A, &question), Fate::Dropped(DropReason::NoRoute));
+    let (mac, told) = rig.sent_inside().remove(0);
+    assert_eq!((mac, &told[20..22], destination(&told)), (MAC_A, &[3, 0][..], A), "network unreachable");
+    assert_eq!(rig.from(MAC_A, &craft::udp(at(A, 1000), at(S2, 53), b"")), Fate::Pass(OUTSIDE));
+    assert_eq!(reconfigure(&mut rig, config()), (2, 0));
+    assert_eq!(rig.from(MAC_A, &question), Fate::Pass(OUTSIDE));
+}

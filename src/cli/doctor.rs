@@ -101,28 +101,52 @@ fn lines(found: &[Check], paint: Paint) -> Vec<String> {
     lines.push(String::new());
     lines.push(paint.ink(Ink::Bold, "As things are, this user can"));
     lines.extend(verdict(found).into_iter().map(|line| format!("  {line}")));
+    lines.push(String::new());
+    lines.push(paint.ink(Ink::Bold, "The uplinks, best first (docs/uplinks.md)"));
+    lines.extend(ladder(found).into_iter().map(|line| format!("  {line}")));
     lines
+}
+
+/// Each step of privilege: whether this user stands on it, and how to climb it.
+fn ladder(found: &[Check]) -> Vec<String> {
+    let check = |word: &str| found.iter().find(|check| check.check == word);
+    let step = |uplink: &str, word: &str, gives: &str| match check(word) {
+        Some(Check { ok: true, .. }) => format!("{uplink:<8} yes: {gives}"),
+        Some(Check { cure: Some(cure), .. }) => format!("{uplink:<8} no; to have it: {cure}"),
+        _ => format!("{uplink:<8} not known"),
+    };
+    let ping = match check("ping-socket") {
+        Some(Check { ok: false, cure: Some(cure), .. }) => format!("without ping; to have it: {cure}"),
+        _ => "ping".to_owned(),
+    };
+    vec![
+        step("packet", "packet-socket", "every protocol, super-frames whole"),
+        step("raw", "raw-socket", "every protocol, also where there is no Ethernet"),
+        step(
+            "inside",
+            "tap-in-namespace",
+            "full rights in namespaces of its own (tapnat exec, tapnat attach)",
+        ),
+        format!("{:<8} always: UDP, TCP, {ping}", "sockets"),
+    ]
 }
 
 /// What the checks come to.
 fn verdict(found: &[Check]) -> Vec<String> {
     let ok = |word: &str| found.iter().any(|check| check.check == word && check.ok);
     let mut lines = Vec::new();
-    let uplink = match (ok("packet-socket"), ok("raw-socket")) {
-        (true, _) => Some("packet"),
-        (false, true) => Some("raw"),
-        (false, false) => None,
+    let (uplink, guard) = match (ok("packet-socket"), ok("raw-socket")) {
+        (true, _) => ("packet", if ok("tcx") { "tcx" } else { "hold" }),
+        (false, true) => ("raw", "hold"),
+        (false, false) => ("sockets", "sockets"),
     };
-    match (ok("tun-device") && ok("cap-net-admin"), uplink) {
-        (true, Some(uplink)) => {
-            let guard = if uplink == "packet" && ok("tcx") { "tcx" } else { "hold" };
-            lines.push(format!("run a gateway on this host: uplink {uplink}, guard {guard}"));
-        }
-        (false, Some(uplink)) if ok("tun-device") => lines.push(format!(
+    match (ok("tun-device"), ok("cap-net-admin")) {
+        (true, true) => lines.push(format!("run a gateway on this host: uplink {uplink}, guard {guard}")),
+        (true, false) => lines.push(format!(
             "run a gateway (uplink {uplink}) only on a TAP that an administrator has made for it: \
              sudo ip tuntap add tapnat0 mode tap user $USER"
         )),
-        _ => lines.push("not run a gateway on this host".to_owned()),
+        (false, _) => lines.push("not run a gateway on this host".to_owned()),
     }
     lines.push(match ok("user-namespaces") && ok("tap-in-namespace") {
         true => "run a gateway in namespaces of its own, without root (tapnat demo)".to_owned(),
@@ -142,6 +166,12 @@ mod tests {
         assert!(verdict(&full)[0].ends_with("uplink packet, guard tcx"));
         let raw = with(&["tun-device", "cap-net-admin", "raw-socket", "tcx"]);
         assert!(verdict(&raw)[0].ends_with("uplink raw, guard hold"), "tcx needs the packet uplink");
+        let owned = with(&["tun-device"]);
+        assert!(verdict(&owned)[0].starts_with("run a gateway (uplink sockets) only on a TAP"));
+        let steps =
+            ladder(&[Check::no("packet-socket", "EPERM", "sudo setcap"), Check::yes("raw-socket", "")]);
+        assert!(steps[0].contains("no; to have it: sudo setcap") && steps[1].contains("yes"), "{steps:?}");
+        assert!(steps[3].starts_with("sockets  always"));
         let bare = with(&["user-namespaces", "tap-in-namespace"]);
         assert!(verdict(&bare)[0].starts_with("not run") && verdict(&bare)[1].starts_with("run"));
         let text = lines(&[Check::no("tcx", "EPERM", "setcap")], Paint { on: false }).join("\n");

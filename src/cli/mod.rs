@@ -10,6 +10,7 @@ pub mod demo;
 pub mod doctor;
 pub mod events;
 pub mod exec;
+pub mod faces;
 pub mod flows;
 pub mod flush;
 pub mod guest;
@@ -84,6 +85,10 @@ pub enum Verb {
 
 /// Reads the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if let Some((face, rest)) = faces::called(words.next(), words.collect()) {
+        return face.run(&rest);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -24,8 +24,11 @@ impl Alias {
 
     /// Where a packet to `end`, which the alias covers, is to go on the host.
     pub fn host_of(&self, end: Endpoint) -> SocketAddr {
-        let port = if self.host.port() == 0 { end.port } else { self.host.port() };
-        SocketAddr::new(self.host.ip(), port)
+        let mut host = self.host;
+        if host.port() == 0 {
+            host.set_port(end.port);
+        }
+        host
     }
 
     /// How what comes from `host` is seen inside, if this alias stands for it.

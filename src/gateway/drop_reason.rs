@@ -86,6 +86,9 @@ pub enum DropReason {
     NoNeighbor,
     /// Too many inside hosts, or too many packets wait for the MAC of their host (memory for both is bounded).
     NeighborLimit,
+    /// The host has lost its default route, and has no other to the destination; answered with
+    /// Network Unreachable (RFC 1812 §5.2.7.1), or No Route of IPv6. Passes when the host does.
+    NoRoute,
     /// The kernel would not take the packet: queue full, interface down.
     SendFailed,
 }
@@ -101,7 +104,7 @@ impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = ParseError::WORDS.len() + Refusal::ALL.len() + Self::OWN.len();
 
-    const OWN: [DropReason; 27] = [
+    const OWN: [DropReason; 28] = [
         DropReason::ShortFrame,
         DropReason::OtherMac,
         DropReason::UnknownEtherType,
@@ -128,6 +131,7 @@ impl DropReason {
         DropReason::FragmentOverlap,
         DropReason::NoNeighbor,
         DropReason::NeighborLimit,
+        DropReason::NoRoute,
         DropReason::SendFailed,
     ];
 
@@ -163,7 +167,8 @@ impl DropReason {
             DropReason::FragmentOverlap => own + 23,
             DropReason::NoNeighbor => own + 24,
             DropReason::NeighborLimit => own + 25,
-            DropReason::SendFailed => own + 26,
+            DropReason::NoRoute => own + 26,
+            DropReason::SendFailed => own + 27,
         }
     }
 
@@ -198,6 +203,7 @@ impl DropReason {
             DropReason::FragmentOverlap => "fragment-overlap",
             DropReason::NoNeighbor => "no-neighbor",
             DropReason::NeighborLimit => "neighbor-limit",
+            DropReason::NoRoute => "no-route",
             DropReason::SendFailed => "send-failed",
         }
     }

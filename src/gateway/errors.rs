@@ -204,9 +204,10 @@ impl Gateway {
             return;
         }
         self.counters.answered(Reason::HostUnreachable.answer());
+        let outward = self.way_out(&packet.summary);
         packet.apply(&edit, &mut error, 0);
         match (exit, edit.destination) {
-            (Exit::Outside, _) => out.push(OUTSIDE, error),
+            (Exit::Outside, _) => out.push(outward, error),
             (Exit::Host, _) => out.push(HOST, error),
             (Exit::Inside | Exit::Hairpin, Some(sender)) => self.answer_inside(sender.ip, error, now, out),
             (Exit::Inside | Exit::Hairpin, None) => {}

@@ -4,8 +4,10 @@ use super::errors::Reason;
 use super::ndp::Message;
 use super::neighbors::{Heard, OtherMac};
 use super::npt::NoCounterpart;
-use super::{Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, arp, hop, ndp, services};
-use crate::flow::{Edit, Flow, LinkInfo, Protocol, Summary, Time};
+use super::{
+    ALIASES, Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, arp, hop, ndp, services,
+};
+use crate::flow::{Edit, Flow, LinkId, LinkInfo, Protocol, Summary, Time};
 use crate::nat::{Decision, Exit, Observer, Refusal};
 use crate::wire::ethernet::{self, Frame, MacAddr};
 use crate::wire::{Buffer, Packet, ParseError, icmp};
@@ -247,7 +249,9 @@ impl Gateway {
             self.complain(INSIDE, Reason::TimeExceeded, packet, frame, now, out);
             return Fate::Dropped(DropReason::TtlExpired);
         }
-        let link = if to_host { LinkInfo::plain(u16::MAX, 0) } else { self.config.outside };
+        let outward = self.way_out(&packet.summary);
+        let whole = to_host || outward == ALIASES;
+        let link = if whole { LinkInfo::plain(u16::MAX, 0) } else { self.config.outside };
         let too_big = hop::too_big(frame, link.mtu);
         if hop::refuses_cut(packet, frame, link.mtu) {
             self.complain(INSIDE, Reason::TooBig(hop::told_mtu(packet, link.mtu)), packet, frame, now, out);
@@ -269,6 +273,10 @@ impl Gateway {
             self.complain(INSIDE, Reason::TooBig(mtu), packet, frame, now, out);
             return Fate::Dropped(DropReason::TooBig);
         }
+        if exit == Exit::Outside && !self.config.reach.covers(packet.summary.destination()) {
+            self.complain(INSIDE, Reason::NoRoute, packet, frame, now, out);
+            return Fate::Dropped(DropReason::NoRoute);
+        }
         let exempt = exit == Exit::Outside && edit.source.is_none();
         if exempt {
             self.counters.passed(Way::ExemptOut, frame.len());
@@ -284,8 +292,25 @@ impl Gateway {
                 Some(destination) => self.deliver_inside(destination.ip, frame, Some(INSIDE), now, out),
                 None => Fate::Dropped(DropReason::InsideDestination),
             },
-            Exit::Outside if too_big => self.cut(frame, OUTSIDE, link.mtu, out),
-            Exit::Outside => Fate::Pass(OUTSIDE),
+            Exit::Outside if too_big => self.cut(frame, outward, link.mtu, out),
+            Exit::Outside => Fate::Pass(outward),
+        }
+    }
+
+    /// The link by which a packet leaves that is for the world or for an alias. Who serves one port of
+    /// the host's loopback may want to be asked from there, and not from an address of the uplink.
+    pub(super) fn way_out(&self, packet: &Summary) -> LinkId {
+        if self.config.aliases.is_empty() {
+            return OUTSIDE;
+        }
+        let Flow { protocol, destination, .. } = match packet {
+            Summary::Data(data) => data.flow,
+            Summary::Error(error) => error.about.reversed(),
+        };
+        let alias = self.config.aliases.iter().find(|alias| alias.covers(protocol, destination));
+        match alias {
+            Some(alias) if alias.port.is_some() || !self.config.host_by_uplink => ALIASES,
+            _ => OUTSIDE,
         }
     }
 

@@ -25,6 +25,7 @@ pub mod ndp;
 pub mod neighbors;
 mod npt;
 pub mod outside;
+pub mod reach;
 pub mod reconfigure;
 pub mod services;
 pub mod speech;
@@ -36,6 +37,7 @@ pub use command::{Command, Reply};
 pub use counters::{Answer, CountersView, Way};
 pub use drop_reason::DropReason;
 pub use errors::RefusalAnswer;
+pub use reach::Reach;
 pub use services::dhcp::{Dhcp, Names};
 pub use subnet::Subnet;
 
@@ -60,6 +62,9 @@ pub const INSIDE: LinkId = LinkId(0);
 pub const OUTSIDE: LinkId = LinkId(1);
 /// The host's own stack: IP packets.
 pub const HOST: LinkId = LinkId(2);
+/// What aliases stand for on the host, where the uplink does not lead there, or not from the right
+/// address: IP packets.
+pub const ALIASES: LinkId = LinkId(3);
 
 /// Settings of a gateway: plain data.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,6 +98,8 @@ pub struct GatewayConfig {
     /// Prefixes whose hosts are not translated by port but by prefix (RFC 6296). No two of their
     /// inside or outside prefixes overlap.
     pub translations: Vec<PrefixTranslation>,
+    /// Where there is a way to.
+    pub reach: Reach,
     /// Addresses that stand for something on the host. The uplink knows what.
     pub aliases: Vec<Alias>,
     /// The uplink is one of sockets: what the host itself sends comes by it too, its loopback as an
@@ -124,6 +131,7 @@ impl GatewayConfig {
             services: Vec::new(),
             dhcp: None,
             translations: Vec::new(),
+            reach: Reach::default(),
             aliases: Vec::new(),
             host_by_uplink: false,
         }
@@ -368,9 +376,9 @@ impl Gateway {
 fn way(from: LinkId, to: LinkId) -> Way {
     match (from, to) {
         (INSIDE, INSIDE) => Way::Hairpin,
-        (INSIDE, HOST) => Way::ToHost,
+        (INSIDE, HOST | ALIASES) => Way::ToHost,
         (INSIDE, _) => Way::Out,
-        (HOST, _) => Way::FromHost,
+        (HOST | ALIASES, _) => Way::FromHost,
         _ => Way::In,
     }
 }

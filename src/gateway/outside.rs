@@ -2,7 +2,7 @@
 
 use super::errors::Reason;
 use super::npt::NoCounterpart;
-use super::{DropReason, Fate, Gateway, HOST, OUTSIDE, Outbox, Way, hop};
+use super::{ALIASES, DropReason, Fate, Gateway, HOST, OUTSIDE, Outbox, Way, hop};
 use crate::flow::{Edit, LinkId, Summary, Time};
 use crate::nat::{Decision, Exit, Observer, Refusal};
 use crate::wire::{Buffer, Packet};
@@ -28,7 +28,10 @@ impl Gateway {
             return Fate::Dropped(DropReason::NotOurAddress);
         }
         let source = packet.summary.source();
-        let host = self.config.host_by_uplink && self.may_be_host(source);
+        let host = (self.config.host_by_uplink || from == ALIASES) && self.may_be_host(source);
+        if from == ALIASES && !host {
+            return Fate::Dropped(DropReason::MartianSource);
+        }
         let from = if host { HOST } else { from };
         if hop::martian_source(source)
             || hop::is_link_local(source)

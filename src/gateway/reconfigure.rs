@@ -1,9 +1,13 @@
 //! A new configuration for a gateway that is at work.
 
-use super::{Gateway, GatewayConfig};
-use crate::flow::Time;
-use crate::nat::{Observer, Reconfigured};
-use std::net::IpAddr;
+use super::{Answer, Gateway, GatewayConfig, Outbox};
+use crate::flow::{Endpoint, TcpFlags, Time};
+use crate::nat::{Cut, Observer, Reconfigured};
+use crate::wire::{Buffer, craft};
+use std::net::{IpAddr, SocketAddr};
+
+/// Connections that are reset before the outbox is emptied.
+const AT_A_TIME: usize = 256;
 
 impl Gateway {
     /// Takes a new configuration. Sessions that it does not allow are ended: see
@@ -48,5 +52,24 @@ impl Gateway {
         let gone = self.nat.retain(inside, now, seen).ended;
         let Reconfigured { kept, ended } = self.nat.reconfigure(self.config.nat.clone(), now, seen);
         Reconfigured { kept, ended: gone + ended }
+    }
+
+    /// Resets, towards the inside, the TCP connections that the last new configuration has cut off from
+    /// their external address: nothing will ever come back to it.
+    /// Call it after [`Gateway::reconfigure`] until it says false: it tells some at a time.
+    pub fn tell_cut(&mut self, now: Time, out: &mut Outbox) -> bool {
+        let cut = self.nat.cut(AT_A_TIME);
+        let some = !cut.is_empty();
+        for Cut { remote, inside, acknowledged, sent } in cut {
+            let end = |endpoint: Endpoint| SocketAddr::new(endpoint.ip, endpoint.port);
+            // What was sent last may not be acknowledged yet: one of the two is what the host expects.
+            let likely = [acknowledged, sent];
+            for sequence in &likely[..if acknowledged == sent { 1 } else { 2 }] {
+                let reset = craft::tcp(end(remote), end(inside), TcpFlags::RST, *sequence, &[]);
+                self.counters.answered(Answer::Reset);
+                self.answer_inside(inside.ip, Buffer::from_bytes(&reset), now, out);
+            }
+        }
+        some
     }
 }

@@ -335,6 +335,19 @@ impl Guard {
         self.leases.len()
     }
 
+    /// Follows other addresses, on the interface numbered `interface`. The leases stay as they are.
+    ///
+    /// # Errors
+    /// [`GuardError::Tcx`]; the program that was there stays, and held sockets do for the rest.
+    pub fn follow(&mut self, interface: u32, externals: &[IpAddr]) -> Result<(), GuardError> {
+        if let Some(tcx) = &mut self.tcx {
+            let new = Tcx::attach(interface, externals).map_err(GuardError::Tcx)?;
+            self.leases.keys().for_each(|(protocol, endpoint)| new.set(*protocol, *endpoint, true));
+            *tcx = new;
+        }
+        Ok(())
+    }
+
     /// Puts the program in front of another interface: the outside one came back with a new
     /// number. The leases stay as they are. Nothing to do for the other kinds.
     ///

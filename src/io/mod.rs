@@ -25,6 +25,7 @@ use crate::flow::{Alias, Endpoint, LinkInfo, Protocol, Time};
 use crate::wire::Buffer;
 use filter::Wanted;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 /// An interface that packets come from and go to. A `send` or `recv` never blocks.
@@ -58,6 +59,10 @@ pub trait Link {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+
+    /// Says which of the addresses that packets leave with are on their way out: what is only there
+    /// for others may go.
+    fn retire(&mut self, _addresses: &[IpAddr]) {}
 
     /// Descriptors whose readability means that `recv` has something.
     fn readable(&self) -> Vec<BorrowedFd<'_>>;

@@ -25,13 +25,13 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use std::cell::Cell;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::{fmt, io};
 
@@ -304,22 +304,10 @@ impl Netlink {
     /// # Errors
     /// As [`Netlink`] describes.
     pub fn default_route(&self, family: Family) -> io::Result<Option<Route>> {
-        let family = match family {
-            Family::Four => AddressFamily::Inet,
-            Family::Six => AddressFamily::Inet6,
-        };
-        let mut message = RouteMessage::default();
-        message.header.address_family = family;
-        let answers = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, "list the routes")?;
-        let best = answers
+        let routes = self.main_routes(family)?;
+        let best = routes
             .iter()
-            .filter_map(new_route)
-            .filter(|route| {
-                route.header.destination_prefix_length == 0
-                    && route.header.table == RouteHeader::RT_TABLE_MAIN
-                    && route.header.kind == RouteType::Unicast
-                    && route.header.address_family == family
-            })
+            .filter(|route| route.header.destination_prefix_length == 0)
             .filter_map(|route| {
                 let metric = route.attributes.iter().find_map(|attribute| match attribute {
                     RouteAttribute::Priority(metric) => Some(*metric),
@@ -329,6 +317,42 @@ impl Netlink {
             })
             .min_by_key(|(metric, _)| *metric);
         Ok(best.map(|(_, route)| route))
+    }
+
+    /// The destinations of a family's unicast routes in the main table: address and prefix length.
+    ///
+    /// # Errors
+    /// As [`Netlink`] describes.
+    pub fn destinations(&self, family: Family) -> io::Result<Vec<(IpAddr, u8)>> {
+        let everywhere = match family {
+            Family::Four => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Family::Six => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let destination = |route: &RouteMessage| {
+            let named = route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+                RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+                _ => None,
+            });
+            (named.unwrap_or(everywhere), route.header.destination_prefix_length)
+        };
+        Ok(self.main_routes(family)?.iter().map(destination).collect())
+    }
+
+    fn main_routes(&self, family: Family) -> io::Result<Vec<RouteMessage>> {
+        let family = match family {
+            Family::Four => AddressFamily::Inet,
+            Family::Six => AddressFamily::Inet6,
+        };
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        let answers = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, "list the routes")?;
+        let ours = |route: &&RouteMessage| {
+            route.header.table == RouteHeader::RT_TABLE_MAIN
+                && route.header.kind == RouteType::Unicast
+                && route.header.address_family == family
+        };
+        Ok(answers.iter().filter_map(new_route).filter(ours).cloned().collect())
     }
 
     /// How the kernel would send to `destination`, if need be through the interface `oif`.

@@ -40,19 +40,20 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    pub(super) fn new(hash: &Hash, external: &[IpAddr], host: &[IpAddr]) -> Self {
+    pub(super) fn new(hash: &Hash, external: &[IpAddr], retired: &[IpAddr], host: &[IpAddr]) -> Self {
         let mut ours =
             Addresses { table: HashTable::new(), external: Vec::new(), v4: Vec::new(), v6: Vec::new() };
-        ours.change(hash, external, host, |_| true);
+        ours.change(hash, external, retired, host, |_| true);
         ours
     }
 
     /// Takes these addresses in the place of those that there were. `unused` says of the number of an
-    /// address that has gone whether nothing is left of it.
+    /// address that has gone whether nothing is left of it; `retired` ones are given to nobody anew.
     pub(super) fn change(
         &mut self,
         hash: &Hash,
         external: &[IpAddr],
+        retired: &[IpAddr],
         host: &[IpAddr],
         unused: impl Fn(u16) -> bool,
     ) {
@@ -69,6 +70,9 @@ impl Addresses {
                 && let Some(number) = self.number_for(*ip, &mut vacant)
             {
                 self.insert(hash, *ip, Home::External(number));
+                if retired.contains(ip) {
+                    continue;
+                }
                 if ip.is_ipv4() { self.v4.push(number) } else { self.v6.push(number) }
             }
         }
@@ -120,6 +124,11 @@ impl Addresses {
         self.external.push(External { ip, in_use: false, forwards: true });
         self.insert(hash, ip, Home::External(number));
         Some(number)
+    }
+
+    /// Whether the external address with this number is given to inside hosts.
+    pub(super) fn gives(&self, number: u16) -> bool {
+        self.v4.contains(&number) || self.v6.contains(&number)
     }
 
     fn insert(&mut self, hash: &Hash, ip: IpAddr, home: Home) {

@@ -28,6 +28,8 @@ pub enum Behaviour {
 pub struct NatConfig {
     /// Addresses to translate to. Never empty.
     pub external: Vec<IpAddr>,
+    /// Those of them that are on their way out: their mappings live on, and none is made anew.
+    pub retired: Vec<IpAddr>,
     /// The host's other addresses: packets to them go to the host, never to the wire.
     pub host_addresses: Vec<IpAddr>,
     /// Ports to use on each external address; the ranges may have gaps between them (RFC 6888
@@ -136,6 +138,7 @@ impl NatConfig {
     pub fn new(external: Vec<IpAddr>) -> Self {
         NatConfig {
             external,
+            retired: Vec::new(),
             host_addresses: Vec::new(),
             ports: DEFAULT_PORTS.to_vec(),
             leased: false,

@@ -88,7 +88,7 @@ pub use decision::{Decision, Exit, Refusal};
 pub use egress::EgressRule;
 pub use leases::{Looked, PortUse, Wanted};
 pub use npt::{PrefixTranslation, PrefixTranslationError, Unmapped};
-pub use reconfigure::Reconfigured;
+pub use reconfigure::{Cut, Reconfigured};
 pub use step::{Closed, Observer, Step};
 pub use view::{MappingView, SessionView, TcpState};
 
@@ -148,6 +148,8 @@ pub struct Nat {
     closing: VecDeque<(u32, u32)>,
     /// SYNs in mid-connection.
     knocks: Knocks,
+    /// What the last new configuration has cut.
+    cut: Vec<Cut>,
     /// The latest time that was handed in, for calls that hand in none.
     clock: Time,
 }
@@ -162,7 +164,7 @@ impl Nat {
         // Blocks that do not fit are refused where the configuration is checked.
         let blocks = Blocks::of(&config).ok().flatten();
         let policies = Policies::new(&config);
-        let addresses = Addresses::new(&hash, &config.external, &config.host_addresses);
+        let addresses = Addresses::new(&hash, &config.external, &config.retired, &config.host_addresses);
         Nat {
             sessions: Sessions::new(),
             by_flow: Index::with_room(room),
@@ -178,6 +180,7 @@ impl Nat {
             wheel: Wheel::new(),
             closing: VecDeque::new(),
             knocks: Knocks::default(),
+            cut: Vec::new(),
             clock: Time::ZERO,
             policies,
             addresses,

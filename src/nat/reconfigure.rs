@@ -21,7 +21,7 @@ use super::mapping::Mapping;
 use super::policies::Policies;
 use super::slab::NONE;
 use super::{Closed, Nat, NatConfig, Observer};
-use crate::flow::{Protocol, Time};
+use crate::flow::{Endpoint, Protocol, Time};
 use std::net::IpAddr;
 
 /// What a new configuration has left.
@@ -31,6 +31,19 @@ pub struct Reconfigured {
     pub kept: usize,
     /// Sessions that the new configuration does not allow.
     pub ended: usize,
+}
+
+/// A TCP connection that has lost its outside endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cut {
+    /// Who the inside host talks to.
+    pub remote: Endpoint,
+    /// The inside host.
+    pub inside: Endpoint,
+    /// What the inside host has said that it expects next of the remote.
+    pub acknowledged: u32,
+    /// What follows all that has been sent to it.
+    pub sent: u32,
 }
 
 impl Nat {
@@ -51,9 +64,10 @@ impl Nat {
         self.policies = policies;
         self.config = config;
         let ports = &self.ports;
-        let (external, host) = (&self.config.external, &self.config.host_addresses);
-        self.addresses.change(&self.hash, external, host, |number| ports.drained(number));
+        let NatConfig { external, retired, host_addresses: host, .. } = &self.config;
+        self.addresses.change(&self.hash, external, retired, host, |number| ports.drained(number));
         self.assign_policies();
+        self.cut = self.connections_cut(now);
         let ended = self.end(Nat::allows, now, seen);
         self.end_forwards(|nat, mapping| !nat.addresses.uses(mapping.external));
         let blocks = self.lending.is_some();
@@ -65,6 +79,24 @@ impl Nat {
             }
         }
         Reconfigured { kept: self.sessions.len(), ended }
+    }
+
+    /// The TCP connections that the last new configuration has ended because their external address is
+    /// gone: at most `most` of them, each once.
+    pub fn cut(&mut self, most: usize) -> Vec<Cut> {
+        let rest = self.cut.len().saturating_sub(most);
+        self.cut.split_off(rest)
+    }
+
+    fn connections_cut(&self, now: Time) -> Vec<Cut> {
+        let cut = |id: u32| {
+            let session = &self.sessions[id];
+            let Mapping { protocol, external, inside, .. } = self.mappings[session.mapping];
+            let ends = protocol == Protocol::Tcp && !self.addresses.uses(external) && !self.overdue(id, now);
+            let [acknowledged, sent] = session.windows.expected_inside().filter(|_| ends)?;
+            Some(Cut { remote: self.sessions.remote(id), inside, acknowledged, sent })
+        };
+        (0..self.sessions.end()).filter(|id| self.sessions[*id].taken()).filter_map(cut).collect()
     }
 
     /// Ends the sessions and port forwards of inside hosts that are not among those which `keep`
@@ -103,7 +135,7 @@ impl Nat {
         let (policies, addresses) = (&self.policies, &self.addresses);
         self.hosts.each(|host| {
             host.policy = policies.number(host.ip);
-            host.external = host.external.filter(|external| addresses.uses(*external));
+            host.external = host.external.filter(|external| addresses.gives(*external));
         });
         for id in 0..self.mappings.end() {
             let host = self.mappings[id].host;

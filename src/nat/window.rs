@@ -150,6 +150,12 @@ impl Windows {
         if behind <= back { Place::In } else { old(behind, back, sent[receiver]) }
     }
 
+    /// What the inside host expects next: what it has acknowledged, or, if that acknowledgement is
+    /// still to come, what follows all that the remote has sent. `None` if that is not known.
+    pub(super) fn expected_inside(&self) -> Option<[u32; 2]> {
+        self.whole().then(|| [self.acked[Way::Out as usize], self.end[Way::In as usize]])
+    }
+
     /// Where a RST lies. What its receiver expects next is what it has acknowledged, or, if that
     /// acknowledgement is still to come, all that the sender has sent.
     pub(super) fn aim(&self, way: Way, sequence: u32) -> Aim {

@@ -178,6 +178,18 @@ pub enum Note {
     LinkUp(String),
     /// Few outside ports are left: the address, and how many.
     PortsLow(std::net::IpAddr, usize),
+    /// The host has another address to translate to.
+    AddressGained(std::net::IpAddr),
+    /// An address that was translated to is gone.
+    AddressLost(std::net::IpAddr),
+    /// The way out leads over another interface: from which, to which.
+    WayChanged(String, String),
+    /// The host has lost its default route of a family: `IPv4` or `IPv6`.
+    RouteLost(&'static str),
+    /// It has one again.
+    RouteBack(&'static str),
+    /// The host has slept; for how long.
+    Slept(Duration),
     /// New settings are in force: how many keys have changed, how many sessions live on, how many had
     /// to end.
     Reloaded(usize, usize, usize),
@@ -198,6 +210,12 @@ impl Note {
             Note::LinkDown(..) => "link-down",
             Note::LinkUp(..) => "link-up",
             Note::PortsLow(..) => "ports-low",
+            Note::AddressGained(..) => "address-gained",
+            Note::AddressLost(..) => "address-lost",
+            Note::WayChanged(..) => "way-changed",
+            Note::RouteLost(..) => "route-lost",
+            Note::RouteBack(..) => "route-back",
+            Note::Slept(..) => "slept",
             Note::Reloaded(..) => "reloaded",
             Note::BlockLent(..) => "block-lent",
             Note::BlockReturned(..) => "block-returned",
@@ -212,6 +230,15 @@ impl Note {
             Note::LinkDown(link, why) => format!("{link} is down: {why}"),
             Note::LinkUp(link) => format!("{link} is up again"),
             Note::PortsLow(address, left) => format!("{left} ports are left on {address}"),
+            Note::AddressGained(address) => format!("{address} is translated to from now on"),
+            Note::AddressLost(address) => format!("{address} is gone; its flows have ended"),
+            Note::WayChanged(from, to) => format!("the way out leads over {to}, no longer over {from}"),
+            Note::RouteLost(family) => format!("the host has no {family} default route any more"),
+            Note::RouteBack(family) => format!("the host has an {family} default route again"),
+            Note::Slept(time) => {
+                let time = humantime::format_duration(Duration::from_secs(time.as_secs()));
+                format!("the host has slept for {time}; what ran out meanwhile has ended")
+            }
             Note::Reloaded(changes, kept, ended) => {
                 format!("reloaded: {changes} keys differ; flows kept: {kept}, ended: {ended}")
             }

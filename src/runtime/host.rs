@@ -8,6 +8,7 @@ use crate::gateway::{GatewayConfig, INSIDE};
 use crate::io::filter::Wanted;
 use crate::io::guard::Guard;
 use crate::io::netlink::Netlink;
+use crate::io::resolver::ResolvConf;
 use crate::io::setup::{self, InsideConfig, Made};
 use crate::nat::{Exemption, PrefixTranslation};
 use std::collections::BTreeSet;
@@ -26,10 +27,16 @@ pub struct Host {
     pub made: Made,
     /// External addresses that the host has lost.
     pub lost: BTreeSet<IpAddr>,
+    /// External addresses that nobody has named follow those of the host.
+    pub follows: bool,
     /// Protocols without ports that have left.
     pub portless: Portless,
     /// External addresses that stand for any address of the host.
     pub anywhere: Vec<IpAddr>,
+    /// Addresses inside at which DNS goes to the host's resolver.
+    pub forward: Vec<IpAddr>,
+    /// How the host looks names up, if that is of interest.
+    pub resolver: Option<ResolvConf>,
 }
 
 impl Host {
@@ -60,6 +67,16 @@ impl Host {
         let found = Netlink::open().and_then(|netlink| netlink.link(&self.outside));
         if let Ok(Some(interface)) = found
             && let Err(error) = guard.reattach(interface.index)
+        {
+            tracing::warn!("{error}; held sockets go on keeping the host silent");
+        }
+    }
+
+    /// The guard's program looks at other addresses.
+    pub fn guard_follows(&self, guard: &mut Guard, external: &[IpAddr]) {
+        let found = Netlink::open().and_then(|netlink| netlink.link(&self.outside));
+        if let Ok(Some(interface)) = found
+            && let Err(error) = guard.follow(interface.index, external)
         {
             tracing::warn!("{error}; held sockets go on keeping the host silent");
         }

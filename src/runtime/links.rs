@@ -1,13 +1,15 @@
 //! The worker's links: sends what a link can take, and keeps count of those that are down.
 
-use super::poller::Poller;
+use super::poller::{LINKS, Poller};
 use crate::flow::{Alias, Endpoint, LinkId, LinkInfo, Protocol, Time};
-use crate::gateway::{HOST, OUTSIDE};
+use crate::gateway::OUTSIDE;
 use crate::io::filter::Wanted;
+use crate::io::uplink::ways::Ways;
 use crate::io::{Link, deliver};
 use crate::wire::Buffer;
 use std::fmt;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 
 /// What a receive came to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +25,7 @@ pub enum Turned {
 }
 
 struct Slot {
+    id: LinkId,
     link: Box<dyn Link>,
     info: LinkInfo,
     down: bool,
@@ -31,6 +34,8 @@ struct Slot {
 /// The links of a worker, by [`LinkId`].
 pub struct Links {
     slots: Vec<Slot>,
+    /// Where in `slots` what is sent to a link goes, by its number.
+    places: [usize; LINKS],
     scratch: Buffer,
     news: bool,
 }
@@ -42,10 +47,14 @@ impl fmt::Debug for Links {
 }
 
 impl Links {
-    /// Links in the order of their ids.
-    pub fn new(links: Vec<Box<dyn Link>>) -> Self {
-        let slot = |link: Box<dyn Link>| Slot { info: link.info(), link, down: false };
-        Links { slots: links.into_iter().map(slot).collect(), scratch: Buffer::new(), news: false }
+    /// These links, the inside and the uplink among them. What has no link of its own is reached by the
+    /// uplink.
+    pub fn new(links: Vec<(LinkId, Box<dyn Link>)>) -> Self {
+        let slot = |(id, link): (LinkId, Box<dyn Link>)| Slot { id, info: link.info(), link, down: false };
+        let slots: Vec<Slot> = links.into_iter().map(slot).collect();
+        let at = |id| slots.iter().position(|slot| slot.id == LinkId(id));
+        let places = std::array::from_fn(|id| at(id as u8).or(at(OUTSIDE.0)).unwrap_or_default());
+        Links { slots, places, scratch: Buffer::new(), news: false }
     }
 
     /// Has the poller watch every link.
@@ -53,7 +62,8 @@ impl Links {
     /// # Errors
     /// The kernel's word.
     pub fn watch(&self, poller: &mut Poller) -> std::io::Result<()> {
-        for (id, slot) in (0..).map(LinkId).zip(&self.slots) {
+        for slot in &self.slots {
+            let id = slot.id;
             for fd in slot.link.readable() {
                 poller.watch_link(id, fd)?;
             }
@@ -73,19 +83,22 @@ impl Links {
 
     /// Has the poller look at links that have something which no descriptor tells of.
     pub fn wake(&self, poller: &mut Poller) {
-        for (id, slot) in (0..).map(LinkId).zip(&self.slots) {
+        for slot in &self.slots {
+            let id = slot.id;
             if slot.link.pending() && !slot.down {
                 poller.set_ready(id, true);
             }
         }
     }
 
-    /// Has links listen on a published endpoint, or do so no more.
+    /// Has the uplink listen on a published endpoint, or do so no more. Sockets that stand beside
+    /// another uplink, for aliases, never do: the guard holds the port.
     ///
     /// # Errors
-    /// The kernel's word, of the first link that could not.
+    /// The kernel's word.
     pub fn publish(&mut self, protocol: Protocol, outside: Endpoint, on: bool) -> std::io::Result<()> {
-        self.slots.iter_mut().try_for_each(|slot| slot.link.publish(protocol, outside, on))
+        let uplink = self.slots.get_mut(usize::from(OUTSIDE.0));
+        uplink.map_or(Ok(()), |slot| slot.link.publish(protocol, outside, on))
     }
 
     /// Tells links of changed aliases.
@@ -93,15 +106,15 @@ impl Links {
         self.slots.iter_mut().for_each(|slot| slot.link.set_aliases(aliases));
     }
 
-    /// The number of the slot for a link. The host is reached by the uplink where it has no link of
-    /// its own.
+    /// The place of a link.
     fn number(&self, id: LinkId) -> usize {
-        if id == HOST && self.slots.len() <= usize::from(HOST.0) { OUTSIDE.0.into() } else { id.0.into() }
+        self.places.get(usize::from(id.0)).copied().unwrap_or(usize::MAX)
     }
 
     /// Receives one packet.
     pub fn receive(&mut self, id: LinkId, packet: &mut Buffer) -> Turned {
-        let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return Turned::Empty };
+        let number = self.number(id);
+        let Some(slot) = self.slots.get_mut(number) else { return Turned::Empty };
         match slot.link.recv(packet) {
             Ok(()) => Turned::Packet,
             Err(error) => match error.kind() {
@@ -158,7 +171,8 @@ impl Links {
     pub fn revive(&mut self, poller: &mut Poller) -> Vec<LinkId> {
         self.news = false;
         let mut up = Vec::new();
-        for (id, slot) in (0..).map(LinkId).zip(&mut self.slots) {
+        for slot in &mut self.slots {
+            let id = slot.id;
             if slot.down && slot.link.reopen().is_ok() {
                 slot.down = false;
                 slot.info = slot.link.info();
@@ -175,7 +189,8 @@ impl Links {
 
     /// What the uplink can take, as it is at the moment.
     pub fn outside_info(&mut self) -> Option<LinkInfo> {
-        let slot = self.slots.get_mut(usize::from(OUTSIDE.0))?;
+        let number = self.number(OUTSIDE);
+        let slot = self.slots.get_mut(number)?;
         slot.info = slot.link.info();
         Some(slot.info)
     }
@@ -185,17 +200,45 @@ impl Links {
     /// # Errors
     /// The kernel's word; the new link is then dropped.
     pub fn replace(&mut self, id: LinkId, link: Box<dyn Link>, poller: &mut Poller) -> std::io::Result<()> {
-        let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return Ok(()) };
+        let number = self.number(id);
+        let Some(slot) = self.slots.get_mut(number) else { return Ok(()) };
         for fd in link.readable() {
             poller.watch_link(id, fd)?;
         }
-        *slot = Slot { info: link.info(), link, down: false };
+        *slot = Slot { id, info: link.info(), link, down: false };
         Ok(())
+    }
+
+    /// Puts another uplink in front of the one that there is, which goes on for packets of `addresses`.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    pub fn add_way(
+        &mut self,
+        way: Box<dyn Link>,
+        addresses: Vec<IpAddr>,
+        poller: &mut Poller,
+    ) -> std::io::Result<()> {
+        for fd in way.readable() {
+            poller.watch_link(OUTSIDE, fd)?;
+        }
+        let at = self.number(OUTSIDE);
+        if at < self.slots.len() {
+            let before = self.slots.remove(at).link;
+            let link: Box<dyn Link> = Box::new(Ways::new(way, before, addresses));
+            self.slots.insert(at, Slot { id: OUTSIDE, info: link.info(), link, down: false });
+        }
+        Ok(())
+    }
+
+    /// Says which addresses are on their way out.
+    pub fn retire(&mut self, addresses: &[IpAddr]) {
+        self.slots.iter_mut().for_each(|slot| slot.link.retire(addresses));
     }
 
     /// Whether the link is down.
     pub fn is_down(&self, id: LinkId) -> bool {
-        self.slots.get(usize::from(id.0)).is_some_and(|slot| slot.down)
+        self.slots.get(self.number(id)).is_some_and(|slot| slot.down)
     }
 
     /// Has links that filter let in these packets.
@@ -204,7 +247,8 @@ impl Links {
     /// The kernel's word, of the first link that could not.
     pub fn set_wanted(&mut self, wanted: &Wanted, poller: &mut Poller) -> std::io::Result<()> {
         let mut result = Ok(());
-        for (id, slot) in (0..).map(LinkId).zip(&mut self.slots) {
+        for slot in &mut self.slots {
+            let id = slot.id;
             result = result.and(slot.link.set_wanted(wanted));
             for fd in slot.link.readable() {
                 // Most are watched already.

@@ -71,6 +71,18 @@ pub fn mailbox(
 }
 
 impl Handle {
+    /// Looks what the host has become, and has the gateway follow.
+    ///
+    /// # Errors
+    /// It cannot at the moment.
+    pub fn follow(&self) -> Result<(), Problem> {
+        let settle = |plan| self.send(|answer| Letter::Plan(plan, answer))?;
+        if self.reloader.follow(settle)? {
+            self.reloader.describe(&mut self.about.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        Ok(())
+    }
+
     /// Notes what the process has given up.
     pub fn tell_protection(&self, lines: Vec<String>) {
         self.about.lock().unwrap_or_else(PoisonError::into_inner).protection = lines;

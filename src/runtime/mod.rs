@@ -3,6 +3,7 @@
 
 pub mod addresses;
 pub mod clock;
+pub mod follow;
 pub mod host;
 pub mod links;
 pub mod mailbox;
@@ -32,27 +33,34 @@ use crate::io::resolver::{PATH, ResolvConf};
 use crate::observe::{Feed, FlowBoard};
 use addresses::Answering;
 use anyhow::Context;
+use follow::Follower;
 use mailbox::{Handle, mailbox};
 use memory::PortMemory;
 use poller::Poller;
 use reload::Reloader;
-use resolver::Follower;
 use signals::{Hangups, Signals};
 use start::Started;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use worker::{Chores, Ended, Worker};
+
+/// Something to do when packets can flow, with the gateway as the control interface sees it. The gateway
+/// answers it only later, so that it must not wait for one.
+pub type Ready = Box<dyn FnOnce(Arc<dyn Engine>) -> anyhow::Result<()>>;
 
 /// What a gateway has around it that is no setting.
 #[derive(Default)]
 pub struct Around {
     /// What it may not outlive: the first of these to end ends it, in good order.
     pub endings: Vec<Ending>,
-    /// Called once when packets can flow, after `ready-fd` was told.
-    pub ready: Option<Box<dyn FnOnce() -> anyhow::Result<()>>>,
+    /// Called once when packets can flow, after `ready-fd` was told: the first moment at which
+    /// threads may be started.
+    pub ready: Option<Ready>,
     /// It goes on without a control socket if none can be made.
     pub control_optional: bool,
+    /// Files that are removed at the end, by whoever called.
+    pub removes: Vec<PathBuf>,
     /// Nobody will start a gateway of this name again: nothing is remembered for one.
     pub passing: bool,
 }
@@ -126,7 +134,7 @@ pub fn run_with(
         watcher,
         host,
         memory: None,
-        chores: Chores::default(),
+        chores: Chores::awake(clock.slept()),
     };
     publish::publish_all(&mut worker, settings)?;
     let resolver = settings.tells_names().then(|| worker.read_resolver());
@@ -144,30 +152,38 @@ pub fn run_with(
     }
 
     // Threads are protected like the one that starts them: none may be there before this.
-    handle.tell_protection(sandbox::enter(settings, flags, &about)?);
+    handle.tell_protection(sandbox::enter(settings, flags, &about, &around.removes)?);
     arp.into_iter().for_each(Answering::start);
+    let follower = match worker.gateway.config().host_by_uplink {
+        // The kernel chooses way and address of each socket.
+        true => None,
+        false => {
+            let watcher = Watcher::open().context("netlink watcher")?;
+            Some(Follower::start(watcher, Arc::clone(&handle)).context("a thread that follows the host")?)
+        }
+    };
     let engine = Arc::clone(&handle) as Arc<dyn Engine>;
-    let server = socket.map(|socket| Server::serve(socket, engine)).transpose()?;
-    let follower = resolver.map(|known| follow_resolver(known, &handle)).transpose().context("a thread")?;
+    let server = socket.map(|socket| Server::serve(socket, Arc::clone(&engine))).transpose()?;
+    let resolver = resolver.map(|known| follow_resolver(known, &handle)).transpose().context("a thread")?;
     let hangups = Hangups::watch(hangups, move || hung_up(handle.as_ref())).context("a thread")?;
 
     tracing::info!("{}", start::line(&about));
     ready::tell(settings.ready_fd)?;
     if let Some(ready) = around.ready {
-        ready()?;
+        ready(engine)?;
     }
     let (Ended::Signal(_) | Ended::Over(_)) = worker.run().context("the packet loop")?;
     // The worker goes first: questions that wait for it then end at once, and the server with them.
     let mut host = worker.into_host();
-    drop((server, hangups, follower));
+    drop((follower, resolver, server, hangups));
     host.made.undo().context("undoing what was set up")?;
     Ok(())
 }
 
 /// The host's resolv.conf is told to the worker whenever it says something else than `known`.
-fn follow_resolver(known: Option<ResolvConf>, handle: &Arc<Handle>) -> std::io::Result<Follower> {
+fn follow_resolver(known: Option<ResolvConf>, handle: &Arc<Handle>) -> std::io::Result<resolver::Follower> {
     let handle = Arc::clone(handle);
-    Follower::start(Path::new(PATH), known, move |conf| handle.tell_resolver(conf.clone()))
+    resolver::Follower::start(Path::new(PATH), known, move |conf| handle.tell_resolver(conf.clone()))
 }
 
 /// SIGHUP: reads the settings again. What came of it is said in the log; a success by the worker.

@@ -17,7 +17,7 @@ const CHANGES: Token = Token(usize::MAX - 2);
 const ENDINGS: Token = Token(usize::MAX - 3);
 
 /// Links that a worker may have.
-pub const LINKS: usize = 3;
+pub const LINKS: usize = 4;
 
 /// What has woken the worker, besides links.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -3,6 +3,7 @@
 //! Reading, checking and asking the host happen in the thread of who asked, so that no packet waits
 //! for a file system. The worker gets a [`Plan`], which it carries out wholly or not at all.
 
+use super::follow::{self, Routed, routed};
 use super::start;
 use crate::config::show::{self, difference};
 use crate::config::{Change, ConfigError, ProfiledRule, RunFlags, Settings, load};
@@ -10,6 +11,7 @@ use crate::control::protocol::Problem;
 use crate::control::{About, AboutRule, Reloaded};
 use crate::flow::{Endpoint, Protocol};
 use crate::gateway::GatewayConfig;
+use crate::observe::event::Note;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -29,6 +31,10 @@ pub struct Plan {
     pub remove: Vec<Forward>,
     /// How many keys differ.
     pub changes: usize,
+    /// What the host has become, if it is that which is followed.
+    pub news: Option<Vec<Note>>,
+    /// The interface that the way out leads over, if that is another one.
+    pub outside: Option<String>,
 }
 
 /// What a plan has left.
@@ -48,12 +54,14 @@ pub struct Reloader {
     in_force: Mutex<InForce>,
 }
 
+/// What the gateway does at the moment.
 #[derive(Debug)]
-struct InForce {
-    settings: Settings,
-    config: GatewayConfig,
-    outside: String,
-    packet: bool,
+pub(super) struct InForce {
+    pub settings: Settings,
+    pub config: GatewayConfig,
+    pub outside: String,
+    pub packet: bool,
+    pub routed: Routed,
 }
 
 impl Reloader {
@@ -67,7 +75,7 @@ impl Reloader {
         outside: String,
         packet: bool,
     ) -> Self {
-        let in_force = Mutex::new(InForce { settings, config, outside, packet });
+        let in_force = Mutex::new(InForce { settings, config, outside, packet, routed: routed() });
         Reloader { flags, runtime_dir, in_force }
     }
 
@@ -106,9 +114,29 @@ impl Reloader {
         Ok(reloaded)
     }
 
+    /// Looks what the host has become, and hands a plan to `settle` if that is a matter here. One at a
+    /// time. Whether there was something to do.
+    ///
+    /// # Errors
+    /// The host does not say, or `settle` refuses; what is in force stays.
+    pub fn follow(
+        &self,
+        settle: impl FnOnce(Box<Plan>) -> Result<Settled, Problem>,
+    ) -> Result<bool, Problem> {
+        let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = |error: anyhow::Error| Problem::new("host", format!("{error:#}"), "wait");
+        let Some(plan) = follow::plan(&mut in_force).map_err(failed)? else { return Ok(false) };
+        let (config, outside) = (plan.config.clone(), plan.outside.clone());
+        settle(Box::new(plan))?;
+        in_force.config = config;
+        in_force.outside = outside.unwrap_or_else(|| std::mem::take(&mut in_force.outside));
+        Ok(true)
+    }
+
     /// Writes what can change into `about`.
     pub fn describe(&self, about: &mut About) {
         let in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        about.outside.clone_from(&in_force.outside);
         describe(&in_force.settings, &in_force.config, about);
     }
 
@@ -147,7 +175,14 @@ impl InForce {
             let those: BTreeSet<&Forward> = those.iter().collect();
             all.iter().filter(|forward| !those.contains(forward)).copied().collect()
         };
-        Ok(Plan { add: without(&after, &before), remove: without(&before, &after), config, changes })
+        Ok(Plan {
+            add: without(&after, &before),
+            remove: without(&before, &after),
+            config,
+            changes,
+            news: None,
+            outside: None,
+        })
     }
 }
 

@@ -4,10 +4,11 @@
 //! size and times, behind all symbolic links. That sees what a watch of directories would miss, such
 //! as a file mounted over it, or a link on the way that leads elsewhere; and costs one system call.
 
+use super::host::Host;
 use super::worker::Worker;
-use crate::flow::Time;
-use crate::gateway::Names;
-use crate::io::resolver::{PATH, ResolvConf, Stamp};
+use crate::flow::{Alias, Time};
+use crate::gateway::{Command, Names};
+use crate::io::resolver::{PATH, PORT, ResolvConf, Stamp};
 use crate::observe::event::Note;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -109,6 +110,18 @@ pub fn names(conf: &ResolvConf) -> Names {
     Names { servers: servers.collect(), search: conf.search.clone() }
 }
 
+impl Host {
+    /// These aliases, with those of the host's first DNS server in the place of earlier ones. They come
+    /// first: the same address may stand for all else of the host.
+    pub(super) fn aliases(&self, aliases: &[Alias]) -> Vec<Alias> {
+        let ours = |alias: &Alias| alias.port == Some(PORT) && self.forward.contains(&alias.inside);
+        let server = self.resolver.as_ref().and_then(|conf| conf.servers.first());
+        let dns = self.forward.iter().zip(server.into_iter().cycle());
+        let dns = dns.map(|(inside, host)| Alias { inside: *inside, port: Some(PORT), host: *host });
+        dns.chain(aliases.iter().filter(|alias| !ours(alias)).copied()).collect()
+    }
+}
+
 impl Worker {
     /// Reads how the host looks names up, at the start.
     pub fn read_resolver(&mut self) -> Option<ResolvConf> {
@@ -126,6 +139,10 @@ impl Worker {
 
     fn use_resolver(&mut self, conf: &ResolvConf) {
         self.gateway.set_names(names(conf));
+        self.host.resolver = Some(conf.clone());
+        let aliases = self.host.aliases(&self.gateway.config().aliases);
+        let now = self.clock.now();
+        self.carry_out(Command::SetAliases(aliases), now);
     }
 
     /// Takes that the host looks names up otherwise than before.

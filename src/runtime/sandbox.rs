@@ -14,12 +14,18 @@ use rustix::thread::CapabilitySet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf, absolute};
 
-/// Gives up what is not needed, as `settings` say; what was chosen is in `about`. A line for each
+/// Gives up what is not needed, as `settings` say; what was chosen is in `about`, `removes` are files
+/// that are removed at the end. A line for each
 /// stage, or none with `--sandbox off`.
 ///
 /// # Errors
 /// `--sandbox strict`, and a stage that this host does not allow.
-pub fn enter(settings: &Settings, flags: &RunFlags, about: &About) -> anyhow::Result<Vec<String>> {
+pub fn enter(
+    settings: &Settings,
+    flags: &RunFlags,
+    about: &About,
+    removes: &[PathBuf],
+) -> anyhow::Result<Vec<String>> {
     if settings.sandbox == SandboxChoice::Off {
         tracing::debug!("nothing is given up: --sandbox off");
         return Ok(Vec::new());
@@ -33,7 +39,9 @@ pub fn enter(settings: &Settings, flags: &RunFlags, about: &About) -> anyhow::Re
         tracing::warn!("{told}");
     }
     let mut lines = Vec::new();
-    for outcome in protect::enter(&needs(settings, flags, about)) {
+    let mut needs = needs(settings, flags, about);
+    needs.places.extend(removes.iter().map(|file| Place::new(directory(file), Right::Remove)));
+    for outcome in protect::enter(&needs) {
         let stage = outcome.stage.word();
         match outcome.result {
             Ok(left) => lines.push(format!("{stage}: {left}")),

@@ -7,7 +7,10 @@ use super::reload::{Forward, Plan, Settled};
 use super::worker::{Watching, Worker};
 use crate::control::protocol::Problem;
 use crate::flow::{Endpoint, Protocol, Time};
-use crate::gateway::{Command, GatewayConfig, Reply};
+use crate::gateway::{Command, GatewayConfig, Outbox, Reply};
+use crate::io::Link;
+use crate::io::guard::LeaseError;
+use crate::io::uplink::{self, UplinkError};
 use crate::nat::{NatConfig, PublishError};
 use crate::observe::event::Note;
 use std::collections::BTreeSet;
@@ -33,6 +36,7 @@ impl Worker {
             };
             return Err(Problem::not_published(*protocol, *outside, PublishError::Limit));
         }
+        let way = plan.outside.as_deref().map(|name| self.open_way(name, &plan.config)).transpose()?;
         let leased = self.lease_all(&add)?;
         // A port that a removed forward gives up, or one of a new address, is nobody's.
         let given_up: BTreeSet<(Protocol, Endpoint)> = gone.iter().map(|old| (old.0, old.1)).collect();
@@ -40,7 +44,7 @@ impl Worker {
         let freed = |new: &Forward| !external.contains(&new.1.ip) || given_up.contains(&(new.0, new.1));
         let (late, early): (Vec<Forward>, Vec<Forward>) = add.into_iter().partition(freed);
         if let Err(problem) = self.publish_early(&early, limit, now) {
-            leased.into_iter().for_each(|(protocol, outside)| self.guard.release(protocol, outside));
+            self.give_up(leased);
             return Err(problem);
         }
         for (protocol, outside, _) in gone {
@@ -49,7 +53,9 @@ impl Worker {
         }
         let old = self.gateway.config().clone();
         let (inside, outside) = (old.inside, old.outside);
-        let command = Command::Reconfigure(Box::new(GatewayConfig { inside, outside, ..plan.config }));
+        let aliases = self.host.aliases(&plan.config.aliases);
+        let config = GatewayConfig { inside, outside, aliases, ..plan.config };
+        let command = Command::Reconfigure(Box::new(config));
         let reply = self.gateway.apply(command, now, &mut Watching::new(&self.feed));
         for (protocol, outside, inside) in late {
             let command = Command::Publish { protocol, outside, inside };
@@ -58,12 +64,48 @@ impl Worker {
                 tracing::warn!("publish {protocol} {outside}: {why}");
             }
         }
+        if let (Some(way), Some(name)) = (way, plan.outside) {
+            self.take_way(way, name);
+        }
         self.follow(&before, &old.nat, now);
+        let mut out = Outbox::default();
+        while self.gateway.tell_cut(now, &mut out) {
+            self.flush(&mut out, now);
+        }
         let Reply::Reconfigured { kept, ended } = reply else {
             return Err(Problem::new("gone", format!("the gateway answered {reply:?}"), "report it"));
         };
-        self.note(Note::Reloaded(plan.changes, kept, ended), now);
+        match plan.news {
+            None => self.note(Note::Reloaded(plan.changes, kept, ended), now),
+            Some(news) => news.into_iter().for_each(|news| self.note(news, now)),
+        }
         Ok(Settled { kept, ended })
+    }
+
+    /// Opens an uplink on another interface, of the same kind.
+    fn open_way(&mut self, name: &str, config: &GatewayConfig) -> Result<Box<dyn Link>, Problem> {
+        let kind = if self.host.packet { uplink::Kind::Packet } else { uplink::Kind::Raw };
+        let wanted = self.host.wanted(config, std::iter::empty());
+        let failed = |error: UplinkError| Problem::new("uplink", error.to_string(), "wait for the interface");
+        uplink::open(Some(kind), name, &wanted, self.host.inside.mtu).map(|open| open.link).map_err(failed)
+    }
+
+    /// Goes over to an uplink on the interface `name`. What is in flight on retiring addresses goes on
+    /// by the old one.
+    fn take_way(&mut self, way: Box<dyn Link>, name: String) {
+        let retired = self.gateway.config().nat.retired.clone();
+        if let Err(error) = self.links.add_way(way, retired, &mut self.poller) {
+            tracing::warn!("the new way out is not watched: {error}");
+        }
+        self.host.outside = name;
+        self.gateway_learns_of_the_way();
+    }
+
+    /// What the way out can take.
+    fn gateway_learns_of_the_way(&mut self) {
+        if let Some(info) = self.links.outside_info() {
+            self.gateway.set_outside(info);
+        }
     }
 
     fn published(&mut self, now: Time) -> Vec<Forward> {
@@ -83,13 +125,27 @@ impl Worker {
             if self.guard.holds(*protocol, *outside) {
                 continue;
             }
-            if let Err(error) = self.guard.lease(*protocol, *outside) {
-                leased.into_iter().for_each(|(protocol, outside)| self.guard.release(protocol, outside));
+            let given = self.guard.lease(*protocol, *outside).and_then(|()| {
+                let listens = self.links.publish(*protocol, *outside, true);
+                listens.map_err(|error| LeaseError::of(*protocol, *outside, error))
+            });
+            if let Err(error) = given {
+                leased.push((*protocol, *outside));
+                self.give_up(leased);
                 return Err(Problem::not_leased(*protocol, *outside, &error.to_string()));
             }
             leased.push((*protocol, *outside));
         }
         Ok(leased)
+    }
+
+    /// Gives back the ports of forwards that will not be.
+    fn give_up(&mut self, leased: Vec<(Protocol, Endpoint)>) {
+        for (protocol, outside) in leased {
+            // What does not listen cannot fail to stop.
+            let _ = self.links.publish(protocol, outside, false);
+            self.guard.release(protocol, outside);
+        }
     }
 
     /// Makes forwards that may be refused, all or none. `limit` is that of the new settings.
@@ -136,7 +192,11 @@ impl Worker {
         for (number, address) in self.host.portless.keep(&nat.external) {
             self.guard.release(Protocol::Other(number), Endpoint::new(address, 0));
         }
+        if nat.external != old.external {
+            self.host.guard_follows(&mut self.guard, &nat.external);
+        }
         self.guard.silence(&nat.ports);
+        self.links.retire(&nat.retired);
         self.links.set_aliases(&self.gateway.config().aliases);
         for (protocol, outside, _) in before.iter().filter(|old| !after.contains(old)) {
             let _ = self.links.publish(*protocol, *outside, false);

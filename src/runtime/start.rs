@@ -10,8 +10,8 @@ use super::stock::Stock;
 use super::way::{self, Way};
 use crate::config::{Settings, TapChoice, TapOffload, exempt};
 use crate::control::About;
-use crate::flow::LinkInfo;
-use crate::gateway::{Gateway, GatewayConfig, Subnet};
+use crate::flow::{LinkId, LinkInfo};
+use crate::gateway::{ALIASES, Gateway, GatewayConfig, HOST, INSIDE, OUTSIDE, Subnet};
 use crate::io::guard::{self, Guard};
 use crate::io::netlink::{Family, Netlink};
 use crate::io::setup::{self, InsideConfig};
@@ -49,10 +49,10 @@ pub struct Started {
 /// The thing, the cause and the cure.
 pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let netlink = Netlink::open().context("netlink socket")?;
-    let Way { uplink, to_host, guard, external, anywhere, host_addresses, foreign, outside } =
+    let Way { uplink, to_host, to_aliases, guard, external, anywhere, host_addresses, foreign, outside } =
         way::open(settings, &netlink)?;
     let packet = uplink.kind == uplink::Kind::Packet;
-    check_uplink(settings, packet, uplink.kind == uplink::Kind::Sockets)?;
+    check_uplink(settings, packet)?;
     let inside = inside_config(settings);
     let (tap, made) = setup::inside(&inside)?;
 
@@ -70,20 +70,20 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let host_by_uplink = uplink.kind == uplink::Kind::Sockets;
     let config = GatewayConfig { host_by_uplink, ..settings.gateway(config) };
     let about = about(settings, &tap, &outside, &uplink, &guard, &config, clock);
-    let mut links: Vec<Box<dyn Link>> = vec![Box::new(tap), uplink.link];
-    links.extend(to_host);
+    let mut links: Vec<(LinkId, Box<dyn Link>)> = vec![(INSIDE, Box::new(tap)), (OUTSIDE, uplink.link)];
+    links.extend(to_host.map(|link| (HOST, link)));
+    links.extend(to_aliases.map(|link| (ALIASES, link)));
     let links = Links::new(links);
     guard.silence(&config.nat.ports);
     let portless = Portless::default();
-    let host = Host { outside, packet, inside, made, lost, portless, anywhere };
+    let follows = settings.external.is_empty();
+    let (forward, resolver) = (settings.dns_forward.clone(), None);
+    let host = Host { forward, resolver, outside, packet, inside, made, lost, follows, portless, anywhere };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, arp, about })
 }
 
 /// Raw IP sockets are given nothing to addresses that the host does not have.
-fn check_uplink(settings: &Settings, packet: bool, sockets: bool) -> anyhow::Result<()> {
-    if let (Some(alias), false) = (settings.aliases.first(), sockets) {
-        bail!("host-loopback {}: only sockets reach the host's loopback; use --uplink sockets", alias.inside);
-    }
+fn check_uplink(settings: &Settings, packet: bool) -> anyhow::Result<()> {
     let translation =
         settings.translations.first().map(|pair| format!("prefix-translation {}", pair.inside()));
     let exemption = settings.exempt.first().map(|exemption| format!("exempt {}", exempt::text(exemption)));
@@ -109,7 +109,7 @@ pub fn again(
     external: Option<&[IpAddr]>,
 ) -> anyhow::Result<GatewayConfig> {
     check_families(settings, config)?;
-    check_uplink(settings, packet, config.host_by_uplink)?;
+    check_uplink(settings, packet)?;
     let netlink = Netlink::open().context("netlink socket")?;
     let external = match external {
         Some(external) => external.to_vec(),
@@ -142,7 +142,9 @@ pub fn again(
     let host_addresses = addresses::others(&netlink, settings, &external)?;
     addresses::check_overlap(settings, &external, &host_addresses)?;
     let nat = nat_config(settings, &external, &host_addresses, config.nat.leased);
-    let nat = NatConfig { publish_anywhere: config.nat.publish_anywhere, ..nat };
+    let kept = |ip: &&IpAddr| external.contains(ip);
+    let retired = config.nat.retired.iter().filter(kept).copied().collect();
+    let nat = NatConfig { publish_anywhere: config.nat.publish_anywhere, retired, ..nat };
     Blocks::of(&nat).context("profile cgnat")?;
     Ok(settings.gateway(GatewayConfig { nat, ..config.clone() }))
 }

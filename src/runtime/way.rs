@@ -28,6 +28,9 @@ pub struct Way {
     pub uplink: Chosen,
     /// The way to the host itself; `None` where the uplink is that too.
     pub to_host: Option<Box<dyn Link>>,
+    /// The way to what aliases stand for; `None` where the uplink is that too, and the host's resolver
+    /// is not among them.
+    pub to_aliases: Option<Box<dyn Link>>,
     /// The guard of the ports.
     pub guard: Guard,
     /// The addresses to translate to.
@@ -89,8 +92,9 @@ pub fn open(settings: &Settings, netlink: &Netlink) -> anyhow::Result<Way> {
     let packet = uplink.kind == uplink::Kind::Packet;
     let guard = Guard::new(asked(settings), packet, outside.interface.index, &external)?;
     let (to_host, outside) = (Some(Box::new(to_host) as Box<dyn Link>), Some(outside));
+    let to_aliases = Some(to_aliases(settings, &external)?);
     let anywhere = Vec::new();
-    Ok(Way { uplink, to_host, guard, external, anywhere, host_addresses, foreign, outside })
+    Ok(Way { uplink, to_host, to_aliases, guard, external, anywhere, host_addresses, foreign, outside })
 }
 
 fn outside(settings: &Settings, netlink: &Netlink) -> Result<Outside, SetupError> {
@@ -123,19 +127,40 @@ fn by_sockets(settings: &Settings, netlink: &Netlink, refused: Option<&str>) -> 
     let (external, anywhere) = socket_addresses(settings, outside.as_ref());
     let host_addresses = addresses::others(netlink, settings, &external)?;
     addresses::check_overlap(settings, &external, &host_addresses)?;
-    let limit = usize::try_from(guard::raise_descriptor_limit()).unwrap_or(usize::MAX);
-    let config = sockets::Config {
-        external: external.clone(),
-        anywhere: anywhere.clone(),
-        gateways: settings.inside.iter().map(ipnet::IpNet::addr).collect(),
-        aliases: settings.aliases.clone(),
-        inside_mtu: settings.mtu,
-        descriptors: limit.saturating_sub(guard::RESERVE).max(limit / 2),
-    };
+    let config = sockets_config(settings, external.clone(), anywhere.clone(), false);
     let (uplink, ports) = uplink::open_sockets(config, refused).context("uplink sockets")?;
     let guard = Guard::of_sockets(asked(settings), ports)?;
     let (to_host, foreign) = (None, Vec::new());
-    Ok(Way { uplink, to_host, guard, external, anywhere, host_addresses, foreign, outside })
+    // A resolver on the loopback answers only who asks from there, and not from an address of the uplink.
+    let forwards = !settings.dns_forward.is_empty();
+    let to_aliases = forwards.then(|| to_aliases(settings, &external)).transpose()?;
+    Ok(Way { uplink, to_host, to_aliases, guard, external, anywhere, host_addresses, foreign, outside })
+}
+
+/// Sockets beside the uplink, bound to none of its addresses.
+fn to_aliases(settings: &Settings, external: &[IpAddr]) -> anyhow::Result<Box<dyn Link>> {
+    let beside = sockets_config(settings, external.to_vec(), external.to_vec(), true);
+    Ok(Box::new(sockets::Sockets::open(beside).context("sockets for aliases")?))
+}
+
+/// What a link of sockets is to know; `beside` one that the ports belong to.
+fn sockets_config(
+    settings: &Settings,
+    external: Vec<IpAddr>,
+    anywhere: Vec<IpAddr>,
+    beside: bool,
+) -> sockets::Config {
+    let limit = usize::try_from(guard::raise_descriptor_limit()).unwrap_or(usize::MAX);
+    let left = limit.saturating_sub(guard::RESERVE).max(limit / 2);
+    sockets::Config {
+        external,
+        anywhere,
+        gateways: settings.inside.iter().map(ipnet::IpNet::addr).collect(),
+        aliases: settings.aliases.clone(),
+        inside_mtu: settings.mtu,
+        descriptors: if beside { left / 8 } else { left },
+        beside,
+    }
 }
 
 /// The addresses to translate to by sockets, and those of them that are but names for whatever address
@@ -147,7 +172,10 @@ pub fn socket_addresses(settings: &Settings, outside: Option<&Outside>) -> (Vec<
             continue;
         }
         let found = outside.and_then(|outside| {
-            outside.addresses.iter().copied().find(|address| Family::of(*address) == family)
+            // One that the inside has too would be a name for two.
+            let inside = |address: &IpAddr| settings.inside.iter().any(|net| net.contains(address));
+            let mut own = outside.addresses.iter().copied();
+            own.find(|address| Family::of(*address) == family && !inside(address))
         });
         let nominal = if family == Family::Four { NOMINAL } else { NOMINAL_SIX };
         let address = found.unwrap_or(nominal);

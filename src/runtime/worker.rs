@@ -46,6 +46,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Ports that are asked of the host for one packet, before it is dropped.
 const LEASES_OF_A_PACKET: usize = 8;
 
+/// A sleep of the host that is worth a word.
+const A_NAP: Duration = Duration::from_secs(2);
+
 /// Why the loop ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ended {
@@ -101,6 +104,14 @@ pub struct Chores {
     lease_failing: bool,
     more_leases: bool,
     refused_calls: u64,
+    slept: Duration,
+}
+
+impl Chores {
+    /// Nothing is under way, and the host has slept for so long before.
+    pub fn awake(slept: Duration) -> Chores {
+        Chores { slept, ..Chores::default() }
+    }
 }
 
 /// Tells the watchers what the translator does.
@@ -272,7 +283,7 @@ impl Worker {
         }
     }
 
-    fn flush(&mut self, out: &mut Outbox, now: Time) {
+    pub(super) fn flush(&mut self, out: &mut Outbox, now: Time) {
         for (link, mut packet) in out.packets.drain(..) {
             self.send(link, &mut packet, now);
         }
@@ -371,6 +382,11 @@ impl Worker {
         self.remember(now);
         self.lease(now);
         self.publish_board(now);
+        let slept = self.clock.slept();
+        if slept.saturating_sub(self.chores.slept) >= A_NAP {
+            self.note(Note::Slept(slept.saturating_sub(self.chores.slept)), now);
+        }
+        self.chores.slept = slept;
         self.chores.refused_calls = sandbox::look(self.chores.refused_calls);
     }
 
@@ -390,7 +406,7 @@ impl Worker {
             }
         }
         // By sockets the address is but a name.
-        if addresses && !self.gateway.config().host_by_uplink {
+        if addresses && !self.host.follows && !self.gateway.config().host_by_uplink {
             self.host.check_addresses(&self.gateway.config().nat.external);
         }
         if let Some(info) = self.links.outside_info() {

@@ -11,7 +11,7 @@ use tapnat::lab::product::Product;
 use tapnat::lab::programs::counters::Counters;
 use tapnat::lab::programs::icmp::{Answer, Ping};
 use tapnat::lab::programs::{Server, bulk, dns, http, now, udp};
-use tapnat::lab::topology::{self, BRIDGE, INSIDE, Options, SERVERS, UPLINK};
+use tapnat::lab::topology::{self, BRIDGE, INSIDE, Options, SERVERS, Topology, UPLINK};
 use tempfile::TempDir;
 
 /// The binary under test.
@@ -55,7 +55,12 @@ pub struct World {
 
 impl World {
     pub fn new(options: Options) -> World {
-        let lab = Lab::build(&topology::standard(options)).unwrap();
+        World::of(&topology::standard(options))
+    }
+
+    /// A lab of another form, in which there is the internet all the same.
+    pub fn of(topology: &Topology) -> World {
+        let lab = Lab::build(topology).unwrap();
         let internet = lab.host("internet");
         let any = |port| SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
         let zone =

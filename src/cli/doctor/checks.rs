@@ -30,6 +30,7 @@ pub fn all() -> Vec<Check> {
     found.extend(effective_capabilities());
     found.push(packet_socket());
     found.push(raw_socket());
+    found.push(ping_socket());
     found.push(tcx());
     found.extend(ask_child());
     found.push(unprivileged_ports());
@@ -125,6 +126,19 @@ fn packet_socket() -> Check {
 
 fn raw_socket() -> Check {
     socket("raw-socket", Domain::IPV4, libc::IPPROTO_RAW, "raw IP sockets can be made: uplink raw")
+}
+
+/// Sockets for echo, which the uplink of sockets pings with.
+fn ping_socket() -> Check {
+    let word = "ping-socket";
+    match Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4)) {
+        Ok(_) => Check::yes(word, "ping sockets can be made: echo with uplink sockets"),
+        Err(error) => Check::no(
+            word,
+            format!("{error}: no echo with uplink sockets"),
+            "sudo sysctl -w net.ipv4.ping_group_range=\"0 2147483647\"",
+        ),
+    }
 }
 
 fn socket(word: &str, domain: Domain, protocol: i32, detail: &str) -> Check {

@@ -294,6 +294,18 @@ pub fn receive_error(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<
     Ok(complaint)
 }
 
+/// The MTU of the path of a datagram that was refused with `EMSGSIZE` just now, if the error queue
+/// tells. Other errors that are in it are lost.
+pub fn told_mtu(socket: impl AsFd) -> Option<u16> {
+    let socket = socket.as_fd();
+    while let Ok(told) = receive_error(socket, &mut []) {
+        if let Some(Complaint { errno: libc::EMSGSIZE, icmp: None, info, .. }) = told {
+            return u16::try_from(info).ok();
+        }
+    }
+    None
+}
+
 /// Origins of an error, from `linux/errqueue.h`.
 const SO_EE_ORIGIN_ICMP: u8 = 2;
 const SO_EE_ORIGIN_ICMP6: u8 = 3;

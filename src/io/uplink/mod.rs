@@ -3,12 +3,14 @@
 //! * [`packet`]: AF_PACKET on one interface; super-frames pass whole
 //! * [`raw`]: raw IP sockets; for hosts that refuse AF_PACKET, and towards the host's own services
 //! * [`sender`]: the sending side of [`raw`]
+//! * [`ways`]: several of them as one, while the host moves from one interface to another
 //! * [`sockets`]: ordinary sockets; needs no privilege
 
 pub mod packet;
 pub mod raw;
 pub mod sender;
 pub mod sockets;
+pub mod ways;
 
 use super::Link;
 use super::filter::Wanted;

@@ -19,6 +19,8 @@ const MOST: usize = 1024;
 struct Listener {
     socket: Socket,
     outside: Endpoint,
+    /// Connections wait that could not be accepted.
+    stuck: bool,
 }
 
 /// The listening sockets.
@@ -57,7 +59,7 @@ impl Listeners {
         }
         let token = Token(LISTEN.start + slot);
         self.registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
-        let listener = Some(Listener { socket, outside });
+        let listener = Some(Listener { socket, outside, stuck: false });
         match self.slots.get_mut(slot) {
             Some(vacant) => *vacant = listener,
             None => self.slots.push(listener),
@@ -76,7 +78,7 @@ impl Listeners {
 
     /// Hands the connections that wait in a socket to `take`: the socket, who called, and whom.
     pub fn accept(&mut self, slot: usize, mut take: impl FnMut(Socket, SocketAddr, Endpoint)) {
-        let Some(Some(listener)) = self.slots.get(slot) else { return };
+        let Some(Some(listener)) = self.slots.get_mut(slot) else { return };
         for _ in 0..MOST {
             match listener.socket.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) {
                 Ok((socket, from)) => {
@@ -89,10 +91,26 @@ impl Listeners {
                     io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
                     _ => {
                         self.failed += 1;
+                        listener.stuck = true;
                         return;
                     }
                 },
             }
         }
+        listener.stuck = true;
+    }
+
+    /// Whether connections wait that could not be accepted: nothing tells of them again.
+    pub fn stuck(&self) -> bool {
+        self.slots.iter().flatten().any(|listener| listener.stuck)
+    }
+
+    /// The sockets where they wait, to be tried again.
+    pub fn take_stuck(&mut self) -> Vec<usize> {
+        let stuck = |(slot, listener): (usize, &mut Option<Listener>)| {
+            let was = std::mem::take(&mut listener.as_mut()?.stuck);
+            was.then_some(slot)
+        };
+        self.slots.iter_mut().enumerate().filter_map(stuck).collect()
     }
 }

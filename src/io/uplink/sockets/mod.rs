@@ -34,7 +34,7 @@ mod udp;
 use super::UplinkError;
 use crate::flow::{Alias, Endpoint, LinkInfo, Protocol, Summary, Time};
 use crate::io::Link;
-use crate::io::sys::fd;
+use crate::io::sys::{datagram, fd};
 use crate::wire::craft::IcmpError;
 use crate::wire::{Buffer, Offload, Packet, checksum};
 use alias::Aliases;
@@ -48,7 +48,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 use tcp::{Tcp, TcpLimits};
 
@@ -62,6 +62,8 @@ const TCP: Range<usize> = 3 << 24..4 << 24;
 const BURST: u32 = 32;
 /// Sockets that one look at the poll tells of.
 const EVENTS: usize = 256;
+/// How long after a connection that could not be accepted the next attempt is made.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What the link is to know of its surroundings.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -78,6 +80,9 @@ pub struct Config {
     pub inside_mtu: u16,
     /// Open files that the process may have.
     pub descriptors: usize,
+    /// The outside ports are another link's: this one only leads to what aliases stand for, from
+    /// whatever ports the host gives.
+    pub beside: bool,
 }
 
 /// Why a packet did not leave.
@@ -98,11 +103,13 @@ enum Trouble {
 }
 
 impl Trouble {
-    fn of(error: &io::Error) -> Trouble {
+    /// What the kernel's word about a datagram of `socket` means.
+    fn of(error: &io::Error, socket: impl AsFd) -> Trouble {
         let errno = error.raw_os_error().unwrap_or(0);
         match errno {
             libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EMFILE | libc::ENFILE => Trouble::Full,
-            libc::EMSGSIZE => Trouble::TooBig,
+            libc::EMSGSIZE => datagram::told_mtu(socket)
+                .map_or(Trouble::TooBig, |mtu| Trouble::Answer(IcmpError::TooBig { mtu })),
             _ => errors::of_errno(errno).map_or(Trouble::Invalid, Trouble::Answer),
         }
     }
@@ -139,6 +146,8 @@ pub struct Sockets {
     tcp_turn: bool,
     given: u32,
     now: Time,
+    /// When connections were accepted again that could not be before.
+    retried: Time,
     config: Config,
     losses: Losses,
 }
@@ -158,7 +167,7 @@ impl Sockets {
         let failed = || UplinkError::other("epoll for sockets");
         let poll = Poll::new().map_err(failed())?;
         let registry = || poll.registry().try_clone().map_err(failed());
-        let ports = Ports::new(registry()?, config.anywhere.clone());
+        let ports = Ports::new(registry()?, config.anywhere.clone(), config.beside);
         // UDP ports, connections and the rest share what there is.
         let shares = config.external.len().max(1);
         ports.set_room(config.descriptors / 8 * 3, config.descriptors / 8 * 3 / shares);
@@ -181,6 +190,7 @@ impl Sockets {
             tcp_turn: false,
             given: 0,
             now: Time::ZERO,
+            retried: Time::ZERO,
             losses: Losses::default(),
             poll,
             config,
@@ -237,8 +247,8 @@ impl Sockets {
         match data.flow.protocol {
             Protocol::Tcp => {
                 let to = self.aliases.host(Protocol::Tcp, data.flow.destination);
-                let bind = self.ports.local(data.flow.source);
-                self.tcp.outbound(&packet, buffer, to, Some(bind), self.now);
+                let bind = (!self.config.beside).then(|| self.ports.local(data.flow.source));
+                self.tcp.outbound(&packet, buffer, to, bind, self.now);
                 Ok(())
             }
             Protocol::Udp => self.outbound_udp(&packet, buffer, whole),
@@ -256,8 +266,12 @@ impl Sockets {
 
     fn outbound_udp(&mut self, packet: &Packet, buffer: &Buffer, whole: bool) -> Result<(), Trouble> {
         let outside = packet.summary.flow().source;
-        let (aliases, ready) = (&self.aliases, &mut self.ready);
+        if self.config.beside {
+            self.ports.lease(outside).map_err(|_| Trouble::Full)?;
+        }
+        let (aliases, ready, now) = (&self.aliases, &mut self.ready, self.now);
         let sent = self.ports.with(Which::Outside(outside), |slot, port| {
+            port.used = now;
             let sent = udp::send(port, packet, buffer, whole, aliases);
             if port.complaints && !std::mem::replace(&mut port.queued, true) {
                 ready.push_back(UDP.start + slot);
@@ -325,11 +339,7 @@ impl Sockets {
             } else if PING.contains(&token) {
                 self.pings.ready(token - PING.start, event.is_error())
             } else if LISTEN.contains(&token) {
-                let (tcp, aliases, now) = (&mut self.tcp, &self.aliases, self.now);
-                self.listeners.accept(token - LISTEN.start, |socket, from, outside| {
-                    let Some(remote) = aliases.seen(from) else { return };
-                    tcp.accepted(socket, remote, outside, now);
-                });
+                accept(&mut self.listeners, token - LISTEN.start, &mut self.tcp, &self.aliases, self.now);
                 false
             } else {
                 let closed = event.is_error() || event.is_read_closed() || event.is_write_closed();
@@ -341,6 +351,13 @@ impl Sockets {
             }
         }
         Ok(any)
+    }
+
+    /// Accepts what could not be accepted before, for want of descriptors.
+    fn accept_again(&mut self) {
+        for slot in self.listeners.take_stuck() {
+            accept(&mut self.listeners, slot, &mut self.tcp, &self.aliases, self.now);
+        }
     }
 
     /// The next packet of the sockets that have something, but for TCP.
@@ -391,6 +408,15 @@ impl Sockets {
         }
         got
     }
+}
+
+/// Accepts the connections that wait in a listening socket.
+fn accept(listeners: &mut Listeners, slot: usize, tcp: &mut Tcp, aliases: &Aliases, now: Time) {
+    listeners.accept(slot, |socket, from, outside| {
+        if let Some(remote) = aliases.seen(from) {
+            tcp.accepted(socket, remote, outside, now);
+        }
+    });
 }
 
 impl Link for Sockets {
@@ -457,12 +483,22 @@ impl Link for Sockets {
             self.tcp.tick(now);
         }
         self.pings.tick(now);
+        self.ports.tick(now);
+        if self.listeners.stuck() && now.since(self.retried) >= RETRY {
+            self.retried = now;
+            self.accept_again();
+        }
         self.reassembly.tick(now);
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        let deadlines =
-            [self.tcp.next_deadline(), self.pings.next_deadline(), self.reassembly.next_deadline()];
+        let deadlines = [
+            self.tcp.next_deadline(),
+            self.pings.next_deadline(),
+            self.reassembly.next_deadline(),
+            self.ports.next_deadline(),
+            self.listeners.stuck().then_some(self.retried + RETRY),
+        ];
         deadlines.into_iter().flatten().min()
     }
 

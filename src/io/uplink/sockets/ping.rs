@@ -100,10 +100,10 @@ impl Pings {
             let Err(error) = datagram::send(&ping.socket, message.unwrap_or_default(), &sent) else {
                 return Ok(());
             };
-            last = Trouble::of(&error);
+            last = Trouble::of(&error, &ping.socket);
             let errno = error.raw_os_error().unwrap_or(0);
             ping.complaints |= may_be_late(errno);
-            if !may_be_late(errno) || errno == libc::EMSGSIZE {
+            if !may_be_late(errno) {
                 break;
             }
         }
@@ -129,14 +129,14 @@ impl Pings {
             }
         };
         self.slots[slot] = None;
-        let socket = open(outside.ip.is_ipv6()).map_err(|error| Trouble::of(&error))?;
+        let socket = open(outside.ip.is_ipv6()).map_err(|_| Trouble::Full)?;
         let bound = socket.bind(&SocketAddr::new(local, outside.port).into());
         // Another program has the identifier: an answer to it would be that program's.
         bound.map_err(|_| Trouble::Full)?;
-        datagram::prepare(&socket, outside.ip.is_ipv6(), false).map_err(|error| Trouble::of(&error))?;
+        datagram::prepare(&socket, outside.ip.is_ipv6(), false).map_err(|_| Trouble::Full)?;
         let token = Token(PING.start + slot);
         let watched = self.registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE);
-        watched.map_err(|error| Trouble::of(&error))?;
+        watched.map_err(|_| Trouble::Full)?;
         let (talks, cutting) = (Talks::default(), None);
         let ping = Ping { socket, outside, talks, used: now, cutting, complaints: false, queued: false };
         self.slots[slot] = Some(ping);

@@ -7,7 +7,7 @@
 
 use super::UDP;
 use super::alias::Talks;
-use crate::flow::Endpoint;
+use crate::flow::{Endpoint, Time};
 use crate::io::sys::datagram::{self, Cutting};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -18,9 +18,14 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// How much may wait in a socket that is in use, in bytes, as far as the host allows.
 const SOCKET_BUFFER: usize = 4 << 20;
+
+/// How long an unused socket is kept where the ports are another's, and how often such are looked for.
+const IDLE: Duration = Duration::from_secs(120);
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Clients of a published port of whom is remembered which address of the host they asked.
 const ASKED: usize = 1024;
@@ -35,6 +40,8 @@ pub struct Table {
     registry: Registry,
     /// Outside addresses that stand for any of the host's.
     anywhere: Vec<IpAddr>,
+    beside: bool,
+    looked: Time,
     /// Sockets at most: in all, and of one outside address.
     room: (usize, usize),
     slots: Vec<Option<Port>>,
@@ -57,8 +64,10 @@ pub struct Port {
     pub complaints: bool,
     /// Whom it talks to by an alias.
     pub talks: Talks,
+    /// When something was last sent.
+    pub used: Time,
     cutting: Option<Cutting>,
-    used: bool,
+    buffered: bool,
     /// If it is published: which address of the host each client asked.
     asked: Option<HashMap<SocketAddr, IpAddr, foldhash::fast::RandomState>>,
 }
@@ -66,10 +75,13 @@ pub struct Port {
 impl Ports {
     /// Ports whose sockets `registry` watches. Addresses of `anywhere` stand for any of the host's;
     /// others are bound to.
-    pub fn new(registry: Registry, anywhere: Vec<IpAddr>) -> Self {
+    /// With `beside` the ports are another's: sockets are bound to whatever port the host gives, and
+    /// are given up when they are not used.
+    pub fn new(registry: Registry, anywhere: Vec<IpAddr>, beside: bool) -> Self {
         let (slots, vacant, by_outside) = (Vec::new(), Vec::new(), HashMap::default());
         let (room, counts) = ((usize::MAX, usize::MAX), HashMap::new());
-        let table = Table { registry, anywhere, room, slots, vacant, by_outside, counts };
+        let table =
+            Table { registry, anywhere, beside, looked: Time::ZERO, room, slots, vacant, by_outside, counts };
         Ports(Rc::new(RefCell::new(table)))
     }
 
@@ -89,14 +101,26 @@ impl Ports {
 
     /// Gives a UDP port back.
     pub fn release(&self, outside: Endpoint) {
+        self.0.borrow_mut().release(outside);
+    }
+
+    /// Gives up sockets that have not been used for long, where the ports are another's.
+    pub fn tick(&self, now: Time) {
         let mut table = self.0.borrow_mut();
-        if let Some(slot) = table.by_outside.remove(&outside) {
-            table.slots[slot] = None;
-            table.vacant.push(slot);
-            if let Some(count) = table.counts.get_mut(&outside.ip) {
-                *count = count.saturating_sub(1);
-            }
+        if !table.beside || now.since(table.looked) < LOOK {
+            return;
         }
+        table.looked = now;
+        let idle = |port: &&Port| now.since(port.used) >= IDLE;
+        let gone: Vec<Endpoint> =
+            table.slots.iter().flatten().filter(idle).map(|port| port.outside).collect();
+        gone.into_iter().for_each(|outside| table.release(outside));
+    }
+
+    /// When [`Ports::tick`] has something to do.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let table = self.0.borrow();
+        (table.beside && !table.by_outside.is_empty()).then_some(table.looked + LOOK)
     }
 
     /// A published port, or one that is none any more. True if it is leased.
@@ -138,6 +162,15 @@ impl Table {
         self.slots.get_mut(slot)?.as_mut()
     }
 
+    fn release(&mut self, outside: Endpoint) {
+        let Some(slot) = self.by_outside.remove(&outside) else { return };
+        self.slots[slot] = None;
+        self.vacant.push(slot);
+        if let Some(count) = self.counts.get_mut(&outside.ip) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
     /// How many sockets are of an outside address.
     fn of(&self, ip: IpAddr) -> usize {
         self.counts.get(&ip).copied().unwrap_or(0)
@@ -162,7 +195,10 @@ impl Table {
         if full || (one < all && self.of(outside.ip) >= one) {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
-        let (local, six) = (self.local(outside), outside.ip.is_ipv6());
+        let (mut local, six) = (self.local(outside), outside.ip.is_ipv6());
+        if self.beside {
+            local.set_port(0);
+        }
         let socket = Socket::new(Domain::for_address(local), Type::DGRAM.nonblocking().cloexec(), None)?;
         if six {
             socket.set_only_v6(true)?;
@@ -178,7 +214,8 @@ impl Table {
             complaints: false,
             talks: Talks::default(),
             cutting: None,
-            used: false,
+            used: self.looked,
+            buffered: false,
             asked: None,
         };
         if self.vacant.pop().is_some() {
@@ -200,7 +237,7 @@ impl Port {
             let _ = datagram::set_cutting(&self.socket, self.outside.ip.is_ipv6(), cutting);
             self.cutting = Some(cutting);
         }
-        if !std::mem::replace(&mut self.used, true) {
+        if !std::mem::replace(&mut self.buffered, true) {
             let _ = self.socket.set_recv_buffer_size(SOCKET_BUFFER);
             let _ = self.socket.set_send_buffer_size(SOCKET_BUFFER);
         }

@@ -164,3 +164,80 @@ impl Datagram {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Offload, craft, fragment};
+    use std::net::SocketAddr;
+
+    const MTU: usize = 1280;
+
+    /// A datagram of either family and its fragments.
+    fn datagram(six: bool, length: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
+        let (from, to): (SocketAddr, SocketAddr) = match six {
+            true => (([0xfd; 16], 7).into(), ([0xfe; 16], 8).into()),
+            false => (([10, 0, 0, 2], 7).into(), ([192, 0, 2, 1], 8).into()),
+        };
+        let mut packet = craft::udp(from, to, &vec![0xab; length]);
+        if six {
+            let pieces = fragment::at_source(&packet, MTU, 77).unwrap();
+            return (packet, pieces);
+        }
+        packet[6] = 0;
+        packet[10..12].fill(0);
+        let sum = checksum::internet(&packet[..20]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        let pieces = fragment::fragments(&packet, MTU as u16).unwrap();
+        (packet, pieces)
+    }
+
+    fn give(reassembly: &mut Reassembly, piece: &[u8], now: Time) -> Option<Vec<u8>> {
+        let mut buffer = Buffer::new();
+        buffer.fill(piece);
+        let packet = Packet::parse(piece, &Offload::default()).unwrap();
+        reassembly.take(&packet, &mut buffer, now).then(|| buffer.bytes().to_vec())
+    }
+
+    #[test]
+    fn fragments_in_any_order_and_doubled_become_the_datagram() {
+        for six in [false, true] {
+            let (whole, mut pieces) = datagram(six, 5000);
+            for _ in 0..pieces.len() {
+                pieces.rotate_left(1);
+                let mut reassembly = Reassembly::default();
+                let (last, first) = pieces.split_last().unwrap();
+                for piece in first.iter().chain(first) {
+                    assert_eq!(give(&mut reassembly, piece, Time::ZERO), None);
+                }
+                let made = give(&mut reassembly, last, Time::ZERO).unwrap();
+                assert_eq!(Packet::parse(&made, &Offload::default()).unwrap().fragment, None);
+                let header = if six { ipv6::HEADER } else { 20 };
+                assert_eq!(made[header..], whole[header..]);
+                assert_eq!((reassembly.lost, reassembly.next_deadline()), (0, None));
+            }
+        }
+    }
+
+    #[test]
+    fn an_overlap_ends_its_datagram_and_time_ends_all() {
+        let (_, pieces) = datagram(false, 5000);
+        let mut reassembly = Reassembly::default();
+        assert_eq!(give(&mut reassembly, &pieces[0], Time::ZERO), None);
+        let mut other = pieces[0].clone();
+        *other.last_mut().unwrap() ^= 1;
+        assert_eq!(give(&mut reassembly, &other, Time::ZERO), None);
+        assert_eq!((reassembly.lost, reassembly.datagrams.len()), (1, 0));
+        for source in 0..=255 {
+            let mut piece = pieces[1].clone();
+            piece[4] = source;
+            piece[10..12].fill(0);
+            let sum = checksum::internet(&piece[..20]);
+            piece[10..12].copy_from_slice(&sum.to_be_bytes());
+            assert_eq!(give(&mut reassembly, &piece, Time::ZERO), None);
+            assert!(reassembly.datagrams.len() <= MOST);
+        }
+        reassembly.tick(Time::ZERO + PATIENCE);
+        assert_eq!(reassembly.next_deadline(), None);
+    }
+}

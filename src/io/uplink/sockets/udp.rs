@@ -6,6 +6,7 @@ use super::ports::Port;
 use super::{Trouble, errors};
 use crate::flow::{Endpoint, Protocol};
 use crate::io::sys::datagram::{self, Cutting, Received, Sent};
+use crate::wire::craft::IcmpError;
 use crate::wire::encapsulate;
 use crate::wire::{Buffer, Packet, craft, ipv6};
 use std::io;
@@ -33,7 +34,6 @@ pub(super) fn may_be_late(errno: i32) -> bool {
             | libc::EPROTO
             | libc::ENOPROTOOPT
             | libc::EOPNOTSUPP
-            | libc::EMSGSIZE
             | libc::EACCES
     )
 }
@@ -77,7 +77,7 @@ fn send_many(port: &mut Port, part: &[u8], size: usize, sent: &Sent) -> Result<(
         return send_one(port, part, &one);
     }
     match send_one(port, part, sent) {
-        Err(Trouble::Invalid | Trouble::TooBig) => {
+        Err(Trouble::Invalid | Trouble::TooBig | Trouble::Answer(IcmpError::TooBig { .. })) => {
             part.chunks(size).try_for_each(|datagram| send_one(port, datagram, &one))
         }
         done => done,
@@ -88,11 +88,11 @@ fn send_one(port: &mut Port, payload: &[u8], sent: &Sent) -> Result<(), Trouble>
     let mut last = Trouble::Invalid;
     for _ in 0..ATTEMPTS {
         let Err(error) = datagram::send(&port.socket, payload, sent) else { return Ok(()) };
-        last = Trouble::of(&error);
+        last = Trouble::of(&error, &port.socket);
         let errno = error.raw_os_error().unwrap_or(0);
         // Whatever it is about, the error queue knows more.
         port.complaints |= may_be_late(errno);
-        if !may_be_late(errno) || errno == libc::EMSGSIZE {
+        if !may_be_late(errno) {
             break;
         }
     }

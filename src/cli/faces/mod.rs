@@ -1,0 +1,95 @@
+//! The command lines of other programs: called by the name of one of them, or with it as first
+//! argument, tapnat reads that program's options, does what it would do, and ends as it would.
+//!
+//! ```text
+//!   slirp4netns   a network namespace that exists; port forwards through a JSON socket
+//!   pasta         one that exists or a command in a new one; port forwards by options
+//!   pesto         changes the port forwards of a pasta that runs
+//!   passt         serves virtual machines through a socket: refused
+//! ```
+//!
+//! Each has a file that turns its command line into plain data, and one that turns the data into the
+//! settings of a gateway. The uplink is always `sockets`: these programs open ordinary sockets, and who
+//! calls them relies on that.
+
+pub mod forwards;
+pub mod getopt;
+pub mod slirp4netns;
+pub mod slirp_api;
+pub mod slirp_run;
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// A program that tapnat can be called as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Face {
+    /// `slirp4netns`.
+    Slirp4netns,
+    /// `passt`.
+    Passt,
+}
+
+const NAMES: [(&str, Face); 2] = [("slirp4netns", Face::Slirp4netns), ("passt", Face::Passt)];
+
+impl Face {
+    fn of(name: &OsStr) -> Option<Face> {
+        NAMES.iter().find(|(known, _)| *known == name).map(|(_, face)| *face)
+    }
+
+    /// Is that program; its exit code.
+    pub fn run(self, args: &[OsString]) -> ExitCode {
+        match self {
+            Face::Slirp4netns => slirp_run::main(args),
+            Face::Passt => {
+                say_error(
+                    "passt: tapnat serves network namespaces, not virtual machines through a socket; \
+                     give such a machine a TAP, and run `tapnat run --tap NAME`",
+                );
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Which program is meant, and its arguments: by the name that this one was called by, or by its first
+/// argument.
+pub fn called(program: Option<OsString>, mut args: Vec<OsString>) -> Option<(Face, Vec<OsString>)> {
+    let name = program.as_deref().map(Path::new).and_then(Path::file_name);
+    if let Some(face) = name.and_then(Face::of) {
+        return Some((face, args));
+    }
+    let face = Face::of(args.first()?)?;
+    args.remove(0);
+    Some((face, args))
+}
+
+/// A line on standard error; nothing can be done if that is closed.
+fn say_error(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Text on standard output.
+fn say(text: &str) {
+    let _ = write!(io::stdout(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_or_a_first_word_chooses() {
+        let called = |line: &str| {
+            let mut words = line.split(' ').map(OsString::from);
+            called(words.next(), words.collect()).map(|(face, rest)| (face, rest.len()))
+        };
+        assert_eq!(called("/opt/compat/slirp4netns -c 42 tap0"), Some((Face::Slirp4netns, 3)));
+        assert_eq!(called("tapnat slirp4netns -c 42 tap0"), Some((Face::Slirp4netns, 3)));
+        assert_eq!(called("passt"), Some((Face::Passt, 0)));
+        assert_eq!(called("tapnat run slirp4netns"), None);
+        assert_eq!(called("slirp4netns.bak -c"), None);
+    }
+}

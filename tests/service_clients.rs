@@ -1,0 +1,193 @@
+//! Services for hosts inside through the real gateway: udhcpc asks it for an address, programs ask it
+//! for names while the host's resolver changes, and what egress rules deny is refused at once.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/lab_harness.rs"]
+mod lab_harness;
+#[path = "support/lab_setup.rs"]
+#[allow(dead_code, reason = "each test program uses a part")]
+mod lab_setup;
+
+use lab_harness::Test;
+use lab_setup::{Form, PLAIN, PROGRAM, SOON, World, at, eventually, page, peer_of};
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use std::collections::HashMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output, Stdio};
+use tapnat::lab::programs::{dns, http, now};
+use tapnat::lab::topology::{CONTAINERS, GATEWAY, HOST, Options, ROUTER, SERVERS};
+
+const RAW: Form = Form { uplink: "raw", guard: "hold", tap: "auto" };
+const SOCKETS: Form = Form { uplink: "sockets", guard: "auto", tap: "auto" };
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// An address that is the gateway's for names alone.
+const NAMES: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 53);
+/// Where the host's own resolver listens.
+const STUB: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 53), 53);
+const NAME: &str = "www.example.org";
+
+fn main() -> ExitCode {
+    let case = |name: &str, run: fn()| Test { name: name.to_owned(), run: Box::new(run), impossible: None };
+    let installed = |program| Command::new(program).arg("--help").output().is_ok();
+    let udhcpc = (!installed("udhcpc")).then(|| "udhcpc is not installed".to_owned());
+    let forms = [("packet", PLAIN), ("raw", RAW), ("sockets", SOCKETS)];
+    lab_harness::main(move || {
+        let names = forms.map(|(word, form)| Test {
+            name: format!("names_are_asked_of_the_hosts_resolver_{word}"),
+            run: Box::new(move || names_are_asked_of_the_hosts_resolver(form)),
+            impossible: None,
+        });
+        let lease = Test { impossible: udhcpc, ..case("udhcpc_gets_an_address", udhcpc_gets_an_address) };
+        let mut tests: Vec<Test> = names.into();
+        tests.extend([lease, case("what_is_denied_is_refused_at_once", what_is_denied_is_refused_at_once)]);
+        tests
+    })
+}
+
+/// What the host's resolv.conf says for as long as this lives; the process has mounts of its own.
+struct Says(PathBuf);
+
+impl Says {
+    /// `name` is that of the file: another one has another.
+    fn this(world: &World, name: &str, text: &str) -> Says {
+        let path = world.folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        mount_bind(&path, RESOLV_CONF).unwrap();
+        Says(path)
+    }
+
+    /// It is written anew in its place.
+    fn now(&self, text: &str) {
+        fs::write(&self.0, text).unwrap();
+    }
+}
+
+impl Drop for Says {
+    fn drop(&mut self) {
+        unmount(RESOLV_CONF, UnmountFlags::DETACH).unwrap();
+    }
+}
+
+fn asked(world: &World, server: Ipv4Addr) -> Option<Ipv4Addr> {
+    world.on("red").run(|| dns::resolve(at(server, 53), NAME, SOON)).unwrap().unwrap_or(None)
+}
+
+fn names_are_asked_of_the_hosts_resolver(form: Form) {
+    let world = World::new(Options::default());
+    let _says = Says::this(&world, "one", "nameserver 127.0.0.53\noptions edns0\n");
+    let known = Ipv4Addr::new(192, 0, 2, 77);
+    let _stub = dns::serve(world.on("host"), STUB, vec![(NAME.to_owned(), known)]).unwrap();
+    // Who cares what speaks TCP there.
+    let _tcp = http::serve(world.on("host"), STUB).unwrap();
+    let gateway = world
+        .gateway(form, &["--dns-forward", "gateway", "--dns-forward", &NAMES.to_string(), "--dhcp", "on"]);
+    for server in [GATEWAY, NAMES] {
+        assert_eq!(asked(&world, server), Some(known), "{form} {server}");
+        let response = page(world.on("red"), at(server, 53), "/").unwrap();
+        assert!(peer_of(&response).ip().is_loopback(), "{form} {server}: {response:?}");
+        let other = page(world.on("red"), at(server, 80), "/");
+        assert_eq!(other.unwrap_err().kind(), ErrorKind::ConnectionRefused, "{form} {server}");
+    }
+    // Many at once, each from a port of its own.
+    for _ in 0..50 {
+        assert_eq!(asked(&world, GATEWAY), Some(known), "{form}");
+    }
+    // The host moves to another network, and the file is another one under the same name.
+    let says = Says::this(&world, "two", &format!("nameserver {ROUTER}\n"));
+    eventually("the new resolver is asked", SOON, || asked(&world, NAMES) == Some(SERVERS[0]));
+    says.now("nameserver 127.0.0.53\n");
+    eventually("the first one is asked again", SOON, || asked(&world, NAMES) == Some(known));
+    assert!(
+        gateway.0.said().contains("the host asks 203.0.113.254:53 for names now"),
+        "{}",
+        gateway.0.said()
+    );
+    drop(gateway);
+}
+
+/// Writes what it was told into the file that `SAID` names.
+const SCRIPT: &str = "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nenv > \"$SAID\"\n";
+
+fn udhcpc_gets_an_address() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new(Options::default());
+    let _says = Says::this(&world, "one", "nameserver 192.0.2.53\nsearch lab.example example\n");
+    let _gateway = world.gateway(PLAIN, &["--dhcp", "10.88.0.100-10.88.0.120", "--dhcp-lease", "2h"]);
+    let (script, said) = (world.folder.path().join("script"), world.folder.path().join("said"));
+    fs::write(&script, SCRIPT).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    run(&world, "red", &["ip", "address", "flush", "dev", "eth0"], &said);
+    let script = script.to_str().unwrap();
+    let obtain = |wish: &[&str]| {
+        let words =
+            ["udhcpc", "-i", "eth0", "-f", "-n", "-q", "-t", "5", "-T", "1", "-s", script, "-O", "search"];
+        run(&world, "red", &[&words[..], wish].concat(), &said);
+        let text = fs::read_to_string(&said).unwrap();
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect::<HashMap<_, _>>()
+    };
+    let told = obtain(&["-O", "mtu"]);
+    let ip: Ipv4Addr = told["ip"].parse().unwrap();
+    assert!((100..=120).contains(&ip.octets()[3]), "{ip}");
+    let gateway = GATEWAY.to_string();
+    for (name, value) in [
+        ("router", gateway.as_str()),
+        ("dns", &gateway),
+        ("serverid", &gateway),
+        ("subnet", "255.255.255.0"),
+        ("broadcast", "10.88.0.255"),
+        ("mtu", "1500"),
+        ("lease", "7200"),
+        ("domain", "lab.example"),
+        ("search", "lab.example example"),
+    ] {
+        assert_eq!(told.get(name).map(String::as_str), Some(value), "{name}: {told:?}");
+    }
+    assert_eq!(obtain(&[])["ip"], ip.to_string(), "it has the same again");
+    // Blue has 10.88.0.3 and now 10.88.0.110 too, of which the gateway knows nothing.
+    run(&world, "blue", &["ip", "address", "add", "10.88.0.110/24", "dev", "eth0"], &said);
+    let other = obtain(&["-r", "10.88.0.110", "-x", "0x3d:01020304050607"]);
+    assert_ne!(other["ip"], "10.88.0.110");
+    run(&world, "red", &["ip", "address", "add", &format!("{ip}/24"), "dev", "eth0"], &said);
+    run(&world, "red", &["ip", "route", "add", "default", "via", &gateway], &said);
+    let seen = peer_of(&page(world.on("red"), at(SERVERS[0], 80), "/").unwrap());
+    assert_eq!(seen.ip(), &HOST);
+}
+
+fn what_is_denied_is_refused_at_once() {
+    let world = World::new(Options::default());
+    let rule = format!("{}=deny:{}", CONTAINERS[0], SERVERS[0]);
+    let gateway = world.gateway(PLAIN, &["--egress", &rule, "--egress", "deny:any:5001/tcp"]);
+    let ask = |host, server: Ipv4Addr, port| page(world.on(host), at(server, port), "/");
+    let metadata = Ipv4Addr::new(169, 254, 169, 254);
+    for (host, server, port) in
+        [("red", SERVERS[0], 80), ("red", metadata, 80), ("blue", metadata, 80), ("blue", SERVERS[1], 5001)]
+    {
+        let start = now();
+        let refused = ask(host, server, port).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::HostUnreachable, "{host} {server}:{port}: {refused}");
+        assert!(now() - start < SOON / 5, "it is told, and has not waited");
+    }
+    assert!(ask("red", SERVERS[1], 80).is_ok() && ask("blue", SERVERS[0], 80).is_ok());
+    let stats = Command::new(PROGRAM).args(["stats", "--control"]).arg(world.control()).output().unwrap();
+    let stats = String::from_utf8(stats.stdout).unwrap();
+    assert!(
+        stats.lines().any(|line| line.contains("egress-denied") && line.trim().ends_with('4')),
+        "{stats}"
+    );
+    drop(gateway);
+}
+
+/// Runs a command on a host of the lab to its end; panics with all it said if it fails.
+fn run(world: &World, host: &str, words: &[&str], said: &Path) {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env("SAID", said).stdin(Stdio::null());
+    world.on(host).confine(&mut command);
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{host}$ {}\n{status}\n{stdout}\n{stderr}", words.join(" "));
+}
