@@ -93,6 +93,20 @@ fn every_thread_has_given_up_the_same(form: Form) {
     }
 }
 
+/// Ordinary sockets need no right to packets.
+fn with_sockets_less_is_kept() {
+    let form = Form { uplink: "sockets", guard: "sockets", tap: "auto" };
+    let setup = Setup::new(form, Options::default(), &["--sandbox", "strict"]);
+    assert_eq!(page(setup.on("red"), at(SERVERS[0], 80), "/bytes/100000").unwrap().length, 100_000);
+    tapnat(&setup, &["publish", "add", "81:10.88.0.2:80/tcp"]);
+    let _web = http::serve(setup.on("red"), at(CONTAINERS[0], 80)).unwrap();
+    assert_eq!(page(setup.on("internet"), at(HOST, 81), "/bytes/1000").unwrap().length, 1000);
+    let kept = CapabilitySet::NET_ADMIN | CapabilitySet::NET_BIND_SERVICE;
+    let kept = format!("{:016x}", kept.bits());
+    let values = of_every_thread(setup.gateway.0.id(), "CapEff");
+    assert!(values.iter().all(|value| *value == kept), "{values:?}, want {kept}");
+}
+
 fn nothing_is_given_up_if_that_is_asked_for() {
     let setup = Setup::new(PLAIN, Options::default(), &["--sandbox", "off"]);
     let id = setup.gateway.0.id();
@@ -270,7 +284,8 @@ fn tests() -> Vec<Test> {
     let tcx = lab_tcx::impossible();
     let mut all: Vec<Test> = Vec::new();
     let mut add = |name: String, run: Box<dyn Fn()>, impossible| all.push(Test { name, run, impossible });
-    let once: [(&str, fn()); 3] = [
+    let once: [(&str, fn()); 4] = [
+        ("with_sockets_less_is_kept", with_sockets_less_is_kept),
         ("forbidden_calls_and_files_are_refused", forbidden_calls_and_files_are_refused),
         (
             "strict_is_refused_where_a_stage_would_leave_a_gap",

@@ -91,12 +91,14 @@ impl Links {
         }
     }
 
-    /// Has links listen on a published endpoint, or do so no more.
+    /// Has the uplink listen on a published endpoint, or do so no more. Sockets that stand beside
+    /// another uplink, for aliases, never do: the guard holds the port.
     ///
     /// # Errors
-    /// The kernel's word, of the first link that could not.
+    /// The kernel's word.
     pub fn publish(&mut self, protocol: Protocol, outside: Endpoint, on: bool) -> std::io::Result<()> {
-        self.slots.iter_mut().try_for_each(|slot| slot.link.publish(protocol, outside, on))
+        let uplink = self.slots.get_mut(usize::from(OUTSIDE.0));
+        uplink.map_or(Ok(()), |slot| slot.link.publish(protocol, outside, on))
     }
 
     /// Tells links of changed aliases.

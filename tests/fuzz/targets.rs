@@ -7,7 +7,7 @@ use std::time::Duration;
 use tapnat::config::{file, resolve};
 use tapnat::control::protocol::parse_request;
 use tapnat::flow::{LinkId, LinkInfo, Prefix, Time};
-use tapnat::gateway::{Advertise, Fate, Gateway, GatewayConfig, HOST, INSIDE, OUTSIDE, Outbox, Subnet};
+use tapnat::gateway::{Advertise, Dhcp, Fate, Gateway, GatewayConfig, HOST, INSIDE, OUTSIDE, Outbox, Subnet};
 use tapnat::nat::{Behaviour, NatConfig, PrefixTranslation};
 use tapnat::stun::{Message, Place, Places, Server};
 use tapnat::wire::{
@@ -70,6 +70,9 @@ fn settings(choice: u8) -> GatewayConfig {
     let outside = if choice & 32 == 0 { LinkInfo::offloading(1500, 0) } else { small };
     let inside = LinkInfo::offloading(1500, 14);
     let mut config = GatewayConfig::new(vec![SUBNET, SUBNET6], MAC, inside, outside, nat);
+    let (first, last) = (Ipv4Addr::new(10, 0, 0, 100), Ipv4Addr::new(10, 0, 0, 103));
+    let lease = Duration::from_secs(60);
+    config.dhcp = Some(Dhcp { first, last, lease, dns: None, search: None });
     config.advertise = (choice & 64 != 0).then(Advertise::default);
     if choice & 128 != 0 {
         let outside = Prefix::new(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0), 48);
