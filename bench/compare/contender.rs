@@ -32,6 +32,8 @@ pub enum Kind {
     TapnatPacket,
     /// tapnat with `--uplink raw`
     TapnatRaw,
+    /// tapnat with `--uplink sockets`
+    TapnatSockets,
     /// tapnat with `--guard tcx`
     TapnatTcx,
     /// tapnat with `--guard hold`
@@ -73,6 +75,7 @@ impl Kind {
             Kind::Tapnat => Some(&[]),
             Kind::TapnatPacket => Some(&["--uplink", "packet"]),
             Kind::TapnatRaw => Some(&["--uplink", "raw"]),
+            Kind::TapnatSockets => Some(&["--uplink", "sockets"]),
             Kind::TapnatTcx => Some(&["--guard", "tcx"]),
             Kind::TapnatHold => Some(&["--guard", "hold"]),
             Kind::TapnatPlain => Some(&["--tap-offload", "off"]),

@@ -51,6 +51,10 @@ impl Stream for Script {
         }
     }
 
+    fn error(&self) -> Option<io::Error> {
+        self.0.borrow().error.map(io::Error::from_raw_os_error)
+    }
+
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut remote = self.0.borrow_mut();
         remote.check()?;

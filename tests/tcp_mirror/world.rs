@@ -129,7 +129,7 @@ impl World {
             now: Time::ZERO,
             connection,
             remote: script,
-            shared: Shared { kept: 0, kept_most: 1 << 20, scratch: vec![0; SCRATCH], kept_full: 0 },
+            shared: Shared { kept: 0, kept_most: 1 << 20, scratch: vec![0; SCRATCH], kept_full: 0, early: 0 },
             received: Vec::new(),
             over: false,
             silent: false,
@@ -172,7 +172,8 @@ impl World {
     pub fn wrong(&mut self) -> Option<String> {
         let remote = self.remote.borrow();
         let same = remote.taken == self.up && self.received == self.down;
-        if same && remote.shut && !remote.reset && self.over && self.shared.kept == 0 {
+        let ended = remote.shut || remote.closed;
+        if same && ended && !remote.reset && self.over && self.shared.kept == 0 {
             return None;
         }
         let (got, sent) = (remote.taken.len(), self.up.len());
@@ -302,6 +303,7 @@ impl World {
 pub fn incoming(packet: &[u8]) -> (Incoming, usize) {
     let parsed = Packet::parse(packet, &Offload::default()).unwrap();
     let Summary::Data(data) = parsed.summary else { panic!("no data") };
-    let incoming = Incoming { flags: data.tcp, segment: data.segment, mss: parsed.mss.map(|(mss, _)| mss) };
+    let incoming =
+        Incoming { flags: data.tcp, segment: data.segment, mss: parsed.mss.map(|(mss, _)| mss), sack: true };
     (incoming, usize::from(parsed.payload))
 }

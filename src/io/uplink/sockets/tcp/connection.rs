@@ -1,8 +1,9 @@
 //! A [`Machine`] and the host's end of its connection: does what the machine asks.
 
+use super::early::Early;
 use super::header;
 use super::kept::Kept;
-use super::machine::{Age, Ask, End, Header, Incoming, Machine, New};
+use super::machine::{Age, Ask, Behind, End, Header, Incoming, Machine, New};
 use super::stream::Stream;
 use crate::flow::{Flow, Time};
 use crate::wire::Buffer;
@@ -19,6 +20,8 @@ pub struct Shared {
     pub scratch: Vec<u8>,
     /// How often bytes from the inside found no room.
     pub kept_full: u64,
+    /// Segments from the inside that came out of order.
+    pub early: u64,
 }
 
 /// What a turn of a connection came to.
@@ -48,7 +51,9 @@ pub struct Connection<S> {
     pub machine: Machine,
     stream: Option<S>,
     kept: Kept,
+    early: Early,
     writable: bool,
+    /// The host's end may have connected, or failed.
     look: bool,
     /// The SYN that opened it, for an ICMP error's quote, until it is answered.
     pub quote: Option<Box<[u8]>>,
@@ -68,6 +73,7 @@ impl<S: Stream> Connection<S> {
             machine,
             stream: Some(stream),
             kept: Kept::default(),
+            early: Early::default(),
             writable: true,
             look: false,
             quote: None,
@@ -84,6 +90,7 @@ impl<S: Stream> Connection<S> {
             return;
         }
         self.writable |= writable || closed;
+        self.look |= closed;
         if readable || closed {
             self.machine.readable();
         }
@@ -92,14 +99,39 @@ impl<S: Stream> Connection<S> {
     /// A segment from the inside, with its payload.
     pub fn arrive(&mut self, incoming: &Incoming, payload: &[u8], shared: &mut Shared, now: Time) {
         let new = self.machine.arrive(incoming, now);
-        if new != New::default() {
-            self.take(new, payload, shared);
+        if new == New::default() {
+            return;
         }
+        let Some(bytes) = payload.get(new.skip..new.skip + new.length) else { return };
+        if new.early {
+            shared.early += 1;
+            let room = shared.kept_most.saturating_sub(shared.kept);
+            let start = incoming.segment.sequence.wrapping_add(new.skip as u32);
+            shared.kept += self.early.put(start, bytes, room);
+            self.machine.early(self.early.blocks());
+            return;
+        }
+        self.take(bytes, new.fin, shared, now);
+        self.take_early(shared, now);
     }
 
-    /// Takes the new bytes of a segment: the host socket first, the rest is kept.
-    fn take(&mut self, new: New, payload: &[u8], shared: &mut Shared) {
-        let Some(bytes) = payload.get(new.skip..new.skip + new.length) else { return };
+    /// Takes what came early and is next now.
+    fn take_early(&mut self, shared: &mut Shared, now: Time) {
+        if self.early.is_empty() {
+            return;
+        }
+        while let Some((sequence, piece)) = self.early.pop(self.machine.expects()) {
+            shared.kept = shared.kept.saturating_sub(piece.len());
+            let new = self.machine.in_turn(sequence, piece.len());
+            if let Some(bytes) = piece.get(new.skip..new.skip + new.length) {
+                self.take(bytes, new.fin, shared, now);
+            }
+        }
+        self.machine.early(self.early.blocks());
+    }
+
+    /// Takes bytes that are next, and the FIN behind them: the host socket first, the rest is kept.
+    fn take(&mut self, bytes: &[u8], fin: bool, shared: &mut Shared, now: Time) {
         let mut written = 0;
         if !bytes.is_empty() && self.kept.is_empty() && self.writable {
             match self.send(bytes) {
@@ -118,7 +150,7 @@ impl<S: Stream> Connection<S> {
         }
         let whole = kept == rest.len();
         // Bounded by the length of one packet.
-        self.machine.took(written as u32, kept as u32, new.fin && whole);
+        self.machine.took(written as u32, kept as u32, fin && whole, now);
     }
 
     /// Sends to the host; how many bytes it took. `None`: it has failed.
@@ -191,13 +223,17 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Looks what became of connecting.
+    /// Looks what became of connecting. Of a connection whose host end has said its last byte, an error
+    /// is seen in no other way.
     fn look(&mut self) -> io::Result<()> {
-        if let Some(stream) = &self.stream
-            && stream.outcome()?
-        {
-            self.machine.connected();
-            self.quote = None;
+        let Some(stream) = &self.stream else { return Ok(()) };
+        if self.machine.is_connecting() {
+            if stream.outcome()? {
+                self.machine.connected();
+                self.quote = None;
+            }
+        } else if self.machine.has_end() && stream.error().is_some() {
+            self.machine.failed();
         }
         Ok(())
     }
@@ -235,9 +271,24 @@ impl<S: Stream> Connection<S> {
         let most = room.len().min(most as usize);
         match stream.peek(offset as usize, &mut room[..most], &mut shared.scratch) {
             Ok(0) => self.machine.ended(again),
-            Ok(count) => {
+            Ok(mut count) => {
+                let mut behind = Behind::Unknown;
+                if count < most && !again {
+                    // The end may go with the last bytes; and short may be due to an urgent mark.
+                    let after = offset as usize + count;
+                    behind = match stream.peek(after, &mut room[count..most], &mut shared.scratch) {
+                        Ok(0) => Behind::End,
+                        Ok(more) => {
+                            count += more;
+                            Behind::Unknown
+                        }
+                        Err(error) if waits(&error) => Behind::Nothing,
+                        // The next read says so again.
+                        Err(_) => Behind::Unknown,
+                    };
+                }
                 // At most `most`.
-                let header = self.machine.read(again, count as u32, now);
+                let header = self.machine.read(again, count as u32, behind, now);
                 self.write(buffer, &header, count);
                 return true;
             }
@@ -268,8 +319,9 @@ impl<S: Stream> Connection<S> {
         {
             stream.reset();
         }
-        shared.kept = shared.kept.saturating_sub(self.kept.bytes().len());
+        shared.kept = shared.kept.saturating_sub(self.kept.bytes().len() + self.early.len());
         self.kept = Kept::default();
+        self.early.clear();
     }
 }
 

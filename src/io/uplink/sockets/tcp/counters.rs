@@ -36,8 +36,8 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// All of them; `kept_full` is counted elsewhere.
-    pub fn words(&self, kept_full: u64) -> Vec<(&'static str, u64)> {
+    /// All of them; `kept_full` and `early` are counted elsewhere.
+    pub fn words(&self, kept_full: u64, early: u64) -> Vec<(&'static str, u64)> {
         vec![
             ("tcp-opened", self.opened),
             ("tcp-accepted", self.accepted),
@@ -46,6 +46,7 @@ impl Counters {
             ("tcp-reset", self.resets),
             ("tcp-inside-silent", self.silent),
             ("tcp-sent-again", self.sent_again),
+            ("tcp-out-of-order", early),
             ("tcp-no-connection", self.strangers),
             ("tcp-bad-checksum", self.bad_checksums),
             ("tcp-fragment", self.fragments),

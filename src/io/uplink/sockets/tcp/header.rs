@@ -3,18 +3,21 @@
 //! Checksums of TCP are left to the device (a partial checksum), and so is the cutting of more than one
 //! segment: the bytes that came from a socket are touched by nobody else on their way.
 
-use super::machine::Header;
+use super::machine::{Header, Options};
 use crate::flow::{Endpoint, TcpFlags};
 use crate::wire::craft::TTL;
-use crate::wire::{Buffer, Offload, PartialChecksum, Segment, SegmentKind, checksum};
+use crate::wire::{Buffer, Offload, Packet, PartialChecksum, Segment, SegmentKind, checksum};
 use std::net::IpAddr;
 
 const TCP: u8 = 6;
 const TCP_HEADER: usize = 20;
 const CHECKSUM_FIELD: u16 = 16;
 const DONT_FRAGMENT: u8 = 0x40;
-/// NOP, then an MSS option and a window scale option.
-const OPTIONS: usize = 8;
+/// MSS, window scale or padding, SACK permitted or padding.
+const SYN_OPTIONS: usize = 12;
+const NOP: u8 = 1;
+const SACK_PERMITTED: u8 = 4;
+const SACK: u8 = 5;
 
 /// Length of the IP header without options of the family of `ip`.
 pub fn ip_length(ip: IpAddr) -> usize {
@@ -42,6 +45,30 @@ fn offered_mss(ip: IpAddr) -> u16 {
     }
 }
 
+/// Whether the options of the SYN in `bytes` permit SACK.
+pub fn permits_sack(packet: &Packet, bytes: &[u8]) -> bool {
+    let mut options =
+        bytes.get(usize::from(packet.header) + TCP_HEADER..usize::from(packet.payload)).unwrap_or_default();
+    loop {
+        let length = match options {
+            [SACK_PERMITTED, 2, ..] => return true,
+            [NOP, ..] => 1,
+            [kind, length, ..] if *kind > NOP && *length >= 2 => usize::from(*length),
+            _ => return false,
+        };
+        options = options.get(length..).unwrap_or_default();
+    }
+}
+
+/// Bytes of options, a multiple of 4.
+fn options_length(options: &Options) -> usize {
+    match options {
+        Options::None => 0,
+        Options::Syn(..) => SYN_OPTIONS,
+        Options::Sack(blocks) => 4 + 8 * blocks.all().len(),
+    }
+}
+
 /// Makes `buffer` the segment from `source` to `destination` whose `payload` bytes stand at
 /// [`payload_at`] of its room. Segments of `mss` bytes are cut from it later if it is longer.
 ///
@@ -55,8 +82,7 @@ pub fn write(
     mss: u16,
 ) {
     let ip = ip_length(source.ip);
-    let options = if header.options.is_some() { OPTIONS } else { 0 };
-    let transport = TCP_HEADER + options + payload;
+    let transport = TCP_HEADER + options_length(&header.options) + payload;
     buffer.set_len(ip + transport);
     let (network, rest) = buffer.bytes_mut().split_at_mut(ip);
     // A receive is never longer than `largest`.
@@ -103,7 +129,7 @@ fn write_ip(bytes: &mut [u8], source: IpAddr, destination: IpAddr, length: u16) 
 }
 
 fn write_tcp(bytes: &mut [u8], source: Endpoint, destination: Endpoint, header: &Header, sum: u16) {
-    let words = if header.options.is_some() { (TCP_HEADER + OPTIONS) / 4 } else { TCP_HEADER / 4 };
+    let words = (TCP_HEADER + options_length(&header.options)) / 4;
     bytes[0..2].copy_from_slice(&source.port.to_be_bytes());
     bytes[2..4].copy_from_slice(&destination.port.to_be_bytes());
     bytes[4..8].copy_from_slice(&header.sequence.to_be_bytes());
@@ -115,10 +141,24 @@ fn write_tcp(bytes: &mut [u8], source: Endpoint, destination: Endpoint, header: 
     bytes[14..16].copy_from_slice(&header.window.to_be_bytes());
     bytes[16..18].copy_from_slice(&sum.to_be_bytes());
     bytes[18..20].fill(0);
-    if let Some(scale) = header.options {
-        let [high, low] = offered_mss(source.ip).to_be_bytes();
-        bytes[20..24].copy_from_slice(&[2, 4, high, low]);
-        bytes[24..28].copy_from_slice(&scale.map_or([1, 1, 1, 1], |scale| [1, 3, 3, scale]));
+    match &header.options {
+        Options::None => {}
+        Options::Syn(scale, sack) => {
+            let [high, low] = offered_mss(source.ip).to_be_bytes();
+            bytes[20..24].copy_from_slice(&[2, 4, high, low]);
+            bytes[24..28].copy_from_slice(&scale.map_or([NOP; 4], |scale| [NOP, 3, 3, scale]));
+            let last = if *sack { [NOP, NOP, SACK_PERMITTED, 2] } else { [NOP; 4] };
+            bytes[28..32].copy_from_slice(&last);
+        }
+        Options::Sack(blocks) => {
+            let length = (2 + 8 * blocks.all().len()) as u8;
+            bytes[20..24].copy_from_slice(&[NOP, NOP, SACK, length]);
+            let places = bytes[24..].chunks_exact_mut(8);
+            for (place, (first, next)) in places.zip(blocks.all()) {
+                place[..4].copy_from_slice(&first.to_be_bytes());
+                place[4..].copy_from_slice(&next.to_be_bytes());
+            }
+        }
     }
 }
 
@@ -126,14 +166,18 @@ fn write_tcp(bytes: &mut [u8], source: Endpoint, destination: Endpoint, header: 
 mod tests {
     use super::*;
     use crate::flow::Summary;
-    use crate::wire::Packet;
+    use crate::io::uplink::sockets::tcp::machine::Blocks;
 
     #[test]
     fn what_is_written_is_read_and_sums_up() {
         for (remote, outside) in [("192.0.2.1", "198.51.100.9"), ("2001:db8::1", "2001:db8:9::2")] {
             let remote = Endpoint::new(remote.parse::<IpAddr>().unwrap(), 80);
             let outside = Endpoint::new(outside.parse::<IpAddr>().unwrap(), 61000);
-            for (options, payload) in [(Some(Some(7)), 0), (Some(None), 0), (None, 0), (None, 9000)] {
+            let mut blocks = Blocks::default();
+            (0..4).for_each(|block| blocks.push((block, block + 1)));
+            let empty = [Options::Syn(Some(7), true), Options::Syn(None, false), Options::Sack(blocks)];
+            let full = [(Options::None, 0), (Options::None, 9000)];
+            for (options, payload) in empty.map(|options| (options, 0)).into_iter().chain(full) {
                 let header =
                     Header { flags: TcpFlags::ACK, sequence: 7, acknowledgment: 9, window: 11, options };
                 let mut buffer = Buffer::new();
@@ -145,6 +189,8 @@ mod tests {
                 assert_eq!((data.segment.sequence, data.segment.acknowledgement), (7, 9));
                 assert_eq!(usize::from(data.segment.payload), payload);
                 assert_eq!(buffer.offload.segment.is_some(), payload > 1460);
+                let permits = matches!(options, Options::Syn(_, true));
+                assert_eq!(permits_sack(&packet, buffer.bytes()), permits);
                 if payload == 0 {
                     checksum::complete(&mut buffer, 0);
                     assert_eq!(checksum::transport_is_right(buffer.bytes()), Some(true));

@@ -29,7 +29,7 @@ impl Kept {
 
     /// Takes `count` bytes off the front; all, if there are fewer.
     pub fn pop(&mut self, count: usize) {
-        self.start = (self.start + count).min(self.bytes.len());
+        self.start = self.start.saturating_add(count).min(self.bytes.len());
         if self.is_empty() {
             *self = Kept::default();
         }

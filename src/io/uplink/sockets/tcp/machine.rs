@@ -14,7 +14,7 @@
 mod receiver;
 mod rtt;
 mod sender;
-mod serial;
+pub mod serial;
 
 pub use receiver::New;
 pub use sender::IN_FLIGHT;
@@ -43,6 +43,9 @@ const PERSIST_MOST: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long an inside end that closed last may send its FIN again.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long the acknowledgement of few bytes may wait for bytes of ours to go with. Far below the 40 ms of
+/// Linux, since a sender that holds back small segments (Nagle) waits for it.
+const ACK_DELAY: Duration = Duration::from_millis(1);
 
 /// What a machine must know that is the same for all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +67,41 @@ pub struct Incoming {
     pub segment: Segment,
     /// The MSS option of a SYN.
     pub mss: Option<u16>,
+    /// A SYN permits SACK (RFC 2018 §2).
+    pub sack: bool,
+}
+
+/// SACK blocks, three at most: first and next sequence number (RFC 2018 §3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Blocks {
+    blocks: [(u32, u32); 3],
+    count: usize,
+}
+
+impl Blocks {
+    /// One more; too many are left out.
+    pub fn push(&mut self, block: (u32, u32)) {
+        if let Some(place) = self.blocks.get_mut(self.count) {
+            *place = block;
+            self.count += 1;
+        }
+    }
+
+    /// Those there are.
+    pub fn all(&self) -> &[(u32, u32)] {
+        &self.blocks[..self.count]
+    }
+}
+
+/// The options of a segment towards the inside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Options {
+    /// None.
+    None,
+    /// Those of a SYN: MSS, window scale if there is one, whether SACK is permitted.
+    Syn(Option<u8>, bool),
+    /// What has come out of order.
+    Sack(Blocks),
 }
 
 /// The header of a segment towards the inside.
@@ -77,8 +115,8 @@ pub struct Header {
     pub acknowledgment: u32,
     /// The window field.
     pub window: u16,
-    /// The options of a SYN: whether there is an MSS option, and the window scale.
-    pub options: Option<Option<u8>>,
+    /// The options; a segment with options has no payload.
+    pub options: Options,
 }
 
 /// What to do next.
@@ -106,6 +144,17 @@ pub enum Ask {
     Close,
     /// The connection is over; forget it.
     Over(End),
+}
+
+/// What is behind the bytes that were read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Behind {
+    /// More, or nobody has looked.
+    Unknown,
+    /// Nothing yet.
+    Nothing,
+    /// The end.
+    End,
 }
 
 /// How a connection is over.
@@ -149,11 +198,15 @@ pub struct Machine {
     receiver: Receiver,
     readable: bool,
     ack_due: bool,
+    ack_at: Option<Time>,
     syn_due: bool,
     probe_due: bool,
     shut: bool,
     closed: bool,
     scaled: bool,
+    sack: bool,
+    /// What has come out of order.
+    early: Blocks,
     heard: Time,
     probe_at: Option<Time>,
     probe_wait: Duration,
@@ -171,11 +224,14 @@ impl Machine {
             receiver: Receiver::new(0, bounds.kept, true),
             readable: false,
             ack_due: false,
+            ack_at: None,
             syn_due: false,
             probe_due: false,
             shut: false,
             closed: false,
             scaled: true,
+            sack: true,
+            early: Blocks::default(),
             heard: now,
             probe_at: None,
             probe_wait: PERSIST,
@@ -199,6 +255,7 @@ impl Machine {
 
     fn take_options(&mut self, syn: &Incoming) {
         self.scaled = syn.segment.scale.is_some();
+        self.sack = syn.sack;
         self.sender.options(syn.mss, syn.segment.scale, &syn.segment);
         self.receiver = Receiver::new(syn.segment.sequence, self.bounds.kept, self.scaled);
     }
@@ -252,7 +309,7 @@ impl Machine {
             sequence: 0,
             acknowledgment: self.receiver.next(),
             window: 0,
-            options: None,
+            options: Options::None,
         };
         self.over(End { reset_inside: Some(header), reset_host: false, silent: false });
     }
@@ -274,7 +331,7 @@ impl Machine {
             sequence: self.sender.sequence(),
             acknowledgment: if calling { 0 } else { self.receiver.next() },
             window: 0,
-            options: None,
+            options: Options::None,
         };
         self.over(End { reset_inside: Some(header), reset_host: true, silent });
     }
@@ -351,7 +408,9 @@ impl Machine {
             return New::default();
         }
         if flags.has(TcpFlags::RST) {
-            if segment.sequence == self.receiver.next() {
+            if self.is_done_inside() {
+                // Its last bytes are still on their way to the host socket.
+            } else if segment.sequence == self.receiver.next() {
                 self.forget();
             } else if self.receiver.within(segment.sequence) {
                 self.ack_due = true;
@@ -386,8 +445,19 @@ impl Machine {
             self.ack_due |= segment.sequence != self.receiver.next();
             return New::default();
         }
-        self.ack_due = true;
-        if self.phase == Phase::Open { self.receiver.new_part(segment, fin) } else { New::default() }
+        let new = match self.phase {
+            Phase::Open => {
+                if fin {
+                    self.receiver.note_fin(segment);
+                }
+                self.receiver.new_part(segment)
+            }
+            _ => New::default(),
+        };
+        // What was there before, or is not next, was lost on the way, or its acknowledgement was.
+        self.ack_due |= new.early || new.skip > 0 || new.length < usize::from(segment.payload);
+        self.ack_due |= new.length == 0 && !new.fin;
+        new
     }
 
     /// Whether a segment's numbers are anywhere near what is expected; others are old or forged.
@@ -398,14 +468,43 @@ impl Machine {
 
     /// What became of the bytes that [`Machine::arrive`] spoke of: `written` went into the host
     /// socket, and behind them `kept` are kept. `fin`: with them all has come.
-    pub fn took(&mut self, written: u32, kept: u32, fin: bool) {
+    pub fn took(&mut self, written: u32, kept: u32, fin: bool, now: Time) {
         self.receiver.took(written, kept, fin);
+        // A sender with more to say fills its segments, and its rate hangs on acknowledgements.
+        let few = self.receiver.untold() < u32::from(self.sender.mss());
+        if few && kept == 0 && !fin {
+            self.ack_at = self.ack_at.or(Some(now + ACK_DELAY));
+        } else {
+            self.ack_due = true;
+        }
+    }
+
+    /// The sequence number of the next byte.
+    pub fn expects(&self) -> u32 {
+        self.receiver.next()
+    }
+
+    /// A piece that came early has its turn: what of it is to be delivered, as [`Machine::arrive`] says.
+    pub fn in_turn(&self, sequence: u32, length: usize) -> New {
+        // Bounded by the length of one packet.
+        let segment = Segment { sequence, payload: length as u16, ..Segment::default() };
+        self.receiver.new_part(&segment)
+    }
+
+    /// What waits out of order.
+    pub fn early(&mut self, blocks: Blocks) {
+        self.early = blocks;
         self.ack_due = true;
     }
 
     /// So many of the kept bytes went into the host socket.
     pub fn drained(&mut self, count: u32) {
-        self.ack_due |= self.receiver.drained(count);
+        self.ack_due |= self.receiver.drained(count) && !self.receiver.finished();
+    }
+
+    /// Whether nothing more is to be said between the inside and us.
+    fn is_done_inside(&self) -> bool {
+        self.sender.finished() && self.receiver.finished()
     }
 
     /// So many bytes are gone from the front of the host socket's queue.
@@ -413,12 +512,29 @@ impl Machine {
         self.sender.discarded(count);
     }
 
-    /// What [`Ask::Read`] asked for has these many bytes, at least 1; the header to send them with.
-    pub fn read(&mut self, again: bool, count: u32, now: Time) -> Header {
+    /// What [`Ask::Read`] asked for has these many bytes, at least 1, and `behind` them; the header to
+    /// send them with.
+    pub fn read(&mut self, again: bool, count: u32, behind: Behind, now: Time) -> Header {
         self.again += u32::from(again);
-        let resend = again && self.sender.to_resend().is_some();
-        let sequence = if resend { self.sender.resent(now) } else { self.sender.sent(count, now) };
-        Header { flags: TcpFlags::ACK.with(TcpFlags::PSH), ..self.header(sequence) }
+        if again && self.sender.to_resend().is_some() {
+            let sequence = self.sender.resent(now);
+            return Header { flags: TcpFlags::ACK.with(TcpFlags::PSH), ..self.header(sequence) };
+        }
+        let sequence = self.sender.sent(count, now);
+        match behind {
+            Behind::Unknown => {}
+            Behind::Nothing => self.readable = false,
+            Behind::End => {
+                self.readable = false;
+                self.sender.ends();
+            }
+        }
+        let mut flags = TcpFlags::ACK.with(TcpFlags::PSH);
+        if self.sender.fin_due() {
+            self.sender.sent(1, now);
+            flags = flags.with(TcpFlags::FIN);
+        }
+        Header { flags, ..self.header(sequence) }
     }
 
     /// There was nothing to read; what was sent before must be there.
@@ -435,15 +551,21 @@ impl Machine {
         self.sender.ends();
     }
 
+    /// Whether the host socket has come to its end.
+    pub fn has_end(&self) -> bool {
+        self.sender.has_end()
+    }
+
     /// A header with what we have to say at any time.
     fn header(&mut self, sequence: u32) -> Header {
         self.ack_due = false;
+        self.ack_at = None;
         Header {
             flags: TcpFlags::ACK,
             sequence,
             acknowledgment: self.receiver.next(),
             window: self.receiver.offer(),
-            options: None,
+            options: Options::None,
         }
     }
 
@@ -473,7 +595,7 @@ impl Machine {
             sequence: self.sender.initial(),
             acknowledgment: if answer { self.receiver.next() } else { 0 },
             window: self.receiver.first_offer(),
-            options: Some(self.scaled.then_some(SHIFT)),
+            options: Options::Syn(self.scaled.then_some(SHIFT), self.sack),
         }
     }
 
@@ -484,7 +606,14 @@ impl Machine {
         }
         if self.receiver.finished() && self.receiver.kept() == 0 && !self.shut {
             self.shut = true;
-            return Ask::Shut;
+            // The close that follows says so too.
+            if !self.sender.finished() {
+                return Ask::Shut;
+            }
+        }
+        if self.ack_due && !self.early.all().is_empty() {
+            // Before data, which has no room for options.
+            return Ask::Send(self.ack());
         }
         match self.sender.to_resend() {
             Some((_, 0)) => {
@@ -517,10 +646,15 @@ impl Machine {
             return Ask::Send(header);
         }
         if self.ack_due {
-            let header = self.header(self.sender.sequence());
-            return Ask::Send(header);
+            return Ask::Send(self.ack());
         }
         Ask::Nothing
+    }
+
+    fn ack(&mut self) -> Header {
+        let header = self.header(self.sender.sequence());
+        let tells = self.sack && !self.early.all().is_empty();
+        Header { options: if tells { Options::Sack(self.early) } else { Options::None }, ..header }
     }
 
     fn fin(&mut self, sequence: u32) -> Header {
@@ -564,6 +698,11 @@ impl Machine {
         if self.deadline().is_none_or(|deadline| deadline > now) {
             return;
         }
+        if self.ack_at.is_some_and(|at| at <= now) {
+            self.ack_at = None;
+            self.ack_due = true;
+            return;
+        }
         match self.phase {
             Phase::Answering | Phase::Calling => {
                 self.syn_due = true;
@@ -590,6 +729,10 @@ impl Machine {
     }
 
     fn probe(&mut self, now: Time) {
+        if self.is_done_inside() {
+            self.heard = now;
+            return;
+        }
         self.unanswered += 1;
         if self.unanswered > PROBES {
             self.abort(true);

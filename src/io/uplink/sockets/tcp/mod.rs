@@ -31,6 +31,7 @@
 
 pub mod connection;
 mod counters;
+pub mod early;
 pub mod header;
 pub mod kept;
 pub mod machine;
@@ -123,7 +124,13 @@ impl Tcp {
             deadlines: BTreeSet::new(),
             replies: VecDeque::new(),
             // Never written to where the kernel knows SO_PEEK_OFF, so never more than a promise.
-            shared: Shared { kept: 0, kept_most: limits.kept, scratch: vec![0; SCRATCH], kept_full: 0 },
+            shared: Shared {
+                kept: 0,
+                kept_most: limits.kept,
+                scratch: vec![0; SCRATCH],
+                kept_full: 0,
+                early: 0,
+            },
             half_open: 0,
             ended: 0,
             secret: RandomState::new(),
@@ -172,8 +179,12 @@ impl Tcp {
             self.counters.bad_checksums += 1;
             return;
         }
-        let incoming =
-            Incoming { flags: data.tcp, segment: data.segment, mss: packet.mss.map(|(mss, _)| mss) };
+        let incoming = Incoming {
+            flags: data.tcp,
+            segment: data.segment,
+            mss: packet.mss.map(|(mss, _)| mss),
+            sack: data.tcp.has(TcpFlags::SYN) && header::permits_sack(packet, bytes),
+        };
         let known = self.index.get(&data.flow).copied();
         if let Some(id) = known {
             let replace = incoming.flags.opens()
@@ -389,7 +400,7 @@ impl Tcp {
 
     /// What has happened, by a stable word, since the start.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        self.counters.words(self.shared.kept_full)
+        self.counters.words(self.shared.kept_full, self.shared.early)
     }
 
     /// Notes a deadline that is earlier than the one noted; a later one is looked at when the time of

@@ -17,6 +17,9 @@ pub trait Stream {
     /// Why it failed.
     fn outcome(&self) -> io::Result<bool>;
 
+    /// Why the connection has failed, if it has and no other call has said so.
+    fn error(&self) -> Option<io::Error>;
+
     /// Sends the front of `bytes`; how many.
     ///
     /// # Errors
@@ -56,6 +59,9 @@ pub struct HostStream {
     socket: Socket,
     /// Where the kernel peeks next (`SO_PEEK_OFF`); `None` if it cannot.
     peeks_at: Option<usize>,
+    /// Something was sent; and the kernel does not hold back what is sent behind it.
+    sent: bool,
+    undelayed: bool,
 }
 
 impl HostStream {
@@ -103,12 +109,10 @@ impl HostStream {
     }
 
     fn prepare(socket: Socket) -> io::Result<HostStream> {
-        // The inside has waited already for what it wanted to wait for.
-        socket.set_tcp_nodelay(true)?;
         // Urgent data is data (RFC 6093 §6): out of line it would be lost among what is peeked at.
         socket.set_out_of_band_inline(true)?;
         let peeks_at = inet::set_peek_offset(&socket, 0).ok().map(|()| 0);
-        Ok(HostStream { socket, peeks_at })
+        Ok(HostStream { socket, peeks_at, sent: false, undelayed: false })
     }
 
     /// Does without `SO_PEEK_OFF`, as on kernels before 6.9.
@@ -158,17 +162,23 @@ impl HostStream {
 
 impl Stream for HostStream {
     fn outcome(&self) -> io::Result<bool> {
-        if let Some(error) = self.socket.take_error()? {
-            return Err(error);
+        if self.socket.peer_addr().is_ok() {
+            return Ok(true);
         }
-        match self.socket.peer_addr() {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.error().map_or(Ok(false), Err)
+    }
+
+    fn error(&self) -> Option<io::Error> {
+        self.socket.take_error().unwrap_or_else(Some)
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // The inside has waited already for what it wanted to wait for. The first segment never waits.
+        if self.sent && !self.undelayed {
+            self.socket.set_tcp_nodelay(true)?;
+            self.undelayed = true;
+        }
+        self.sent = true;
         Ok(rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 

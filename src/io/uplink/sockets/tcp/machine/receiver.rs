@@ -5,7 +5,7 @@
 //! window stays open, and when it does not the inside is stopped by a window of zero and not by
 //! retransmissions.
 
-use super::serial::{ahead, before};
+use super::serial::{ahead, before, later};
 use crate::flow::Segment;
 
 /// The window at the start, in bytes.
@@ -20,6 +20,8 @@ pub const SHIFT: u8 = 7;
 pub struct Receiver {
     initial: u32,
     nxt: u32,
+    /// What the inside was last told of `nxt`.
+    told: u32,
     /// The right edge of the window as the inside knows it. Never moves left (RFC 9293 §3.8.6).
     edge: u32,
     /// How much may be kept.
@@ -28,6 +30,8 @@ pub struct Receiver {
     /// How much is kept.
     kept: u32,
     shift: u8,
+    /// Where a FIN is that came before bytes in front of it.
+    fin: Option<u32>,
     finished: bool,
 }
 
@@ -40,6 +44,8 @@ pub struct New {
     pub length: usize,
     /// A FIN follows directly behind them.
     pub fin: bool,
+    /// Others are missing before them.
+    pub early: bool,
 }
 
 impl Receiver {
@@ -51,12 +57,14 @@ impl Receiver {
         Receiver {
             initial,
             nxt,
+            told: nxt,
             // A SYN's window is not scaled.
             edge: nxt.wrapping_add(limit.min(65535)),
             limit,
             most,
             kept: 0,
             shift: if scaled { SHIFT } else { 0 },
+            fin: None,
             finished: false,
         }
     }
@@ -69,6 +77,11 @@ impl Receiver {
     /// The next sequence number: what to acknowledge.
     pub fn next(&self) -> u32 {
         self.nxt
+    }
+
+    /// Bytes that are not acknowledged yet.
+    pub fn untold(&self) -> u32 {
+        self.nxt.wrapping_sub(self.told)
     }
 
     /// Whether the inside's FIN has come, and all before it.
@@ -86,15 +99,26 @@ impl Receiver {
         !before(sequence, self.nxt) && before(sequence, self.edge)
     }
 
+    /// Notes where a FIN is.
+    pub fn note_fin(&mut self, segment: &Segment) {
+        let at = segment.sequence.wrapping_add(u32::from(segment.payload));
+        if !before(at, self.nxt) && !before(self.edge, at) {
+            self.fin = Some(at);
+        }
+    }
+
     /// What of a segment is to be taken.
-    pub fn new_part(&self, segment: &Segment, fin: bool) -> New {
+    pub fn new_part(&self, segment: &Segment) -> New {
         let (start, length) = (segment.sequence, u32::from(segment.payload));
-        if self.finished || before(self.nxt, start) || before(start.wrapping_add(length), self.nxt) {
+        if self.finished || before(start.wrapping_add(length), self.nxt) || before(self.edge, start) {
             return New::default();
         }
-        let skip = self.nxt.wrapping_sub(start);
-        let fresh = (length - skip).min(ahead(self.nxt, self.edge));
-        New { skip: skip as usize, length: fresh as usize, fin: fin && skip + fresh == length }
+        let early = before(self.nxt, start);
+        let first = later(self.nxt, start);
+        let skip = first.wrapping_sub(start);
+        let fresh = (length - skip).min(ahead(first, self.edge));
+        let fin = !early && self.fin == Some(first.wrapping_add(fresh));
+        New { skip: skip as usize, length: fresh as usize, fin, early }
     }
 
     /// Of what [`Receiver::new_part`] said, `written` bytes went into the host socket and `kept` are
@@ -126,8 +150,9 @@ impl Receiver {
         self.limit = LEAST.min(self.most);
     }
 
-    /// The window field of the next segment.
+    /// The window field of the next segment, which acknowledges all.
     pub fn offer(&mut self) -> u16 {
+        self.told = self.nxt;
         let wanted = self.nxt.wrapping_add(self.limit.saturating_sub(self.kept));
         if before(self.edge, wanted) {
             self.edge = wanted;

@@ -143,6 +143,11 @@ impl Sender {
         self.end.is_some_and(|end| before(end, self.una))
     }
 
+    /// Whether the host socket has come to its end.
+    pub fn has_end(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// What the inside acknowledges, and its window. `bare`: the segment has nothing else in it, so it
     /// may be a duplicate acknowledgement.
     pub fn acknowledged(&mut self, segment: &Segment, bare: bool, now: Time) -> Acked {
