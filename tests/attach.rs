@@ -45,6 +45,7 @@ fn main() -> ExitCode {
     // As a command behind the gateway, this program is a client that needs no other program.
     match std::env::args().nth(1).as_deref() {
         Some("fetch") => attach_rig::fetch(),
+        Some("serve") => attach_rig::serve(),
         Some("resolve") => attach_rig::resolve(),
         _ => lab_harness::main(tests),
     }
