@@ -36,7 +36,8 @@ pub struct AttachArgs {
 const EXAMPLES: &str = "\
 The TAP is made in the namespace, given address, route and MTU, and goes with the gateway, which itself
 stays outside. Without --inside the gateway is 10.0.2.2/24, and fd00::2/64 where the host has IPv6, and
-the namespace 10.0.2.100 and fd00::100. The namespace's files, such as /etc/resolv.conf, are left alone.
+the namespace 10.0.2.100 and fd00::100. The gateway's own address is a resolver, and DHCP is answered. Files
+of the namespace are left alone, so its /etc/resolv.conf must name the gateway, or a server outside.
 
 Examples:
   tapnat attach --pid 4711

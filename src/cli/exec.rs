@@ -13,7 +13,7 @@
 use super::args::runtime_dir;
 use super::guest::{Defaults, GuestArgs, plan};
 use super::run::log_to_stderr;
-use crate::config::RunFlags;
+use crate::config::{RunFlags, Settings};
 use crate::io::guest::{Fresh, Launched, launch, resolver};
 use crate::io::sys::signal::Blocked;
 use crate::runtime::{Around, run_with};
@@ -71,10 +71,7 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     plan.keep_ready_fd()?;
-    let fresh = Fresh {
-        root: args.root,
-        resolver: resolver::by_gateway(&plan.settings.dns_forward).or_else(resolver::of_host),
-    };
+    let fresh = Fresh { root: args.root, resolver: resolver_file(&plan.settings) };
     let Launched { guest, mut child, go } = launch(&fresh, &plan.guest, &args.command)?;
     for warning in &guest.warnings {
         tracing::warn!("{warning}");
@@ -89,6 +86,7 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
         companion.spawn(move || accompany(pid, &signals)).context("a thread")?;
         go.go().context("starting the command")
     };
+
     let around = Around {
         endings: guest.ending.into_iter().collect(),
         ready: Some(Box::new(ready)),
@@ -100,6 +98,16 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     run_with(&plan.settings, &plan.flags, runtime_dir.as_deref(), around)?;
     let status = child.wait().context("the command's end")?;
     Ok(ExitCode::from(code(status)))
+}
+
+/// The command's `/etc/resolv.conf`: servers that were named, else the gateway as a way to the host's
+/// resolver, else those of the host that can be reached from elsewhere.
+fn resolver_file(settings: &Settings) -> Option<String> {
+    let servers = settings.dns.as_ref().unwrap_or(&settings.dns_forward);
+    match servers.as_slice() {
+        [] => resolver::of_host(),
+        servers => Some(resolver::naming(servers, settings.search.as_deref())),
+    }
 }
 
 /// What a shell would say of how a command ended.

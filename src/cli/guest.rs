@@ -1,7 +1,7 @@
 //! What `attach` and `exec` share: from the options of `run` to a gateway whose TAP is in another
 //! namespace, with everything chosen that was not said.
 
-use crate::config::raw::Place;
+use crate::config::raw::{Place, Raw};
 use crate::config::{ConfigError, RunFlags, Settings, TapChoice, TapOffload, file, load};
 use crate::io::guest::{GuestConfig, GuestRoute};
 use crate::io::netlink::{Family, Netlink};
@@ -20,11 +20,10 @@ const SIX: [&str; 2] = ["fd00::2/64", "fd00:746e:2::2/64"];
 
 /// Options of `attach` and `exec` about the namespace.
 #[derive(clap::Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Namespace")]
 pub struct GuestArgs {
     /// Address and prefix of the namespace, e.g. 10.0.2.100/24; once for each family
     /// [default: one of each --inside prefix]
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", help_heading = "Namespace")]
     pub guest: Vec<String>,
 }
 
@@ -73,6 +72,7 @@ pub fn plan(
     if flags.inside.is_empty() && !written.has("inside") {
         flags.inside = default_inside(flags.outside.as_deref())?;
     }
+    choose_services(&mut flags, &written);
     if !written.has("name") && flags.name.is_none() {
         flags.name = defaults.name.map(str::to_owned);
     }
@@ -80,15 +80,7 @@ pub fn plan(
         flags.log = defaults.log.map(str::to_owned);
     }
     let control_named = flags.control.is_some() || written.has("control");
-    if flags.dns_forward.is_empty() && !written.has("dns-forward") {
-        flags.dns_forward = vec!["gateway".to_owned()];
-    }
-    let mut settings = load(&flags, runtime_dir)?;
-    let four = settings.inside.iter().any(|net| net.addr().is_ipv4());
-    if four && flags.dhcp.is_none() && !written.has("dhcp") {
-        flags.dhcp = Some("on".to_owned());
-        settings = load(&flags, runtime_dir)?;
-    }
+    let settings = load(&flags, runtime_dir)?;
     let guest = guest_config(&settings, guest)?;
     Ok(Plan { flags, settings, guest, control_named })
 }
@@ -117,6 +109,18 @@ impl Plan {
 
 fn usage(flag: &'static str, problem: impl Into<String>, cure: impl Into<String>) -> ConfigError {
     ConfigError::new(&Place::Flag(flag), problem, cure)
+}
+
+/// What programs in a namespace may expect to find: a resolver, and addresses for those that ask.
+fn choose_services(flags: &mut RunFlags, written: &Raw) {
+    if flags.dns_forward.is_empty() && !written.has("dns-forward") {
+        flags.dns_forward = vec!["gateway".to_owned()];
+    }
+    let nets = flags.inside.iter().chain(written.many("inside").iter().map(|net| &net.text));
+    let four = nets.into_iter().any(|net| net.parse().is_ok_and(|net: IpNet| net.addr().is_ipv4()));
+    if four && flags.dhcp.is_none() && !written.has("dhcp") {
+        flags.dhcp = Some("on".to_owned());
+    }
 }
 
 /// Networks that none of the host's addresses is in: of IPv4, and of IPv6 if the way out has it.

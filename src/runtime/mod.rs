@@ -54,7 +54,8 @@ pub type Ready = Box<dyn FnOnce(Arc<dyn Engine>) -> anyhow::Result<()>>;
 pub struct Around {
     /// What it may not outlive: the first of these to end ends it, in good order.
     pub endings: Vec<Ending>,
-    /// Called once when packets can flow, after `ready-fd` was told.
+    /// Called once when packets can flow, after `ready-fd` was told: the first moment at which
+    /// threads may be started.
     pub ready: Option<Ready>,
     /// It goes on without a control socket if none can be made.
     pub control_optional: bool,

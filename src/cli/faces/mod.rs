@@ -2,13 +2,11 @@
 //! argument, tapnat reads that program's options, does what it would do, and ends as it would.
 //!
 //! ```text
-//!   slirp4netns   a network namespace that exists; port forwards through a JSON socket
-//!   pasta         one that exists or a command in a new one; port forwards by options
-//!   pesto         changes the port forwards of a pasta that runs
-//!   passt         serves virtual machines through a socket: refused
+//!   slirp4netns           a network namespace that exists; port forwards through a JSON socket
+//!   pasta, pesto, passt   refused, with what to use instead
 //! ```
 //!
-//! Each has a file that turns its command line into plain data, and one that turns the data into the
+//! A program has a file that turns its command line into plain data, and one that turns the data into the
 //! settings of a gateway. The uplink is always `sockets`: these programs open ordinary sockets, and who
 //! calls them relies on that.
 
@@ -28,11 +26,30 @@ use std::process::ExitCode;
 pub enum Face {
     /// `slirp4netns`.
     Slirp4netns,
-    /// `passt`.
-    Passt,
+    /// One that tapnat cannot stand in for: its name, and what to do.
+    Refused(&'static str, &'static str),
 }
 
-const NAMES: [(&str, Face); 2] = [("slirp4netns", Face::Slirp4netns), ("passt", Face::Passt)];
+const NAMES: [(&str, Face); 4] = [
+    ("slirp4netns", Face::Slirp4netns),
+    (
+        "pasta",
+        Face::Refused(
+            "pasta",
+            "tapnat does not read its command line; use `tapnat attach` or `tapnat exec`, or have the tool \
+             call slirp4netns",
+        ),
+    ),
+    ("pesto", Face::Refused("pesto", "tapnat does not speak its protocol; use `tapnat publish`")),
+    (
+        "passt",
+        Face::Refused(
+            "passt",
+            "tapnat serves network namespaces, not virtual machines through a socket; give such a machine a \
+             TAP, and run `tapnat run --tap NAME`",
+        ),
+    ),
+];
 
 impl Face {
     fn of(name: &OsStr) -> Option<Face> {
@@ -43,11 +60,8 @@ impl Face {
     pub fn run(self, args: &[OsString]) -> ExitCode {
         match self {
             Face::Slirp4netns => slirp_run::main(args),
-            Face::Passt => {
-                say_error(
-                    "passt: tapnat serves network namespaces, not virtual machines through a socket; \
-                     give such a machine a TAP, and run `tapnat run --tap NAME`",
-                );
+            Face::Refused(name, cure) => {
+                say_error(&format!("{name}: {cure}"));
                 ExitCode::FAILURE
             }
         }
@@ -88,7 +102,8 @@ mod tests {
         };
         assert_eq!(called("/opt/compat/slirp4netns -c 42 tap0"), Some((Face::Slirp4netns, 3)));
         assert_eq!(called("tapnat slirp4netns -c 42 tap0"), Some((Face::Slirp4netns, 3)));
-        assert_eq!(called("passt"), Some((Face::Passt, 0)));
+        assert!(matches!(called("passt"), Some((Face::Refused("passt", _), 0))));
+        assert!(matches!(called("tapnat pasta --version"), Some((Face::Refused("pasta", _), 1))));
         assert_eq!(called("tapnat run slirp4netns"), None);
         assert_eq!(called("slirp4netns.bak -c"), None);
     }

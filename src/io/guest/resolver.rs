@@ -10,10 +10,11 @@ use std::path::Path;
 
 /// The file that every resolver reads.
 const FILE: &str = "/etc/resolv.conf";
-/// Servers that the C library asks, at most.
-const MOST: usize = 3;
 /// The same without systemd's own resolver, which only the host's loopback reaches.
 const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
+
+/// Servers that the C library asks.
+const SERVERS: usize = 3;
 
 /// What the host's resolv.conf says, less what only the host itself can reach: resolvers on its
 /// loopback. `None` if no resolver is left.
@@ -24,18 +25,24 @@ pub fn of_host() -> Option<String> {
         .find_map(|text| reachable(&text))
 }
 
-/// What the host's resolv.conf says, with these servers in the place of its own. `None` if there are
-/// none.
-pub fn by_gateway(servers: &[IpAddr]) -> Option<String> {
-    let host = fs::read_to_string(FILE).unwrap_or_default();
-    (!servers.is_empty()).then(|| with_servers(&host, servers))
+/// A file that names these servers, three at most, since the C library asks no more. The domains are
+/// `search`, or else those of the host's file, of which its options are kept too.
+pub fn naming(servers: &[IpAddr], search: Option<&[String]>) -> String {
+    composed(&fs::read_to_string(FILE).unwrap_or_default(), servers, search)
 }
 
-fn with_servers(text: &str, servers: &[IpAddr]) -> String {
-    let own = |line: &&str| line.split_whitespace().next() == Some("nameserver");
-    let ours = servers.iter().take(MOST).map(|server| format!("nameserver {server}"));
-    let lines = text.lines().filter(|line| !own(line)).map(str::to_owned).chain(ours);
-    lines.collect::<Vec<_>>().join("\n") + "\n"
+fn composed(host: &str, servers: &[IpAddr], search: Option<&[String]>) -> String {
+    let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
+    let kept = host.lines().filter(|line| match first(line).as_deref() {
+        Some("options") => true,
+        Some("search" | "domain") => search.is_none(),
+        _ => false,
+    });
+    let named = servers.iter().take(SERVERS).map(|server| format!("nameserver {server}"));
+    let domains = search.filter(|domains| !domains.is_empty());
+    let domains = domains.map(|domains| format!("search {}", domains.join(" ")));
+    let lines: Vec<String> = named.chain(domains).chain(kept.map(str::to_owned)).collect();
+    lines.join("\n") + "\n"
 }
 
 fn reachable(text: &str) -> Option<String> {
@@ -83,12 +90,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gateways_servers_take_the_place_of_the_hosts() {
-        let text = "nameserver 127.0.0.53\noptions edns0\nsearch lan\n";
-        let ours = [IpAddr::from([10, 0, 2, 2])];
-        assert_eq!(with_servers(text, &ours), "options edns0\nsearch lan\nnameserver 10.0.2.2\n");
-        assert_eq!(with_servers("", &ours), "nameserver 10.0.2.2\n");
-        assert_eq!(by_gateway(&[]), None);
+    fn the_servers_are_ours_and_the_rest_is_the_hosts() {
+        let host = "# systemd\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan example\n";
+        let servers = ["10.0.2.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        let ours = "nameserver 10.0.2.2\nnameserver fd00::2\n";
+        let want = format!("{ours}options edns0 trust-ad\nsearch lan example\n");
+        assert_eq!(composed(host, &servers, None), want);
+        let lab = ["lab.example".to_owned()];
+        let want = format!("{ours}search lab.example\noptions edns0 trust-ad\n");
+        assert_eq!(composed(host, &servers, Some(&lab)), want);
+        assert_eq!(composed(host, &servers[..1], Some(&[])), "nameserver 10.0.2.2\noptions edns0 trust-ad\n");
+        assert_eq!(composed("", &[servers[0]; 5], None).lines().count(), SERVERS);
     }
 
     #[test]

@@ -35,12 +35,16 @@ impl Aliases {
         SocketAddr::new(ip, remote.port)
     }
 
-    /// How what comes from `host` unasked is seen inside. `None` if nobody inside could answer: it is
-    /// the host's loopback, of a family that is not spoken inside.
+    /// How what comes from `host` unasked is seen inside. `None` if nobody inside could answer (it is
+    /// the host's loopback, of a family that is not spoken inside), or if it has the address by which
+    /// the gateway or an alias is known there: a neighbour outside is not to pass for the host.
     pub fn seen(&self, host: SocketAddr) -> Option<Endpoint> {
         let ip = host.ip();
         if !ip.is_loopback() {
-            return Some(Endpoint::new(ip, host.port()));
+            let poses =
+                |alias: &Alias| alias.inside == ip && alias.port.is_none_or(|port| port == host.port());
+            let known = self.gateways.contains(&ip) || self.list.iter().any(poses);
+            return (!known).then(|| Endpoint::new(ip, host.port()));
         }
         let alias = self.list.iter().find_map(|alias| alias.seen(host));
         let gateway = || self.gateways.iter().find(|gateway| gateway.is_ipv4() == ip.is_ipv4());
@@ -107,6 +111,9 @@ mod tests {
         assert_eq!(aliases.host(Protocol::Tcp, end([10, 0, 2, 2], 80)), ([127, 0, 0, 1], 80).into());
         let far = SocketAddr::from(([192, 0, 2, 1], 80));
         assert_eq!(aliases.seen(far), Some(end([192, 0, 2, 1], 80)));
+        for posing in [[10, 0, 2, 1], [10, 0, 2, 2]] {
+            assert_eq!(aliases.seen((posing, 80).into()), None);
+        }
     }
 
     #[test]

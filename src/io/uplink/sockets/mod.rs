@@ -507,6 +507,10 @@ impl Link for Sockets {
     }
 
     fn publish(&mut self, protocol: Protocol, outside: Endpoint, on: bool) -> io::Result<()> {
+        // Published ports are the uplink's.
+        if self.config.beside {
+            return Ok(());
+        }
         let local: SocketAddr = self.ports.local(outside);
         match (protocol, on) {
             (Protocol::Tcp, true) => self.listeners.open(outside, local),
