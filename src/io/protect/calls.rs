@@ -1,7 +1,8 @@
 //! The system calls that a running gateway makes, each with its reason; all others are refused.
 //!
-//! The list is what `strace -f` sees of a gateway after its start, over all uplinks, guards and
-//! tests, and what the C library makes of the same calls on other versions. A call that is missing is
+//! The list is what `strace -c` showed of gateways of `tests/netns.rs` after their start (packet, raw,
+//! tcx, reload), and what sockets, other C libraries and inotify need besides: it is wider than what
+//! was observed. A call that is missing is
 //! told with its number in the log and counted (`sandbox: refused-calls`); it gets its name from
 //! `ausyscall NUMBER` and its line here.
 
