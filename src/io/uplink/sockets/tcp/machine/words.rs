@@ -80,10 +80,10 @@ pub struct Header {
 pub enum Ask {
     /// Nothing until something happens.
     Nothing,
-    /// Discard so many bytes from the front of the host socket's queue, then [`Machine::discarded`].
+    /// Discard so many bytes from the front of the host socket's queue, then [`super::Machine::discarded`].
     Discard(u32),
     /// Read up to `most` bytes at `offset` of the host socket's queue without taking them away, then
-    /// [`Machine::read`], [`Machine::dry`] or [`Machine::ended`].
+    /// [`super::Machine::read`], [`super::Machine::dry`] or [`super::Machine::ended`].
     Read {
         /// Where, from the front of the queue, in bytes.
         offset: u32,
