@@ -20,7 +20,8 @@ mod lab_harness;
 mod lab_setup;
 
 use lab_harness::Test;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 fn tests() -> Vec<Test> {
     let test =
@@ -47,6 +48,23 @@ fn main() -> ExitCode {
         Some("fetch") => attach_rig::fetch(),
         Some("serve") => attach_rig::serve(),
         Some("resolve") => attach_rig::resolve(),
-        _ => lab_harness::main(tests),
+        _ => {
+            with_default_signals();
+            lab_harness::main(tests)
+        }
     }
+}
+
+/// Starts this program anew if keys of the terminal are ignored, as they are behind `nohup` and a
+/// shell's `&`: the commands of these tests would inherit that, and never end of them.
+fn with_default_signals() {
+    const DONE: &str = "TAPNAT_TEST_SIGNALS";
+    let reset = "--default-signal=HUP,INT,QUIT";
+    let knows = Command::new("env").args([reset, "true"]).status().is_ok_and(|status| status.success());
+    if std::env::var_os(DONE).is_some() || !knows {
+        return;
+    }
+    let mut again = Command::new("env");
+    again.arg(reset).arg(format!("{DONE}=default")).arg(std::env::current_exe().unwrap());
+    panic!("{}", again.args(std::env::args_os().skip(1)).exec());
 }
