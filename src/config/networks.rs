@@ -59,11 +59,14 @@ fn lone_host(written: &Written) -> Checked<Lone> {
     let wrong = |problem: &str| ConfigError::at(written, problem, example);
     let mut pieces = written.text.split('=');
     let (host, router, alias) = (pieces.next(), pieces.next(), pieces.next());
-    let host: IpNet = host.and_then(|text| text.parse().ok()).ok_or_else(|| wrong("has no address with prefix"))?;
+    let host: IpNet =
+        host.and_then(|text| text.parse().ok()).ok_or_else(|| wrong("has no address with prefix"))?;
     let router: IpAddr =
         router.and_then(|text| text.parse().ok()).ok_or_else(|| wrong("has no address of a router"))?;
-    let alias: Option<IpAddr> =
-        alias.map(|text| text.parse()).transpose().map_err(|_| wrong("has no address for the host itself"))?;
+    let alias: Option<IpAddr> = alias
+        .map(|text| text.parse())
+        .transpose()
+        .map_err(|_| wrong("has no address for the host itself"))?;
     let on_link = matches!(router, IpAddr::V6(ip) if ip.is_unicast_link_local());
     let bad = !usable(host.addr())
         || host.prefix_len() == 0
@@ -280,7 +283,8 @@ fn target(written: &Written, spec: &PublishSpec, inside: &[IpNet]) -> Checked<()
 /// The first thing that is wrong.
 pub fn host_loopback(raw: &Raw, inside: &[IpNet], lone: &[Lone]) -> Checked<Vec<Alias>> {
     let mut aliases: Vec<Alias> = Vec::new();
-    let router = |net: &IpNet| lone.iter().find(|lone| lone.host.addr() == net.addr()).map(|lone| lone.router);
+    let router =
+        |net: &IpNet| lone.iter().find(|lone| lone.host.addr() == net.addr()).map(|lone| lone.router);
     let written = raw.many("host-loopback");
     for here in written {
         let cure = "give off, on, or an address that no inside host has";

@@ -9,7 +9,9 @@ use super::networks::{self, private};
 use super::raw::Raw;
 use super::rule;
 use super::services;
-use super::settings::{GuardChoice, LogLevel, Lone, SandboxChoice, Settings, TapChoice, TapOffload, UplinkChoice};
+use super::settings::{
+    GuardChoice, LogLevel, Lone, SandboxChoice, Settings, TapChoice, TapOffload, UplinkChoice,
+};
 use super::six;
 use super::translation::{self, short_timeouts};
 use crate::gateway::RefusalAnswer;

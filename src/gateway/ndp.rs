@@ -73,7 +73,9 @@ pub fn read(bytes: &[u8], sender: MacAddr, us: &GatewayConfig) -> Result<Message
     let right = ip.hop_limit() == HOP_LIMIT
         && packet.msg_code() == 0
         && packet.verify_checksum(&source, &destination)
-        && (destination.is_multicast() || us.owns(destination.into()) || us.stands_in_for(destination.into()))
+        && (destination.is_multicast()
+            || us.owns(destination.into())
+            || us.stands_in_for(destination.into()))
         && !us.owns(source.into());
     if !right {
         return Err(DropReason::BadNdp);

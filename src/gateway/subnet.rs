@@ -130,7 +130,8 @@ mod tests {
             assert_eq!(v4.has_host(Ipv4Addr::new(10, 0, 0, last).into()), host, "{last}");
         }
         assert!(!v4.has_host(Ipv4Addr::new(10, 0, 1, 7).into()));
-        let v6 = Subnet { gateway: Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 1).into(), prefix: 64, only: None };
+        let v6 =
+            Subnet { gateway: Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 1).into(), prefix: 64, only: None };
         assert!(!v6.has_host(Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 0).into()));
         assert!(v6.has_host(Ipv6Addr::new(0xfd00, 0, 0, 1, 0xffff, 0xffff, 0xffff, 0xffff).into()));
         assert!(!v6.has_host(Ipv6Addr::new(0xfd00, 0, 0, 2, 0, 0, 0, 7).into()));
