@@ -16,6 +16,7 @@ pub mod forwards;
 pub mod getopt;
 pub mod pasta;
 pub mod pasta_net;
+pub mod pasta_ports;
 pub mod pasta_run;
 pub mod slirp4netns;
 pub mod slirp_api;

@@ -1,8 +1,10 @@
 //! `pasta`: from its options to a gateway that runs.
 
 use super::background::{self, Background};
+use super::forwards::Forward;
 use super::pasta::{Asked, Options, Target, USAGE, read};
 use super::pasta_net::{Net, net};
+use super::pasta_ports;
 use super::{say, say_error, sweep};
 use crate::cli::args::runtime_dir;
 use crate::cli::exec::accompanied;
@@ -10,10 +12,11 @@ use crate::cli::guest::Plan;
 use crate::cli::run::log_to_stderr;
 use crate::config::resolve::LEVELS;
 use crate::config::{LogLevel, RunFlags, load};
+use crate::flow::Protocol;
 use crate::io::guest::{Fresh, GuestConfig, NetChoice, Template, attach};
 use crate::io::netlink::{Family, Netlink};
 use crate::runtime::{Around, run_with};
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use ipnet::IpNet;
 use std::ffi::OsString;
 use std::fs::File;
@@ -124,7 +127,8 @@ fn plan(options: &Options) -> anyhow::Result<Plan> {
         six = None;
     }
     let net = net(options, four.as_ref(), six.as_ref()).map_err(anyhow::Error::msg)?;
-    let flags = flags(options, &net);
+    let publish = published(options, &net.guests())?;
+    let flags = RunFlags { publish, ..flags(options, &net) };
     let runtime_dir = runtime_dir();
     let settings = load(&flags, runtime_dir.as_deref())?;
     let guest = guest(options, &net);
@@ -171,6 +175,32 @@ fn flags(options: &Options, net: &Net) -> RunFlags {
         host_loopback: or_off(listed(&net.loopback)),
         ..RunFlags::default()
     }
+}
+
+/// The port forwards from the host to the namespace, as `--publish` has them.
+fn published(options: &Options, guests: &[IpAddr]) -> anyhow::Result<Vec<String>> {
+    let [serves_tcp, serves_udp, _] = options.protocols;
+    let wanted = [
+        ("-t", Protocol::Tcp, &options.ports.tcp, serves_tcp),
+        ("-u", Protocol::Udp, &options.ports.udp, serves_udp),
+    ];
+    let mut published = Vec::new();
+    for (option, protocol, texts, served) in wanted {
+        for text in texts {
+            let ports = pasta_ports::read(text).map_err(|why| anyhow!("{option} {text}: {why}"))?;
+            let forwards = if served { pasta_ports::forwards(&ports, protocol, guests) } else { Vec::new() };
+            published.extend(forwards.iter().map(publish_text));
+        }
+    }
+    Ok(published)
+}
+
+/// A forward as `--publish` has it. On any address of the host it is on the external one, whose sockets
+/// are bound to any.
+fn publish_text(forward: &Forward) -> String {
+    let Forward { protocol, host, guest } = forward;
+    let on = if host.ip().is_unspecified() { host.port().to_string() } else { host.to_string() };
+    format!("{on}:{guest}/{protocol}")
 }
 
 /// How much is logged, in a word; with a command, whose terminal it is, only what is wrong.

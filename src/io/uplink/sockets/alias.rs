@@ -34,8 +34,14 @@ impl Aliases {
     }
 
     /// Whether an inside host has this address of the host too.
-    pub fn shares(&self, ip: IpAddr) -> bool {
+    fn shares(&self, ip: IpAddr) -> bool {
         self.shared.iter().any(|shared| shared.ip == ip)
+    }
+
+    /// Whether clients with this address may be seen inside as a gateway that is somebody else's, so that
+    /// it has to be remembered which they are.
+    pub fn poses(&self, ip: IpAddr) -> bool {
+        !self.shared.is_empty() && (ip.is_loopback() || self.shares(ip))
     }
 
     /// Takes other aliases.
@@ -161,8 +167,8 @@ mod tests {
         assert_eq!(aliases.seen(router), Some(end([192, 0, 2, 1], 53)));
         let mut talks = Talks::default();
         talks.note(client, end([192, 0, 2, 1], 4000));
-        assert_eq!(talks.host(end([192, 0, 2, 1], 4000), |ip| aliases.shares(ip)), Some(client));
-        assert_eq!(talks.host(end([192, 0, 2, 1], 4001), |ip| aliases.shares(ip)), None);
+        assert_eq!(talks.host(end([192, 0, 2, 1], 4000), |ip| aliases.poses(ip)), Some(client));
+        assert_eq!(talks.host(end([192, 0, 2, 1], 4001), |ip| aliases.poses(ip)), None);
         let host = end([169, 254, 1, 2], 0).ip;
         aliases.set(vec![Alias { inside: host, port: None, host: (ip, 0).into() }]);
         assert_eq!(aliases.seen(client), Some(end([169, 254, 1, 2], 4000)));

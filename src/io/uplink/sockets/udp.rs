@@ -49,7 +49,7 @@ pub(super) fn send(
 ) -> Result<(), Trouble> {
     let remote = packet.summary.flow().destination;
     // A client of the host itself that is seen as somebody who is no alias for it.
-    let client = port.talks.host(remote, |ip| aliases.shares(ip));
+    let client = port.talks.host(remote, |ip| aliases.poses(ip));
     let host = client.unwrap_or_else(|| aliases.host(Protocol::Udp, remote));
     port.talks.note(host, remote);
     let forbidden = packet.dont_fragment && !whole;
@@ -142,7 +142,7 @@ fn take(
     let unusable = || io::Error::from(io::ErrorKind::Interrupted);
     let known = port.talks.seen(received.from).or_else(|| aliases.seen(received.from));
     let remote = known.filter(|_| !received.truncated).ok_or_else(unusable)?;
-    if aliases.shares(received.from.ip()) {
+    if aliases.poses(received.from.ip()) {
         port.talks.note(received.from, remote);
     }
     port.note_asked(received.from, received.to);
