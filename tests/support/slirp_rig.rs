@@ -3,6 +3,7 @@
 
 use crate::lab_setup::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use tapnat::io::sys::netns::{Netns, inherit};
 use tapnat::lab::netns::set_sysctl;
 use tapnat::lab::programs::{Server, http, now};
-use tapnat::lab::topology::{Options, SERVERS_SIX, WithSix};
+use tapnat::lab::topology::{Options, ROUTER, SERVERS_SIX, WithSix};
 
 /// Nobody.
 const USER: &str = "65534";
@@ -29,6 +30,7 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 pub const GUEST_SIX: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x64);
 /// Where DNS is answered.
 pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+pub const DNS_SIX: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
 
 /// Why this host cannot run these tests.
 pub fn impossible() -> Option<String> {
@@ -146,6 +148,24 @@ impl Rig {
             Ok(answer)
         };
         self.host().run(talk).unwrap()
+    }
+}
+
+/// The host's `resolv.conf` names the lab's server, until this is dropped. The mount is this program's own.
+pub struct Resolver;
+
+impl Resolver {
+    pub fn new(rig: &Rig) -> Resolver {
+        let file = rig.path("resolv.conf");
+        fs::write(&file, format!("nameserver {ROUTER}\n")).unwrap();
+        mount_bind(&file, "/etc/resolv.conf").unwrap();
+        Resolver
+    }
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        unmount("/etc/resolv.conf", UnmountFlags::DETACH).unwrap();
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tapnat::io::sys::netns::inherit;
 use tapnat::lab::programs::icmp6::{Answer6, Ping6};
 use tapnat::lab::programs::{dns, http, udp};
-use tapnat::lab::topology::{HOST, HOST_SIX, ROUTER, SERVERS, SERVERS_SIX, UPLINK};
+use tapnat::lab::topology::{HOST, HOST_SIX, SERVERS, SERVERS_SIX, UPLINK};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const LOOPBACK_SIX: Ipv6Addr = Ipv6Addr::LOCALHOST;
@@ -123,7 +123,10 @@ fn cidr() {
 fn six() {
     let rig = Rig::new();
     let guest = rig.guest();
+    let _conf = Resolver::new(&rig);
     let slirp = rig.start(&words(&["-c", "--enable-ipv6"], &guest.pid()));
+    let resolve = || dns::resolve((DNS_SIX, 53), "www.example.org", SOON).unwrap();
+    assert_eq!(guest.net().run(resolve).unwrap(), Some(SERVERS[0]));
     let shown = guest.ip("addr show tap11");
     assert!(shown.contains("inet6 fd00::64/64") && !shown.contains("tentative"), "{shown}");
     let routes = guest.ip("-6 route");
@@ -169,18 +172,13 @@ fn dhcp() {
 fn disable_dns() {
     let rig = Rig::new();
     let guest = rig.guest();
-    let resolver = format!("nameserver {ROUTER}\n");
-    let resolve = |patience| {
-        guest.net().run(|| dns::resolve(at(DNS, 53), "www.example.org", patience)).unwrap()
-    };
-    let file = rig.path("resolv.conf");
-    std::fs::write(&file, resolver).unwrap();
-    rustix::mount::mount_bind(&file, "/etc/resolv.conf").unwrap();
+    let resolve =
+        |patience| guest.net().run(|| dns::resolve(at(DNS, 53), "www.example.org", patience)).unwrap();
+    let _conf = Resolver::new(&rig);
     let mut slirp = rig.start(&words(&["-c"], &guest.pid()));
     assert_eq!(resolve(SOON).unwrap(), Some(SERVERS[0]));
     assert_eq!(slirp.terminate(), Some(0));
     let _slirp = rig.start(&words(&["-c", "--mtu", "1500", "--disable-dns"], &guest.pid()));
-    rustix::mount::unmount("/etc/resolv.conf", rustix::mount::UnmountFlags::DETACH).unwrap();
     assert_ping(guest.net(), GATEWAY);
     let refused = guest.net().run(|| TcpStream::connect_timeout(&at(DNS, 53).into(), BRIEFLY)).unwrap();
     assert!(refused.is_err());
@@ -352,7 +350,8 @@ fn hostfwd6() {
     assert_eq!(rig.echo((LOOPBACK_SIX, 8082)).unwrap(), b"works");
     assert!(rig.echo((HOST_SIX, 8082)).is_err() && rig.echo((LOOPBACK, 8082)).is_err());
     api.remove(second);
-    let mixed = r#""proto": "tcp","host_addr":"::1","host_port":8082,"guest_addr":"10.0.2.100","guest_port":1"#;
+    let mixed =
+        r#""proto": "tcp","host_addr":"::1","host_port":8082,"guest_addr":"10.0.2.100","guest_port":1"#;
     assert_eq!(api.add_fails(mixed), "bad arguments.guest_addr");
 }
 
@@ -362,7 +361,8 @@ fn hostfwd_udp() {
     let guest = rig.guest();
     let (_slirp, api) = with_api(&rig, &guest, &["--enable-ipv6"]);
     let (four, six) = ((GUEST, 7007), (GUEST_SIX, 7007));
-    let servers = guest.net().run(|| (UdpSocket::bind(four).unwrap(), UdpSocket::bind(six).unwrap())).unwrap();
+    let servers =
+        guest.net().run(|| (UdpSocket::bind(four).unwrap(), UdpSocket::bind(six).unwrap())).unwrap();
     let knocks = |to: std::net::SocketAddr, server: &UdpSocket| {
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let from = if to.ip().is_loopback() { "host" } else { "internet" };
@@ -489,7 +489,10 @@ fn bulk() {
         assert_eq!(guest.net().run(|| upload(at(GATEWAY, 5201))).unwrap().unwrap().status, 200);
         let _inside = http::serve(guest.net(), at(GUEST, 15201)).unwrap();
         api.add(r#""proto":"tcp","host_addr":"0.0.0.0","host_port":15201,"guest_addr":"10.0.2.100","guest_port":15201"#);
-        assert_eq!(page(rig.host(), at(LOOPBACK, 15201), &format!("/bytes/{length}")).unwrap().length, length);
+        assert_eq!(
+            page(rig.host(), at(LOOPBACK, 15201), &format!("/bytes/{length}")).unwrap().length,
+            length
+        );
         assert_eq!(rig.host().run(|| upload(at(LOOPBACK, 15201))).unwrap().unwrap().status, 200);
         assert_eq!(slirp.terminate(), Some(0), "{}", slirp.said());
     }
