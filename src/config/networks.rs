@@ -98,7 +98,8 @@ pub fn external(raw: &Raw, inside: &[IpNet]) -> Checked<Vec<IpAddr>> {
         let address = parse_address(written, example)?;
         // Sockets may be bound to the host's loopback, and then reach that alone.
         let sockets = raw.one("uplink").is_some_and(|uplink| uplink.text == "sockets");
-        if !usable(address) && !(sockets && address.is_loopback()) {
+        let may = usable(address) || (sockets && address.is_loopback());
+        if !may {
             return Err(ConfigError::at(written, "is not an address for a host", example));
         }
         if let Some(net) = inside.iter().find(|net| net.contains(&address)) {

@@ -18,8 +18,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tapnat::io::sys::netns::{Netns, inherit};
 use tapnat::lab::netns::set_sysctl;
-use tapnat::lab::programs::{Server, http, now};
-use tapnat::lab::topology::{Options, ROUTER, SERVERS_SIX, WithSix};
+use tapnat::lab::programs::{Server, dns, http, now};
+use tapnat::lab::topology::{Options, ROUTER, SERVERS, SERVERS_SIX, WithSix};
 
 /// Nobody.
 const USER: &str = "65534";
@@ -47,13 +47,15 @@ pub fn impossible() -> Option<String> {
 /// A host with IPv6, an internet, and the program by the original's name.
 pub struct Rig {
     pub world: World,
-    _six: Server,
+    _six: [Server; 2],
 }
 
 impl Rig {
     pub fn new() -> Rig {
         let world = World::new(Options { six: WithSix::Fixed, ..Options::default() });
-        let _six = http::serve(world.on("internet"), (SERVERS_SIX[0], 80)).unwrap();
+        let (internet, zone) = (world.on("internet"), vec![("www.example.org".to_owned(), SERVERS[0])]);
+        let web = http::serve(internet, (SERVERS_SIX[0], 80)).unwrap();
+        let _six = [web, dns::serve(internet, (SERVERS_SIX[0], 53), zone).unwrap()];
         let folder = world.folder.path();
         fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
         fs::copy(PROGRAM, folder.join("tapnat")).unwrap();
@@ -157,7 +159,7 @@ pub struct Resolver;
 impl Resolver {
     pub fn new(rig: &Rig) -> Resolver {
         let file = rig.path("resolv.conf");
-        fs::write(&file, format!("nameserver {ROUTER}\n")).unwrap();
+        fs::write(&file, format!("nameserver {ROUTER}\nnameserver {}\n", SERVERS_SIX[0])).unwrap();
         mount_bind(&file, "/etc/resolv.conf").unwrap();
         Resolver
     }

@@ -20,7 +20,7 @@ const LOOPBACK_SIX: Ipv6Addr = Ipv6Addr::LOCALHOST;
 const BRIEFLY: Duration = Duration::from_millis(500);
 
 /// All of them.
-pub const TESTS: [(&str, fn()); 19] = [
+pub const TESTS: [(&str, fn()); 20] = [
     ("a_tap_is_made_and_left_alone", by_process),
     ("namespaces_by_path", by_path),
     ("configure_gives_address_and_route", configure),
@@ -35,6 +35,7 @@ pub const TESTS: [(&str, fn()); 19] = [
     ("tcp_is_forwarded_by_ipv4", hostfwd4),
     ("tcp_is_forwarded_by_ipv6", hostfwd6),
     ("udp_is_forwarded", hostfwd_udp),
+    ("root_forwards_low_ports_and_keeps_no_other_right", low_ports),
     ("macaddress_is_taken", macaddress),
     ("outbound_addr_is_seen", outbound_addr),
     ("a_tap_that_is_open_is_served", tapfd),
@@ -385,6 +386,26 @@ fn hostfwd_udp() {
     api.remove(first);
     let gone = rig.host().run(|| udp::ask((LOOPBACK, 5353), b"knock", BRIEFLY)).unwrap();
     assert!(gone.is_err(), "it is removed");
+}
+
+/// `test-slirp4netns-sandbox.sh`, as root: of all rights, that to low ports stays.
+fn low_ports() {
+    let rig = Rig::new();
+    let guest = rig.guest();
+    let path = rig.path("api");
+    let mut command = Command::new(rig.path("slirp4netns"));
+    rig.host().confine(&mut command);
+    let own = ["-c", "--enable-sandbox", "--enable-seccomp", "--api-socket", path.to_str().unwrap()];
+    let mut slirp = rig.start_with(command, &words(&own, &guest.pid()));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", slirp.child.id())).unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
+    const NET_BIND_SERVICE: u64 = 1 << 10;
+    assert_eq!(u64::from_str_radix(effective, 16).unwrap(), NET_BIND_SERVICE, "{status}");
+    let _echo = guest.answers((Ipv4Addr::UNSPECIFIED, 1080));
+    Api(path).add(r#""proto": "tcp","host_port":81,"guest_port":1080"#);
+    assert_eq!(rig.echo((LOOPBACK, 81)).unwrap(), b"works");
+    assert_eq!(*seen_as(guest.net(), at(SERVERS[0], 80)).ip(), HOST);
+    assert_eq!(slirp.terminate(), Some(0), "{}", slirp.said());
 }
 
 /// `test-slirp4netns-macaddress.sh`.
