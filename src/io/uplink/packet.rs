@@ -134,10 +134,10 @@ impl PacketUplink {
     fn drain(&mut self) {
         let mut byte = [0; 1];
         for _ in 0..QUEUED {
-            match rustix::net::recv(&self.socket, &mut byte[..], RecvFlags::TRUNC) {
-                Err(Errno::AGAIN) => return,
-                // A socket whose interface was down tells so once.
-                Ok(_) | Err(_) => {}
+            // Other errors go with being told: that the interface was down, for one.
+            let received = rustix::net::recv(&self.socket, &mut byte[..], RecvFlags::TRUNC);
+            if received.is_err_and(|error| error == Errno::AGAIN) {
+                return;
             }
         }
     }
