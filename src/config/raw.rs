@@ -40,6 +40,7 @@ pub const KEYS: [(&str, &str, Shape); 41] = [
     ("outside", "--outside", Shape::One),
     ("external", "--external", Shape::Many),
     ("uplink", "--uplink", Shape::One),
+    ("raw-fd", "--raw-fd", Shape::One),
     ("guard", "--guard", Shape::One),
     ("ports", "--ports", Shape::One),
     ("publish", "--publish", Shape::Many),

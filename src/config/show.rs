@@ -28,6 +28,7 @@ const AT_START: [&str; 17] = [
     "dns-forward",
     "outside",
     "uplink",
+    "raw-fd",
     "guard",
     "sandbox",
     "ready-fd",
@@ -119,6 +120,7 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     put("outside", settings.outside.clone().unwrap_or_default());
     put("external", listed(&settings.external));
     put("uplink", word(settings.uplink, &super::resolve::UPLINKS));
+    put("raw-fd", settings.raw_fd.map(|fd| fd.to_string()).unwrap_or_default());
     put("guard", word(settings.guard, &super::resolve::GUARDS));
     put("sandbox", word(settings.sandbox, &super::resolve::SANDBOXES));
     put("ready-fd", settings.ready_fd.map(|fd| fd.to_string()).unwrap_or_default());
