@@ -14,7 +14,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Keys that are looked at once, at start.
-const AT_START: [&str; 17] = [
+const AT_START: [&str; 18] = [
     "name",
     "control",
     "tap",
