@@ -71,7 +71,10 @@ pub struct Switch {
 
 impl std::fmt::Debug for Switch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Switch").field("name", &self.name).field("ports", &self.left()).finish_non_exhaustive()
+        f.debug_struct("Switch")
+            .field("name", &self.name)
+            .field("ports", &self.left())
+            .finish_non_exhaustive()
     }
 }
 

@@ -199,6 +199,8 @@ pub enum Note {
     BlockReturned(BlockView),
     /// The host looks names up elsewhere: its DNS servers, the first one asked first.
     ResolverChanged(Vec<SocketAddr>),
+    /// One of the namespaces that are served is gone: what has ended, and how many are left.
+    NamespaceGone(String, usize),
     /// The gateway is about to end; why.
     Stopping(String),
 }
@@ -220,6 +222,7 @@ impl Note {
             Note::BlockLent(..) => "block-lent",
             Note::BlockReturned(..) => "block-returned",
             Note::ResolverChanged(..) => "resolver-changed",
+            Note::NamespaceGone(..) => "namespace-gone",
             Note::Stopping(..) => "stopping",
         }
     }
@@ -253,6 +256,9 @@ impl Note {
             Note::ResolverChanged(servers) => {
                 let servers: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
                 format!("the host asks {} for names now", servers.join(", "))
+            }
+            Note::NamespaceGone(what, left) => {
+                format!("{what}: its TAP is taken away; namespaces left: {left}")
             }
             Note::Stopping(why) => format!("stopping: {why}"),
         }
