@@ -6,7 +6,7 @@ use super::run::log_to_stderr;
 use crate::config::RunFlags;
 use crate::io::guest::{NetChoice, Target, attach};
 use crate::runtime::{Around, Member, run_with};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use std::path::PathBuf;
 
 /// Options of `tapnat attach`.
@@ -71,8 +71,10 @@ pub fn run(args: Box<AttachArgs>) -> anyhow::Result<()> {
     let mut around = Around::default();
     let mut first = None;
     for (port, (target, config)) in targets.iter().zip(plan.guests()).enumerate() {
-        let guest = attach(target, config);
-        let guest = if count > 1 { guest.with_context(|| target.to_string())? } else { guest? };
+        let guest = match attach(target, config) {
+            Err(error) if count > 1 => bail!("{target}: {error}"),
+            guest => guest?,
+        };
         for warning in &guest.warnings {
             tracing::warn!("{warning}");
         }
@@ -80,14 +82,14 @@ pub fn run(args: Box<AttachArgs>) -> anyhow::Result<()> {
             Some(ending) if count > 1 => around.members.push(Member { port, ending }),
             ending => around.endings.extend(ending),
         }
-        if count > 1 {
-            let addresses: Vec<String> = config.addresses.iter().map(ToString::to_string).collect();
-            tracing::info!("{target}: {} {}", guest.name, addresses.join(" "));
-        }
         match first {
             None => first = Some(guest.tap),
             Some(_) => around.taps.push(guest.tap),
         }
+    }
+    for (target, config) in targets.iter().zip(plan.guests()).filter(|_| count > 1) {
+        let addresses: Vec<String> = config.addresses.iter().map(ToString::to_string).collect();
+        tracing::info!("{target}: {}", addresses.join(" "));
     }
     // clap has seen to it that there is one.
     let plan = plan.with_tap(first.context("no namespace is named: give --pid or --netns")?);

@@ -1,6 +1,7 @@
 //! What `attach` and `exec` share: from the options of `run` to a gateway whose TAP is in another
 //! namespace, with everything chosen that was not said.
 
+use super::handed;
 use crate::config::raw::{Place, Raw};
 use crate::config::{ConfigError, RunFlags, Settings, TapChoice, TapOffload, file, load};
 use crate::io::guest::{GuestConfig, GuestRoute};
@@ -76,6 +77,7 @@ pub fn plan_many(
     runtime_dir: Option<&Path>,
 ) -> anyhow::Result<Plan> {
     let mut flags = flags.clone();
+    handed::take(&mut flags)?;
     if flags.tap_fd.is_some() {
         let cure = "leave it out, or use `tapnat run` for a TAP that is open already";
         return Err(usage("--tap-fd", "the TAP is made in the namespace", cure).into());
@@ -125,11 +127,14 @@ impl Plan {
     }
 
     /// Keeps the programs that are started from holding the descriptor that tells when packets can
-    /// flow: who waits for its end would wait for theirs.
+    /// flow: who waits for its end would wait for theirs. Nor are they to have the packet socket.
     ///
     /// # Errors
     /// It is not open.
     pub fn keep_ready_fd(&self) -> anyhow::Result<()> {
+        if let Some(number) = self.settings.raw_fd {
+            fd::keep(number).with_context(|| format!("--raw-fd {number}: not an open descriptor"))?;
+        }
         let Some(number) = self.settings.ready_fd else { return Ok(()) };
         fd::keep(number).with_context(|| format!("--ready-fd {number}: not an open descriptor"))
     }

@@ -14,6 +14,7 @@ pub mod faces;
 pub mod flows;
 pub mod flush;
 pub mod guest;
+pub mod handed;
 pub mod inside;
 pub mod lookup;
 pub mod packet;

@@ -79,6 +79,9 @@ pub struct RunFlags {
     /// What carries packets outside [default: auto]
     #[arg(long, value_name = "auto|packet|raw|sockets", help_heading = "Outside")]
     pub uplink: Option<String>,
+    /// Use an inherited AF_PACKET descriptor for uplink packet: no privilege is needed then
+    #[arg(long, value_name = "FD", help_heading = "Outside")]
+    pub raw_fd: Option<String>,
     /// How the host's own stack is kept off our ports [default: auto]
     #[arg(long, value_name = "auto|tcx|hold|sockets|off", help_heading = "Outside")]
     pub guard: Option<String>,
@@ -170,7 +173,7 @@ impl RunFlags {
     /// A `--timeout`, `--limit` or `--rule` without `=`.
     pub fn raw(&self) -> Result<Raw, ConfigError> {
         let mut raw = Raw::default();
-        let one: [(&str, &Option<String>); 27] = [
+        let one: [(&str, &Option<String>); 28] = [
             ("name", &self.name),
             ("control", &self.control),
             ("tap", &self.tap),
@@ -184,6 +187,7 @@ impl RunFlags {
             ("dhcp-lease", &self.dhcp_lease),
             ("outside", &self.outside),
             ("uplink", &self.uplink),
+            ("raw-fd", &self.raw_fd),
             ("guard", &self.guard),
             ("ports", &self.ports),
             ("profile", &self.profile),

@@ -75,6 +75,7 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         outside: interface(raw, "outside")?,
         external,
         uplink,
+        raw_fd: raw_fd(raw, uplink)?,
         guard: choose(raw, "guard", &GUARDS)?.unwrap_or_default(),
         ports,
         publish,
@@ -213,6 +214,17 @@ fn tap(raw: &Raw) -> Checked<TapChoice> {
         return Ok(TapChoice::Fd(fd));
     }
     Ok(TapChoice::Name(interface(raw, "tap")?.unwrap_or_else(|| "tapnat0".to_owned())))
+}
+
+fn raw_fd(raw: &Raw, uplink: UplinkChoice) -> Checked<Option<i32>> {
+    let number = number(raw, "raw-fd", 3..=i32::MAX, "the number of an inherited descriptor")?;
+    match (raw.one("raw-fd"), uplink) {
+        (Some(written), UplinkChoice::Raw | UplinkChoice::Sockets) => {
+            let cure = "leave `uplink` out, or give packet";
+            Err(ConfigError::at(written, "is given beside another `uplink` than packet", cure))
+        }
+        _ => Ok(number),
+    }
 }
 
 fn interface(raw: &Raw, key: &str) -> Checked<Option<String>> {

@@ -52,6 +52,9 @@ pub struct Settings {
     pub external: Vec<IpAddr>,
     /// What carries packets outside.
     pub uplink: UplinkChoice,
+    /// The inherited AF_PACKET descriptor that the packet uplink is to use; `uplink` is auto or packet
+    /// then.
+    pub raw_fd: Option<i32>,
     /// How the host's own stack is kept off our ports.
     pub guard: GuardChoice,
     /// External ports to use (never 0), ascending, none twice; `None` for [`DEFAULT_PORTS`].

@@ -14,7 +14,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Keys that are looked at once, at start.
-const AT_START: [&str; 16] = [
+const AT_START: [&str; 17] = [
     "name",
     "control",
     "tap",
@@ -27,6 +27,7 @@ const AT_START: [&str; 16] = [
     "dns-forward",
     "outside",
     "uplink",
+    "raw-fd",
     "guard",
     "sandbox",
     "ready-fd",
@@ -116,6 +117,7 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     put("outside", settings.outside.clone().unwrap_or_default());
     put("external", listed(&settings.external));
     put("uplink", word(settings.uplink, &super::resolve::UPLINKS));
+    put("raw-fd", settings.raw_fd.map(|fd| fd.to_string()).unwrap_or_default());
     put("guard", word(settings.guard, &super::resolve::GUARDS));
     put("sandbox", word(settings.sandbox, &super::resolve::SANDBOXES));
     put("ready-fd", settings.ready_fd.map(|fd| fd.to_string()).unwrap_or_default());

@@ -126,6 +126,21 @@ pub trait Link {
         0
     }
 
+    /// Whether [`Link::set_wanted`] has the kernel drop what is not wanted.
+    fn filters(&self) -> bool {
+        false
+    }
+
+    /// Reads only one in `one_in` (a power of two) of the frames of these MACs from the next one on, where
+    /// the kernel can see to it.
+    ///
+    /// # Errors
+    /// `Unsupported` where it cannot; the kernel's word. All frames are then read.
+    fn thin_out(&mut self, sources: &[[u8; 6]], one_in: u32) -> io::Result<()> {
+        let _ = (sources, one_in);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Losses that the link saw itself, by a stable word, since it was opened.
     fn counters(&mut self) -> Vec<(&'static str, u64)> {
         Vec::new()

@@ -3,6 +3,7 @@
 
 pub mod addresses;
 pub mod clock;
+mod flood;
 pub mod follow;
 pub mod host;
 pub mod links;

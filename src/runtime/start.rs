@@ -81,7 +81,9 @@ pub fn start(settings: &Settings, taps: Vec<OwnedFd>, clock: Clock) -> anyhow::R
     let portless = Portless::default();
     let follows = settings.external.is_empty();
     let (forward, resolver) = (settings.dns_forward.clone(), None);
-    let host = Host { forward, resolver, outside, packet, inside, made, lost, follows, portless, anywhere };
+    let first = None;
+    let host =
+        Host { forward, resolver, outside, packet, inside, made, lost, follows, portless, first, anywhere };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, arp, about })
 }
 

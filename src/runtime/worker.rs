@@ -17,6 +17,7 @@ use super::signals::Signals;
 use super::spin::Spin;
 use super::stock::Stock;
 use crate::flow::{Endpoint, LinkId, Protocol, Summary, Time};
+use crate::gateway::overload::Admission;
 use crate::gateway::{Command, Fate, Gateway, INSIDE, OUTSIDE, Outbox, Reply};
 use crate::io::ending::Ending;
 use crate::io::guard::{Guard, LeaseError};
@@ -108,6 +109,7 @@ pub struct Chores {
     more_leases: bool,
     refused_calls: u64,
     slept: Duration,
+    pub(super) admission: Admission,
 }
 
 impl Chores {
@@ -271,6 +273,9 @@ impl Worker {
         }
         tracing::trace!(?link, ?fate);
         if let Fate::Pass(to) = fate {
+            if self.gateway.admission_changed() {
+                self.admit(now);
+            }
             self.send(to, packet, now);
         }
         // What goes out behind this packet must not wait for the end of the burst: fragments that
@@ -375,7 +380,8 @@ impl Worker {
 
     pub(super) fn note(&self, note: Note, now: Time) {
         match &note {
-            Note::LinkUp(_)
+            Note::FloodOver(_)
+            | Note::LinkUp(_)
             | Note::Reloaded(..)
             | Note::ResolverChanged(_)
             | Note::NamespaceGone(..)
@@ -401,6 +407,7 @@ impl Worker {
             self.gateway.tick(now, out, &mut Watching::new(&self.feed));
             self.flush(out, now);
         }
+        self.admit(now);
         self.remember(now);
         self.lease(now);
         self.publish_board(now);
@@ -529,6 +536,9 @@ impl Worker {
             (Reply::Counters(counters, _), _) => {
                 counters.links = self.links.counters();
                 let held = self.guard.held() as u64;
+                let (inside, outside) = self.gateway.left_unread();
+                counters.links.push(("flood: inside-left-unread-about".to_owned(), inside));
+                counters.links.push(("flood: outside-left-unread-about".to_owned(), outside));
                 counters.links.push(("guard: held-sockets".to_owned(), held));
                 let refused = protect::refused().0;
                 counters.links.push(("sandbox: refused-calls".to_owned(), refused));
@@ -551,16 +561,19 @@ impl Worker {
         reply
     }
 
-    /// The uplink's filter follows what is translated; published ports may lie outside the range.
-    pub(super) fn let_in(&mut self, now: Time) {
+    /// The uplink's filter follows what is translated; published ports may lie outside the range. False if
+    /// it could not be changed.
+    pub(super) fn let_in(&mut self, now: Time) -> bool {
         let Reply::Published(published) = self.gateway.apply(Command::Published, now, &mut ()) else {
-            return;
+            return false;
         };
         let wanted =
             self.host.wanted(self.gateway.config(), published.iter().map(|(_, outside, _)| outside.port));
-        if let Err(error) = self.links.set_wanted(&wanted, &mut self.poller) {
+        let changed = self.links.set_wanted(&wanted, &mut self.poller);
+        if let Err(error) = &changed {
             tracing::warn!("the packet filter could not be changed: {error}");
         }
+        changed.is_ok()
     }
 
     fn lease(&mut self, now: Time) {

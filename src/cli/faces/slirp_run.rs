@@ -204,12 +204,16 @@ fn sweep(ours: &Path) {
         let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) else { continue };
         // One of another PID namespace answers; one that is only starting has its process.
         let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-        if !Path::new("/proc").join(pid.to_string()).exists()
-            && UnixStream::connect(entry.path()).is_err_and(refused)
-        {
+        if !runs(pid) && UnixStream::connect(entry.path()).is_err_and(refused) {
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// Whether there is such a process, and not only what is left of it until somebody asks how it ended.
+fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
 }
 
 /// Listens on the API socket, in the place of whatever was there.
