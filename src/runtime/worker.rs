@@ -5,6 +5,7 @@
 //! timers and port leases are never far away. A super-frame is read, edited and sent at once, in
 //! one buffer that stays in the cache.
 
+use super::Member;
 use super::clock::Clock;
 use super::host::Host;
 use super::links::{Links, Turned};
@@ -84,6 +85,8 @@ pub struct Worker {
     pub signals: Signals,
     /// What the gateway may not outlive.
     pub endings: Vec<Ending>,
+    /// The ends of single namespaces where there are several.
+    pub members: Vec<Member>,
     /// Tells of changed interfaces, addresses and routes.
     pub watcher: Watcher,
     /// What it made on the host, and what it needs to know of it.
@@ -197,7 +200,22 @@ impl Worker {
         }
         let over =
             self.endings.iter_mut().find_map(|ending| ending.ended().then(|| ending.what().to_owned()));
-        over.map(Ended::Over)
+        over.map(Ended::Over).or_else(|| self.part_members())
+    }
+
+    /// Takes the TAPs of namespaces away that have ended; with the last one the gateway ends.
+    fn part_members(&mut self) -> Option<Ended> {
+        let now = self.clock.now();
+        let ended = |member: &mut Member| member.ending.ended();
+        for member in self.members.extract_if(.., ended).collect::<Vec<_>>() {
+            let what = member.ending.what().to_owned();
+            let left = self.links.part(INSIDE, member.port);
+            if left == 0 {
+                return Some(Ended::Over(what));
+            }
+            self.note(Note::NamespaceGone(what, left), now);
+        }
+        None
     }
 
     /// Waits for something: looks again for a while if packets follow each other closely, then
@@ -367,6 +385,7 @@ impl Worker {
             | Note::LinkUp(_)
             | Note::Reloaded(..)
             | Note::ResolverChanged(_)
+            | Note::NamespaceGone(..)
             | Note::Stopping(_) => {
                 tracing::info!("{}", note.text());
             }

@@ -96,6 +96,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         control_optional: true,
         removes: made.iter().cloned().collect(),
         passing: true,
+        ..Around::default()
     };
     let ran = run_with(&plan.settings, &plan.flags, runtime_dir.as_deref(), around);
     if let Some(path) = made {
