@@ -109,6 +109,7 @@ pub fn accompanied(
         control_optional: !plan.control_named,
         removes: around.removes,
         passing: true,
+        ..Around::default()
     };
     let plan = plan.with_tap(guest.tap);
     run_with(&plan.settings, &plan.flags, runtime_dir().as_deref(), around)?;

@@ -13,6 +13,7 @@ use crate::io::ending::Ending;
 use crate::io::guest::{NetChoice, attach};
 use crate::io::netlink::Netlink;
 use crate::io::sys::fd;
+use crate::runtime::said::said;
 use crate::runtime::{Around, run_with};
 use anyhow::{Context, bail};
 use std::ffi::OsString;
@@ -54,7 +55,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say_error(&format!("slirp4netns: {error:#}"));
+            say_error(&format!("slirp4netns: {}", said(&error)));
             ExitCode::FAILURE
         }
     }
@@ -95,6 +96,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         control_optional: true,
         removes: made.iter().cloned().collect(),
         passing: true,
+        ..Around::default()
     };
     let ran = run_with(&plan.settings, &plan.flags, runtime_dir.as_deref(), around);
     if let Some(path) = made {
