@@ -132,7 +132,7 @@ fn plan(options: &Options) -> anyhow::Result<Plan> {
     let runtime_dir = runtime_dir();
     let settings = load(&flags, runtime_dir.as_deref())?;
     let guest = guest(options, &net);
-    Ok(Plan { flags, settings, guest, control_named: false })
+    Ok(Plan { flags, settings, guest, more: Vec::new(), control_named: false })
 }
 
 /// The options of `tapnat run` that say the same.
