@@ -50,7 +50,7 @@ impl Rule {
     }
 
     /// Whether both listen at one place.
-    fn overlaps(&self, other: &Rule) -> bool {
+    pub fn overlaps(&self, other: &Rule) -> bool {
         let family = |rule: &Rule| rule.at.filter(IpAddr::is_unspecified).map(|ip| ip.is_ipv4());
         let apart = self.at.is_some() && other.at.is_some() && self.at != other.at;
         let apart = apart && (family(self).is_none() || family(self) != family(other));
@@ -73,7 +73,8 @@ pub fn ephemeral() -> u16 {
 pub fn read_all(texts: &[String], protocol: Protocol, ephemeral: u16) -> Result<Option<Vec<Rule>>, String> {
     let mut all: Vec<Rule> = Vec::new();
     for text in texts {
-        if texts.len() > 1 && matches!(text.as_str(), "none" | "all" | "auto") {
+        let alone = texts.len() == 1 || texts.iter().all(|text| text == "none");
+        if !alone && matches!(text.as_str(), "none" | "all" | "auto") {
             return Err(format!("{text}: stands alone, and cannot be joined with other ports"));
         }
         for rule in read(text, protocol, ephemeral).map_err(|why| format!("{text}: {why}"))? {

@@ -38,7 +38,7 @@ const CONNECTIONS: usize = 1 << 24;
 const FLOWS: usize = 1 << 25;
 
 /// Which side something is on.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Side {
     /// The host's namespace.
     Host,
