@@ -115,7 +115,7 @@ fn only_what_was_asked_of_a_resolver_that_is_believed_counts() {
     // What is wrong, who is asked, what is asked, who answers, the answer.
     let good = answer(7, NAME, &[S1]);
     let not_one = [&good[..4], &[0, 2], &good[6..]].concat();
-    let cases: [(&str, Ipv4Addr, Vec<u8>, Vec<u8>, bool); 7] = [
+    let cases = [
         ("all is well", RESOLVER, question(7, NAME), good.clone(), true),
         ("in other letters", RESOLVER, question(7, "wWw.EXAMPLE.org"), good.clone(), true),
         ("a friend of the host's", R9, question(7, NAME), good.clone(), false),
