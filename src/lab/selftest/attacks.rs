@@ -5,7 +5,8 @@ use super::packet::{ACK, Packet, RST, SYN, TCP, Told, data, fresh, joined, tcp, 
 use super::trial::Place::World;
 use super::trial::{A, B, C, HOSTS, Place, R9, S1, S2, Trial, X, X2};
 use super::{Fault, Shown, demand, requirements};
-use std::net::{Ipv4Addr, UdpSocket};
+use crate::io::netlink::Family;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
 const POOL: Setup = Setup { externals: 2, ..PLAIN };
@@ -82,7 +83,11 @@ fn a_neighbour_cannot_take_over_a_connection(lab: &mut Trial) -> Shown {
 fn no_host_gets_the_port_of_a_local_service(lab: &mut Trial) -> Shown {
     for wanted in [1194, 41_194] {
         // The NAT may hold any port of its range, and then nobody listens there.
-        let free = |port: u16| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).ok().map(|it| (port, it));
+        let any: IpAddr = match lab.family {
+            Family::Four => Ipv4Addr::UNSPECIFIED.into(),
+            Family::Six => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let free = |port: u16| UdpSocket::bind((any, port)).ok().map(|it| (port, it));
         let bound = lab.gateway_netns().run(|| (wanted..wanted + 50).find_map(free))?;
         let (port, service) = bound.ok_or_else(|| std::io::Error::other("no port is left to listen on"))?;
         service.set_read_timeout(Some(Duration::from_secs(2)))?;

@@ -488,7 +488,8 @@ fn kernel_words(protocol: u8, inside: SocketAddr) -> Shown<Vec<Word>> {
     let port = if asks { format!("id={}", inside.port()) } else { format!("sport={}", inside.port()) };
     let word = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let ours = fields.get(3)?.parse() == Ok(protocol)
+        let number: u8 = fields.get(3)?.parse().ok()?;
+        let ours = (number == protocol || (asks && matches!(number, ICMP | ICMP6)))
             && fields.iter().find_map(|field| field.strip_prefix("src="))?.parse() == Ok(inside.ip())
             && fields.iter().find(|field| field.starts_with("sport=") || field.starts_with("id="))
                 == Some(&port.as_str());

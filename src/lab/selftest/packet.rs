@@ -456,7 +456,7 @@ impl Packet {
         let fields = [
             ("TOS", self.tos != sent.tos),
             ("flow label", self.flow != sent.flow),
-            ("DF", self.df != sent.df),
+            ("DF", self.df != sent.df && sent.source.is_ipv4()),
             ("MF", self.mf != sent.mf),
             ("fragment offset", self.offset != sent.offset),
             ("IP options", self.options != sent.options),
@@ -469,7 +469,9 @@ impl Packet {
             _ if self.offset > 0 => &[],
             UDP => &[0..4, 6..8],
             TCP => &[0..4, 16..18],
-            ICMP | ICMP6 if self.is_error() => return field.map(|name| format!("{name} changed: {sent} to {self}")),
+            ICMP | ICMP6 if self.is_error() => {
+                return field.map(|name| format!("{name} changed: {sent} to {self}"));
+            }
             // Checksum, then identifier.
             ICMP | ICMP6 => &[2..4, 4..6],
             _ => &[],
@@ -606,7 +608,10 @@ mod tests {
         let with = Packet { extensions: vec![(0, vec![1, 4, 0, 0, 0, 0]), (60, vec![0; 14])], ..whole };
         let pieces: Vec<Packet> =
             with.cut(1000).iter().map(|piece| Packet::read(&piece.bytes()).unwrap()).collect();
-        assert_eq!(pieces, with.cut(1000).iter().map(|p| Packet { id: pieces[0].id, ..p.clone() }).collect::<Vec<_>>());
+        assert_eq!(
+            pieces,
+            with.cut(1000).iter().map(|p| Packet { id: pieces[0].id, ..p.clone() }).collect::<Vec<_>>()
+        );
         assert_eq!(joined(&pieces).unwrap().payload, with.payload);
         assert_eq!(pieces[0].extensions, with.extensions);
     }

@@ -116,7 +116,8 @@ fn two_hosts_never_share_an_external_port(lab: &mut Trial) -> Shown {
     demand(xa != xb, format!("both are {xa}"))?;
     lab.back(&udp(remote, xa), a)?;
     lab.back(&udp(remote, xb), b)?;
-    let (xa, xb) = (lab.open(lab.at(A, 5072), lab.at(S1, 4000))?, lab.open(lab.at(B, 5072), lab.at(S2, 4000))?);
+    let (xa, xb) =
+        (lab.open(lab.at(A, 5072), lab.at(S1, 4000))?, lab.open(lab.at(B, 5072), lab.at(S2, 4000))?);
     demand(xa != xb, format!("towards two servers, both are {xa}"))
 }
 
@@ -277,7 +278,8 @@ fn no_alg_touches_sip(lab: &mut Trial) -> Shown {
 
 fn behaviour_is_the_same_after_a_clash(lab: &mut Trial) -> Shown {
     // A and B clash crosswise, C is alone with its port.
-    let hosts = [(lab.at(A, 5088), [S1, S2, R9]), (lab.at(B, 5088), [S2, S1, R9]), (lab.at(C, 5097), [S1, S2, R9])];
+    let hosts =
+        [(lab.at(A, 5088), [S1, S2, R9]), (lab.at(B, 5088), [S2, S1, R9]), (lab.at(C, 5097), [S1, S2, R9])];
     let mut seen = [BTreeSet::new(), BTreeSet::new(), BTreeSet::new()];
     for turn in 0..3 {
         for (seen, (inside, remotes)) in seen.iter_mut().zip(&hosts) {
@@ -301,8 +303,7 @@ fn no_icmp_error_ends_a_mapping(lab: &mut Trial) -> Shown {
     let external = sent.from();
     lab.say("100 times from R9: every code of Destination Unreachable, and Time Exceeded, about it");
     lab.unwritten(|lab| {
-        let kinds =
-            [Told::Network, Told::Host, Told::Port, Told::Prohibited, Told::Hops, Told::Reassembly];
+        let kinds = [Told::Network, Told::Host, Told::Port, Told::Prohibited, Told::Hops, Told::Reassembly];
         for &told in kinds.iter().cycle().take(100) {
             lab.send(World, &lab.tell(R9, X, told, &sent))?;
         }

@@ -336,5 +336,8 @@ fn source_routes_are_dropped(lab: &mut Trial) -> Shown {
 }
 
 fn unknown_types_never_leak(lab: &mut Trial) -> Shown {
-    never_leak(lab, &[lab.icmp(A, S1, 42, 0, [0, 9, 0, 1], &data(12)), lab.icmp(A, S1, 253, 1, [0; 4], &data(12))])
+    never_leak(
+        lab,
+        &[lab.icmp(A, S1, 42, 0, [0, 9, 0, 1], &data(12)), lab.icmp(A, S1, 253, 1, [0; 4], &data(12))],
+    )
 }

@@ -1,7 +1,7 @@
 //! Who has which address on the wires of a trial: ARP, and neighbour discovery over IPv6 (RFC 4861).
 
 use super::wires::{PATIENCE, Place};
-use super::{Named, Trial};
+use super::{Named, Trial, Who};
 use crate::io::netlink::Family;
 use crate::lab::programs::now;
 use crate::lab::selftest::packet::{ICMP6, Packet, icmp};
@@ -66,14 +66,14 @@ impl Trial {
         let target: Option<[u8; 16]> = packet.payload.get(8..24).and_then(|bytes| bytes.try_into().ok());
         let port = &mut self.ports[place as usize];
         match (packet.kind(), target.map(Ipv6Addr::from)) {
-            (ADVERTISEMENT, Some(target)) => {
+            (ADVERTISEMENT, Some(target)) if packet.ttl == 255 => {
                 let option = packet.payload.get(24..32).filter(|option| option.starts_with(&[2, 1]));
                 let said = option.and_then(|option| option.get(2..8)?.try_into().ok());
                 if let Some(mac) = said {
                     port.answers.push((target.into(), mac));
                 }
             }
-            (SOLICITATION, Some(target)) if place.owns(target.into()) => {
+            (SOLICITATION, Some(target)) if packet.ttl == 255 && place.owns(target.into()) => {
                 let mut asker = [0; 6];
                 asker.copy_from_slice(&frame[6..12]);
                 let (own, body) = (port.mac, body(target, 2, port.mac));
@@ -164,6 +164,30 @@ impl Trial {
                 self.send_frame(place, &frame, "unsolicited neighbour advertisement of a new MAC")
             }
         }
+    }
+
+    /// Claims at `place` to be at somebody's address, with the hop limit that the claim arrives with.
+    ///
+    /// # Errors
+    /// [`Fault::Broken`].
+    pub fn claim(&mut self, place: Place, who: Who, to: Ipv6Addr, hops: u8) -> Shown {
+        let (mac, gateway) = (self.ports[place as usize].mac, self.ports[place as usize].gateway_mac);
+        let IpAddr::V6(own) = self.ip(who) else {
+            return Err(Fault::Broken(format!("{who} has no IPv6 address here")));
+        };
+        let told = icmp(own, to, ADVERTISEMENT, 0, [0x60, 0, 0, 0], &body(own, 2, mac));
+        let to = if to.is_multicast() { [0x33, 0x33, 0, 0, 0, 1] } else { gateway };
+        let packet = Packet { ttl: hops, ..told };
+        let frame = [&to[..], &mac, &[0x86, 0xdd], &packet.bytes()].concat();
+        self.send_frame(place, &frame, &format!("a claim to be {who}, hop limit {hops}"))
+    }
+
+    /// The first message of discovery heard at `place`, neither answer nor question about it, that
+    /// `wanted` agrees to.
+    pub fn overheard(&mut self, place: Place, wanted: impl Fn(&Packet) -> bool) -> Option<Packet> {
+        let heard = &mut self.ports[place as usize].heard;
+        let found = heard.iter().position(|(_, packet)| wanted(packet))?;
+        heard.remove(found).map(|(_, packet)| packet)
     }
 
     /// Asks at an inside place for routers and gives back the first advertisement, its Ethernet
