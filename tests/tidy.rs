@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tapnat::gateway::DropReason;
 
 /// Module, what it may import of ours, what it must not name at all.
-const IMPORTS: [(&str, &[&str], &[&str]); 13] = [
+const IMPORTS: [(&str, &[&str], &[&str]); 14] = [
     ("flow", &[], PURE),
     ("wire", &["flow"], PURE),
     ("nat", &["flow"], PURE),
@@ -25,6 +25,7 @@ const IMPORTS: [(&str, &[&str], &[&str]); 13] = [
         &[],
     ),
     ("main", &["cli"], &[]),
+    ("bin", &["io"], &[]),
 ];
 
 /// What no pure module names: clocks, threads, sockets, files, logs.

@@ -121,6 +121,11 @@ fn ladder(found: &[Check]) -> Vec<String> {
     };
     vec![
         step("packet", "packet-socket", "every protocol, super-frames whole"),
+        step(
+            "handed",
+            "raw-helper",
+            "uplink packet by a socket that tapnat-raw opens (tapnat-raw eth0 run ...)",
+        ),
         step("raw", "raw-socket", "every protocol, also where there is no Ethernet"),
         step(
             "inside",
@@ -170,8 +175,8 @@ mod tests {
         assert!(verdict(&owned)[0].starts_with("run a gateway (uplink sockets) only on a TAP"));
         let steps =
             ladder(&[Check::no("packet-socket", "EPERM", "sudo setcap"), Check::yes("raw-socket", "")]);
-        assert!(steps[0].contains("no; to have it: sudo setcap") && steps[1].contains("yes"), "{steps:?}");
-        assert!(steps[3].starts_with("sockets  always"));
+        assert!(steps[0].contains("no; to have it: sudo setcap") && steps[2].contains("yes"), "{steps:?}");
+        assert!(steps[1].starts_with("handed   not known") && steps[4].starts_with("sockets  always"));
         let bare = with(&["user-namespaces", "tap-in-namespace"]);
         assert!(verdict(&bare)[0].starts_with("not run") && verdict(&bare)[1].starts_with("run"));
         let text = lines(&[Check::no("tcx", "EPERM", "setcap")], Paint { on: false }).join("\n");

@@ -1,6 +1,7 @@
 //! `tapnat run`: be the gateway.
 
 use super::args::runtime_dir;
+use super::handed;
 use crate::config::{LogLevel, RunFlags, load};
 use std::io::{self, IsTerminal};
 use tracing::Level;
@@ -37,12 +38,14 @@ A file that says the same as the first and third together:
 /// The settings are wrong, or the gateway cannot run with them.
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let runtime_dir = runtime_dir();
-    let settings = load(&args.flags, runtime_dir.as_deref())?;
+    let mut flags = args.flags.clone();
+    handed::take(&mut flags)?;
+    let settings = load(&flags, runtime_dir.as_deref())?;
     log_to_stderr(settings.log);
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
-    crate::runtime::run(&settings, &args.flags, runtime_dir.as_deref())
+    crate::runtime::run(&settings, &flags, runtime_dir.as_deref())
 }
 
 /// Has the log written to standard error.

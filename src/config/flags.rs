@@ -43,6 +43,10 @@ pub struct RunFlags {
     /// The gateway's own address and prefix inside, e.g. 10.88.0.1/24 or fd00:88::1/64; can be repeated
     #[arg(long, value_name = "CIDR", help_heading = "Inside")]
     pub inside: Vec<String>,
+    /// The one host inside has this address, which may be the host's own: its neighbours are outside, its
+    /// gateway is ROUTER, and the host itself is found at SELF; can be repeated
+    #[arg(long, value_name = "ADDR/LEN=ROUTER[=SELF]", help_heading = "Inside")]
+    pub lone: Vec<String>,
     /// The gateway's MAC inside [default: made up at each start]
     #[arg(long, value_name = "ADDR", help_heading = "Inside")]
     pub mac: Option<String>,
@@ -79,6 +83,9 @@ pub struct RunFlags {
     /// What carries packets outside [default: auto]
     #[arg(long, value_name = "auto|packet|raw|sockets", help_heading = "Outside")]
     pub uplink: Option<String>,
+    /// Use an inherited AF_PACKET descriptor for uplink packet: no privilege is needed then
+    #[arg(long, value_name = "FD", help_heading = "Outside")]
+    pub raw_fd: Option<String>,
     /// How the host's own stack is kept off our ports [default: auto]
     #[arg(long, value_name = "auto|tcx|hold|sockets|off", help_heading = "Outside")]
     pub guard: Option<String>,
@@ -170,7 +177,7 @@ impl RunFlags {
     /// A `--timeout`, `--limit` or `--rule` without `=`.
     pub fn raw(&self) -> Result<Raw, ConfigError> {
         let mut raw = Raw::default();
-        let one: [(&str, &Option<String>); 27] = [
+        let one: [(&str, &Option<String>); 28] = [
             ("name", &self.name),
             ("control", &self.control),
             ("tap", &self.tap),
@@ -184,6 +191,7 @@ impl RunFlags {
             ("dhcp-lease", &self.dhcp_lease),
             ("outside", &self.outside),
             ("uplink", &self.uplink),
+            ("raw-fd", &self.raw_fd),
             ("guard", &self.guard),
             ("ports", &self.ports),
             ("profile", &self.profile),
@@ -201,6 +209,7 @@ impl RunFlags {
         ];
         let many = [
             ("inside", &self.inside),
+            ("lone", &self.lone),
             ("external", &self.external),
             ("publish", &self.publish),
             ("exempt", &self.exempt),

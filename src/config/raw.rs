@@ -20,7 +20,7 @@ pub enum Shape {
 }
 
 /// Every key of the configuration file, with the flag that says the same.
-pub const KEYS: [(&str, &str, Shape); 40] = [
+pub const KEYS: [(&str, &str, Shape); 42] = [
     ("name", "--name", Shape::One),
     ("control", "--control", Shape::One),
     ("tap", "--tap", Shape::One),
@@ -28,6 +28,7 @@ pub const KEYS: [(&str, &str, Shape); 40] = [
     ("tap-offload", "--tap-offload", Shape::One),
     ("bridge", "--bridge", Shape::One),
     ("inside", "--inside", Shape::Many),
+    ("lone", "--lone", Shape::Many),
     ("mac", "--mac", Shape::One),
     ("mtu", "--mtu", Shape::One),
     ("advertise", "--advertise", Shape::One),
@@ -39,6 +40,7 @@ pub const KEYS: [(&str, &str, Shape); 40] = [
     ("outside", "--outside", Shape::One),
     ("external", "--external", Shape::Many),
     ("uplink", "--uplink", Shape::One),
+    ("raw-fd", "--raw-fd", Shape::One),
     ("guard", "--guard", Shape::One),
     ("ports", "--ports", Shape::One),
     ("publish", "--publish", Shape::Many),

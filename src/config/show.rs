@@ -14,19 +14,21 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Keys that are looked at once, at start.
-const AT_START: [&str; 16] = [
+const AT_START: [&str; 18] = [
     "name",
     "control",
     "tap",
     "tap-fd",
     "tap-offload",
     "bridge",
+    "lone",
     "mac",
     "mtu",
     "dhcp",
     "dns-forward",
     "outside",
     "uplink",
+    "raw-fd",
     "guard",
     "sandbox",
     "ready-fd",
@@ -101,7 +103,9 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     }
     put("tap-offload", word(settings.tap_offload, &[("auto", TapOffload::Auto), ("off", TapOffload::Off)]));
     put("bridge", settings.bridge.clone().unwrap_or_default());
-    put("inside", listed(&settings.inside));
+    let nets: Vec<_> = settings.inside.iter().filter(|net| settings.lone(net).is_none()).collect();
+    put("inside", listed(&nets));
+    put("lone", listed(&settings.lone));
     put("mac", settings.mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":")).unwrap_or_default());
     put("advertise", on_off(settings.advertise));
     put("dns", settings.dns.as_deref().map(or_off).unwrap_or_default());
@@ -116,6 +120,7 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     put("outside", settings.outside.clone().unwrap_or_default());
     put("external", listed(&settings.external));
     put("uplink", word(settings.uplink, &super::resolve::UPLINKS));
+    put("raw-fd", settings.raw_fd.map(|fd| fd.to_string()).unwrap_or_default());
     put("guard", word(settings.guard, &super::resolve::GUARDS));
     put("sandbox", word(settings.sandbox, &super::resolve::SANDBOXES));
     put("ready-fd", settings.ready_fd.map(|fd| fd.to_string()).unwrap_or_default());

@@ -235,7 +235,11 @@ impl Gateway {
         out: &mut Outbox,
         seen: &mut impl Observer,
     ) -> Fate {
-        if hop::is_link_local(packet.summary.source()) {
+        let destination = packet.summary.destination();
+        // Who speaks to the gateway's own link-local address does so from one, also to what that
+        // stands for on the host.
+        let on_link = hop::is_link_local(destination) && self.config.owns(destination);
+        if hop::is_link_local(packet.summary.source()) && !on_link {
             return Fate::Dropped(DropReason::MartianSource);
         }
         if !hop::translatable(packet) {
@@ -276,6 +280,11 @@ impl Gateway {
         if exit == Exit::Outside && !self.config.reach.covers(packet.summary.destination()) {
             self.complain(INSIDE, Reason::NoRoute, packet, frame, now, out);
             return Fate::Dropped(DropReason::NoRoute);
+        }
+        if self.overload.wants_ports()
+            && let Some(source) = edit.source
+        {
+            self.overload.used(packet.summary.protocol(), source.port, now);
         }
         let exempt = exit == Exit::Outside && edit.source.is_none();
         if exempt {

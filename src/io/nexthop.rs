@@ -3,7 +3,8 @@
 //! The kernel stays the one who knows routes and speaks ARP and NDP. It is asked through netlink,
 //! once for each destination (route) and each next hop (neighbour), and the answers are kept until
 //! netlink tells of a change. Where it does not know a neighbour, the packet takes the kernel's own
-//! way out (a raw IP socket), which makes the kernel ask for the MAC address.
+//! way out (a raw IP socket), which makes the kernel ask for the MAC address; without such a socket
+//! it waits while the kernel is made to ask (`uplink/asker.rs`).
 //!
 //! A question costs a few system calls, and an inside host can name a new destination with every
 //! packet. So only so many are asked in a second; what comes beyond takes the kernel's way, which
@@ -159,6 +160,12 @@ impl NextHops {
                 NextHop::Kernel
             }
         }
+    }
+
+    /// What is known of the way to `destination` without asking: the next hop, and its MAC address.
+    pub fn known(&self, destination: IpAddr) -> Option<(IpAddr, Option<[u8; 6]>)> {
+        let hop = (*self.hops.get(&destination)?)?;
+        Some((hop, self.neighbors.get(&hop).and_then(|entry| entry.mac)))
     }
 
     fn hop(&mut self, destination: IpAddr) -> Option<IpAddr> {

@@ -36,6 +36,16 @@ pub enum SetupError {
         /// Of which family it has none.
         family: Family,
     },
+    /// The packet socket that was handed over is of another interface than the one that was named.
+    #[error("--raw-fd {number} is bound to {bound}, and --outside names {named}: leave --outside out")]
+    BoundElsewhere {
+        /// The descriptor.
+        number: RawFd,
+        /// Its interface.
+        bound: String,
+        /// The one that was named.
+        named: String,
+    },
     /// The host would take our router advertisements for somebody else's.
     #[error(
         "bridge {bridge} takes router advertisements, and the host would route through its own containers' gateway; \

@@ -126,6 +126,8 @@ pub(super) fn plan(in_force: &mut InForce) -> anyhow::Result<Option<Plan>> {
     let families = addresses::families(settings);
     let name = match &settings.outside {
         Some(name) => name.clone(),
+        // One socket that was handed over is on one interface.
+        None if settings.raw_fd.is_some() => in_force.outside.clone(),
         None => way_out(&netlink, &families)?.unwrap_or_else(|| in_force.outside.clone()),
     };
     let outside = match setup::outside(&netlink, Some(&name), &families) {

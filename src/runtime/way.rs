@@ -3,13 +3,14 @@
 
 use super::addresses::{self, Foreign};
 use super::host::prefixes;
-use crate::config::{GuardChoice, Settings, UplinkChoice};
+use crate::config::{GuardChoice, Lone, Settings, UplinkChoice};
 use crate::flow::Prefix;
 use crate::io::Link;
 use crate::io::filter::Wanted;
 use crate::io::guard::{self, Guard};
 use crate::io::netlink::{Family, Netlink};
 use crate::io::setup::{self, Outside, SetupError};
+use crate::io::uplink::inherited::Inherited;
 use crate::io::uplink::raw::RawUplink;
 use crate::io::uplink::{self, Chosen, UplinkError, sockets};
 use crate::nat::config::DEFAULT_PORTS;
@@ -59,15 +60,22 @@ pub fn open(settings: &Settings, netlink: &Netlink) -> anyhow::Result<Way> {
     if settings.uplink == UplinkChoice::Sockets {
         return by_sockets(settings, netlink, None);
     }
-    let outside = outside(settings, netlink);
+    let inherited = settings.raw_fd.map(Inherited::take).transpose()?;
+    let outside = match &inherited {
+        Some(inherited) => outside_of(inherited, settings, netlink),
+        None => outside(settings, netlink),
+    };
     let auto = settings.uplink == UplinkChoice::Auto;
     let outside = match outside {
-        Err(SetupError::NoDefaultRoute(family)) if auto && settings.outside.is_none() => {
+        Err(SetupError::NoDefaultRoute(family))
+            if auto && settings.outside.is_none() && inherited.is_none() =>
+        {
             let why = format!("there is no {family} default route, so no outside interface");
             return by_sockets(settings, netlink, Some(&why));
         }
         other => other?,
     };
+    let handed = inherited.is_some();
     let external = addresses::external(settings, &outside)?;
     let host_addresses = addresses::others(netlink, settings, &external)?;
     addresses::check_overlap(settings, &external, &host_addresses)?;
@@ -75,23 +83,31 @@ pub fn open(settings: &Settings, netlink: &Netlink) -> anyhow::Result<Way> {
     let nets = settings.inside.iter().map(|net| Prefix::new(net.addr(), net.prefix_len()));
     let prefixes = prefixes(&settings.translations, &settings.exempt, nets);
     let (addresses, ports) = (external.clone(), wanted_ports(settings));
-    let wanted = Wanted { addresses, ports, prefixes, protocols: Vec::new() };
+    let wanted = Wanted { addresses, ports, prefixes, ..Wanted::default() };
     let kind = match settings.uplink {
         UplinkChoice::Packet => Some(uplink::Kind::Packet),
         UplinkChoice::Raw => Some(uplink::Kind::Raw),
         UplinkChoice::Auto | UplinkChoice::Sockets => None,
     };
-    let uplink = match uplink::open(kind, &outside.interface.name, &wanted, settings.mtu) {
+    let opened = match inherited {
+        Some(inherited) => uplink::adopt(inherited, &outside.interface.name, &wanted),
+        None => uplink::open(kind, &outside.interface.name, &wanted, settings.mtu),
+    };
+    let uplink = match opened {
         Err(UplinkError::Forbidden(_)) if auto => {
             let why = "packet and raw sockets are not permitted here (CAP_NET_RAW; see tapnat doctor)";
             return by_sockets(settings, netlink, Some(why));
         }
         other => other?,
     };
-    let to_host = RawUplink::host(wanted, settings.mtu)?;
+    let to_host = match RawUplink::host(wanted, settings.mtu) {
+        Ok(link) => Box::new(link) as Box<dyn Link>,
+        Err(UplinkError::Forbidden(_)) if handed => to_aliases(settings, &external)?,
+        Err(error) => return Err(error.into()),
+    };
     let packet = uplink.kind == uplink::Kind::Packet;
     let guard = Guard::new(asked(settings), packet, outside.interface.index, &external)?;
-    let (to_host, outside) = (Some(Box::new(to_host) as Box<dyn Link>), Some(outside));
+    let (to_host, outside) = (Some(to_host), Some(outside));
     let to_aliases = Some(to_aliases(settings, &external)?);
     let anywhere = Vec::new();
     Ok(Way { uplink, to_host, to_aliases, guard, external, anywhere, host_addresses, foreign, outside })
@@ -99,6 +115,24 @@ pub fn open(settings: &Settings, netlink: &Netlink) -> anyhow::Result<Way> {
 
 fn outside(settings: &Settings, netlink: &Netlink) -> Result<Outside, SetupError> {
     setup::outside(netlink, settings.outside.as_deref(), &addresses::families(settings))
+}
+
+/// The interface that a packet socket is bound to, or the one that is named, or that of the default
+/// route.
+fn outside_of(inherited: &Inherited, settings: &Settings, netlink: &Netlink) -> Result<Outside, SetupError> {
+    let failed = |source| SetupError::Other { what: "look up", name: "the outside interface".into(), source };
+    let bound = match inherited.interface() {
+        Some(index) => netlink.link_by_index(index).map_err(failed)?.map(|link| link.name),
+        None => None,
+    };
+    if let (Some(bound), Some(named)) = (&bound, &settings.outside)
+        && bound != named
+    {
+        let (number, bound, named) = (inherited.number(), bound.clone(), named.clone());
+        return Err(SetupError::BoundElsewhere { number, bound, named });
+    }
+    let name = settings.outside.as_deref().or(bound.as_deref());
+    setup::outside(netlink, name, &addresses::families(settings))
 }
 
 fn asked(settings: &Settings) -> Option<guard::Kind> {
@@ -155,12 +189,17 @@ fn sockets_config(
     sockets::Config {
         external,
         anywhere,
-        gateways: settings.inside.iter().map(ipnet::IpNet::addr).collect(),
+        gateways: settings.own_addresses().collect(),
+        shared: settings.lone.iter().map(shared).collect(),
         aliases: settings.aliases.clone(),
         inside_mtu: settings.mtu,
         descriptors: if beside { left / 8 } else { left },
         beside,
     }
+}
+
+fn shared(lone: &Lone) -> sockets::Shared {
+    sockets::Shared { ip: lone.host.addr(), gateway: lone.router }
 }
 
 /// The addresses to translate to by sockets, and those of them that are but names for whatever address

@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Held ports take a descriptor each.
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Check> {
     found.extend(effective_capabilities());
     found.push(packet_socket());
     found.push(raw_socket());
+    found.push(raw_helper());
     found.push(ping_socket());
     found.push(tcx());
     found.extend(ask_child());
@@ -129,6 +131,40 @@ fn raw_socket() -> Check {
 }
 
 /// Sockets for echo, which the uplink of sockets pings with.
+/// The program that opens a packet socket for those who may run it.
+fn raw_helper() -> Check {
+    let word = "raw-helper";
+    let own = std::env::current_exe().unwrap_or_else(|_| "tapnat".into());
+    let path = own.with_file_name("tapnat-raw");
+    let shown = path.display();
+    let cure = format!(
+        "sudo chgrp netdev {shown} && sudo chmod 0750 {shown} && sudo setcap cap_net_raw=ep {shown}, \
+         and be in that group"
+    );
+    if !path.exists() {
+        let cure = format!(
+            "sudo install -g netdev -m 0750 tapnat-raw {shown} && sudo setcap cap_net_raw=ep {shown}"
+        );
+        return Check::no(word, format!("{shown} is not there"), cure);
+    }
+    if !has_net_raw(&path) {
+        return Check::no(word, format!("{shown} has no CAP_NET_RAW"), cure);
+    }
+    match rustix::fs::access(&path, rustix::fs::Access::EXEC_OK) {
+        Ok(()) => Check::yes(word, format!("{shown} opens packet sockets for this user")),
+        Err(error) => Check::no(word, format!("{shown}: {error}"), cure),
+    }
+}
+
+/// Whether a program is given CAP_NET_RAW from its start (`vfs_cap_data`, linux/capability.h).
+fn has_net_raw(path: &Path) -> bool {
+    let mut data = [0; 24];
+    let Ok(length) = rustix::fs::getxattr(path, "security.capability", &mut data) else { return false };
+    let effective = data[0] & 1 != 0;
+    let permitted = u32::from_le_bytes([data[4], data[5], data[6], data[7]]);
+    length >= 20 && effective && u64::from(permitted) & CapabilitySet::NET_RAW.bits() != 0
+}
+
 fn ping_socket() -> Check {
     let word = "ping-socket";
     match Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4)) {

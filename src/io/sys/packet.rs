@@ -43,6 +43,20 @@ unsafe impl SocketAddrArg for LinkAddress {
 /// # Errors
 /// The kernel's word; `EAFNOSUPPORT` if it is no packet socket.
 pub fn hardware_type(fd: impl AsFd) -> io::Result<u16> {
+    local_address(fd).map(|address| address.sll_hatype)
+}
+
+/// The number of the interface that a packet socket is bound to, if it is to one.
+///
+/// # Errors
+/// The kernel's word; `EAFNOSUPPORT` if it is no packet socket.
+pub fn bound_to(fd: impl AsFd) -> io::Result<Option<u32>> {
+    // A socket whose interface was deleted says -1.
+    let index = local_address(fd)?.sll_ifindex;
+    Ok(u32::try_from(index).ok().filter(|index| *index != 0))
+}
+
+fn local_address(fd: impl AsFd) -> io::Result<libc::sockaddr_ll> {
     let mut address = MaybeUninit::<libc::sockaddr_ll>::zeroed();
     let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     // SAFETY: address and length describe one writable `sockaddr_ll`.
@@ -56,7 +70,27 @@ pub fn hardware_type(fd: impl AsFd) -> io::Result<u16> {
     if i32::from(address.sll_family) != libc::AF_PACKET {
         return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
     }
-    Ok(address.sll_hatype)
+    Ok(address)
+}
+
+/// A number that all sockets of one network namespace have in common (`SO_NETNS_COOKIE`, Linux 5.14).
+///
+/// # Errors
+/// `ENOPROTOOPT` on older kernels.
+pub fn namespace_cookie(fd: impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: pointer and length describe one writable u64.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
 /// Turns a `SOL_PACKET` switch on.

@@ -1,11 +1,15 @@
 //! The ways out: sockets that carry IP packets between the gateway and the outside.
 //!
 //! * [`packet`]: AF_PACKET on one interface; super-frames pass whole
+//! * [`inherited`]: a socket for [`packet`] that somebody else has opened
+//! * [`asker`]: how [`packet`] finds neighbours without a raw IP socket
 //! * [`raw`]: raw IP sockets; for hosts that refuse AF_PACKET, and towards the host's own services
 //! * [`sender`]: the sending side of [`raw`]
 //! * [`ways`]: several of them as one, while the host moves from one interface to another
 //! * [`sockets`]: ordinary sockets; needs no privilege
 
+pub mod asker;
+pub mod inherited;
 pub mod packet;
 pub mod raw;
 pub mod sender;
@@ -15,9 +19,11 @@ pub mod ways;
 use super::Link;
 use super::filter::Wanted;
 use super::netlink::LinkFacts;
+use inherited::Inherited;
 use packet::PacketUplink;
 use raw::RawUplink;
 use std::io;
+use std::os::fd::RawFd;
 
 /// Which kind of uplink.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +64,11 @@ pub enum UplinkError {
         "{0}: not permitted: CAP_NET_RAW is needed: run as root, or `setcap cap_net_admin,cap_net_raw,cap_bpf+ep` on the program"
     )]
     Forbidden(&'static str),
+    /// The descriptor that was handed over is of no use; why.
+    #[error(
+        "--raw-fd {0}: {1}: hand over what socket(AF_PACKET, SOCK_RAW, 0) gives, as `tapnat-raw IFACE run ...` does"
+    )]
+    Descriptor(RawFd, &'static str),
     /// Anything else.
     #[error("{what}: {source}")]
     Other {
@@ -135,6 +146,20 @@ pub fn open(
         Some(Kind::Sockets) => Err(UplinkError::NoInterface(interface.to_owned())),
         None => packet("super-frames pass whole".to_owned()).or_else(|refused| raw(refused.fallback())),
     }
+}
+
+/// The packet uplink on `interface` by a socket that was handed over.
+///
+/// # Errors
+/// See [`UplinkError`].
+pub fn adopt(inherited: Inherited, interface: &str, wanted: &Wanted) -> Result<Chosen, UplinkError> {
+    let number = inherited.number();
+    let link = PacketUplink::adopt(inherited, interface, wanted.clone())?;
+    let mut why = format!("descriptor {number} was handed over");
+    if link.holds() {
+        why.push_str("; without CAP_NET_RAW the host's own services are reached by ordinary sockets");
+    }
+    Ok(Chosen { link: Box::new(link), kind: Kind::Packet, why })
 }
 
 /// Opens the uplink of ordinary sockets; `refused` says why there is no better one, if it was not

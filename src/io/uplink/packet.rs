@@ -4,9 +4,11 @@
 //! kernel lets in what is for our addresses and ports only. Such a socket takes copies: the host's
 //! own stack sees the same packets, which is the business of `io/guard.rs`.
 
+use super::asker::Asker;
+use super::inherited::Inherited;
 use super::sender::{RawSender, destination};
 use super::{UplinkError, mtu};
-use crate::flow::LinkInfo;
+use crate::flow::{LinkInfo, Time};
 use crate::io::filter::{self, Form, Wanted};
 use crate::io::netlink::{LinkFacts, Netlink};
 use crate::io::nexthop::{NextHop, NextHops};
@@ -14,9 +16,10 @@ use crate::io::sys::packet::{self as kernel, LinkAddress};
 use crate::io::{Link, deliver, virtio};
 use crate::wire::{Buffer, SegmentKind};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg_addr, sockopt};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, sendmsg_addr, sockopt};
 use socket2::{Domain, Socket, Type};
 use std::io::{self, IoSlice, IoSliceMut};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// How much may wait in the socket, each way, in bytes: tens of milliseconds at 10 Gbit/s.
@@ -24,6 +27,17 @@ const SOCKET_BUFFER: usize = 32 << 20;
 const ETHERNET_HEADER: u8 = 14;
 /// Packets received in a row before news of neighbours are looked for all the same.
 const LISTEN: u32 = 256;
+/// What may be queued in a socket that was handed over, in packets: more cannot be in its buffer.
+const QUEUED: u32 = 1 << 16;
+
+/// What becomes of a packet whose next hop only the kernel can find.
+#[derive(Debug)]
+enum Unresolved {
+    /// The kernel sends it.
+    Sent(RawSender),
+    /// It waits, while the kernel is asked.
+    Held(Asker),
+}
 
 #[derive(Debug, Default)]
 struct Counters {
@@ -46,8 +60,9 @@ pub struct PacketUplink {
     info: LinkInfo,
     wanted: Wanted,
     hops: NextHops,
-    /// The way out for packets whose next hop only the kernel can find.
-    kernel: RawSender,
+    unresolved: Unresolved,
+    /// Its socket cannot be opened anew: it was handed over.
+    inherited: bool,
     scratch: Buffer,
     /// Packets received since news of neighbours were looked for.
     unheard: u32,
@@ -61,26 +76,87 @@ impl PacketUplink {
     /// # Errors
     /// See [`UplinkError`].
     pub fn open(interface: &str, wanted: Wanted) -> Result<Self, UplinkError> {
-        let fail = || UplinkError::other("netlink");
-        let facts = Netlink::open().and_then(|netlink| netlink.link(interface)).map_err(fail())?;
-        let facts = facts.ok_or_else(|| UplinkError::NoInterface(interface.to_owned()))?;
-        if !facts.up {
-            return Err(UplinkError::Down(interface.to_owned()));
-        }
-        let socket = open_socket(&facts, &wanted)?;
-        let mtu = mtu(&facts);
+        let facts = usable(interface)?;
+        let kind = Type::RAW.nonblocking().cloexec();
+        let socket = Socket::new(Domain::PACKET, kind, None).map_err(UplinkError::other("packet socket"))?;
+        let sender = RawSender::open(Some(interface), mtu(&facts))?;
+        Self::with(socket, facts, wanted, Unresolved::Sent(sender))
+    }
+
+    /// Is the uplink on `interface` by a socket that was handed over. Where this process may not open
+    /// raw IP sockets, packets wait for neighbours that the kernel does not know yet.
+    ///
+    /// # Errors
+    /// See [`UplinkError`].
+    pub fn adopt(inherited: Inherited, interface: &str, wanted: Wanted) -> Result<Self, UplinkError> {
+        let facts = usable(interface)?;
+        let unresolved = by_kernel_or_held(&facts)?;
+        let number = inherited.number();
+        let mut uplink = Self::with(inherited.into_socket(), facts, wanted, unresolved).map_err(|error| {
+            match error {
+                // What may be done with such a socket was settled when it was opened.
+                UplinkError::Forbidden(_) => UplinkError::Descriptor(number, "its filter is locked"),
+                UplinkError::Other { source, .. } if source.raw_os_error() == Some(libc::EBUSY) => {
+                    UplinkError::Descriptor(number, "somebody has mapped rings of it into memory")
+                }
+                other => other,
+            }
+        })?;
+        uplink.inherited = true;
+        uplink.drain();
+        Ok(uplink)
+    }
+
+    fn with(
+        socket: Socket,
+        facts: LinkFacts,
+        wanted: Wanted,
+        unresolved: Unresolved,
+    ) -> Result<Self, UplinkError> {
+        prepare(&socket, &wanted)?;
+        bind(&socket, &facts)?;
         Ok(PacketUplink {
-            name: format!("{interface} (packet)"),
+            name: format!("{} (packet)", facts.name),
             socket,
-            info: LinkInfo::offloading(mtu, 0),
+            info: LinkInfo::offloading(mtu(&facts), 0),
             wanted,
-            hops: NextHops::open(facts.index).map_err(fail())?,
-            kernel: RawSender::open(Some(interface), mtu)?,
+            hops: NextHops::open(facts.index).map_err(UplinkError::other("netlink"))?,
+            unresolved,
+            inherited: false,
             scratch: Buffer::new(),
             unheard: 0,
             interface: facts,
             counters: Counters::default(),
         })
+    }
+
+    /// Forgets what came before the filter was there.
+    fn drain(&mut self) {
+        let mut byte = [0; 1];
+        for _ in 0..QUEUED {
+            // Other errors go with being told: that the interface was down, for one.
+            let received = rustix::net::recv(&self.socket, &mut byte[..], RecvFlags::TRUNC);
+            if received.is_err_and(|error| error == Errno::AGAIN) {
+                return;
+            }
+        }
+    }
+
+    /// Binds the socket anew: its interface was down, or is another of the same name.
+    fn rebind(&mut self) -> Result<(), UplinkError> {
+        let facts = usable(&self.interface.name)?;
+        self.unresolved = by_kernel_or_held(&facts)?;
+        self.hops = NextHops::open(facts.index).map_err(UplinkError::other("netlink"))?;
+        bind(&self.socket, &facts)?;
+        self.info.mtu = mtu(&facts);
+        self.interface = facts;
+        Ok(())
+    }
+
+    /// Whether packets to neighbours that the kernel does not know wait here, since this process may
+    /// not open raw IP sockets.
+    pub fn holds(&self) -> bool {
+        matches!(self.unresolved, Unresolved::Held(_))
     }
 
     /// The interface as it was when last looked at.
@@ -91,14 +167,64 @@ impl PacketUplink {
     /// Takes in changes of routes, neighbours and the interface's own address and MTU.
     fn update(&mut self) {
         self.unheard = 0;
-        if !self.hops.update() {
+        let changed = self.hops.update();
+        self.send_held();
+        if !changed {
             return;
         }
         let facts = Netlink::open().and_then(|netlink| netlink.link_by_index(self.interface.index));
         if let Ok(Some(facts)) = facts {
             self.info.mtu = mtu(&facts);
-            self.kernel.set_mtu(self.info.mtu);
+            if let Unresolved::Sent(sender) = &mut self.unresolved {
+                sender.set_mtu(self.info.mtu);
+            }
             self.interface = facts;
+        }
+    }
+
+    /// Sends what waited for neighbours that are known by now.
+    fn send_held(&mut self) {
+        let Unresolved::Held(asker) = &mut self.unresolved else { return };
+        if asker.is_empty() {
+            return;
+        }
+        let hops = &mut self.hops;
+        let known = |destination| match hops.known(destination) {
+            Some((_, mac)) => mac.is_some(),
+            // Routes have changed meanwhile.
+            None => matches!(hops.find(destination), NextHop::Mac(_)),
+        };
+        for mut held in asker.take(known) {
+            if let Some((_, Some(mac))) = self.hops.known(held.destination)
+                && let Err(error) = self.send_frame(mac, &mut held.packet)
+            {
+                let kind = held.packet.offload.segment.map(|segment| segment.kind);
+                self.count_failure(&error, kind);
+            }
+        }
+    }
+
+    /// Sends a packet whose next hop is not known, or has to be verified.
+    fn send_unresolved(&mut self, destination: IpAddr, buffer: &mut Buffer) -> io::Result<()> {
+        match &mut self.unresolved {
+            Unresolved::Sent(sender) => {
+                self.counters.through_kernel += 1;
+                deliver(sender, buffer, &mut self.scratch)
+            }
+            Unresolved::Held(asker) => match self.hops.known(destination) {
+                Some((hop, Some(mac))) => {
+                    asker.ask(hop);
+                    self.send_frame(mac, buffer)
+                }
+                Some((hop, None)) => {
+                    asker.ask(hop);
+                    asker.hold(destination, buffer)
+                }
+                None => {
+                    asker.lost += 1;
+                    Err(io::Error::from_raw_os_error(libc::ENETUNREACH))
+                }
+            },
         }
     }
 
@@ -141,27 +267,49 @@ fn ethertype(packet: &[u8]) -> u16 {
     }
 }
 
-/// A socket that is filtered before it is bound, so that nothing unfiltered is ever queued.
-fn open_socket(facts: &LinkFacts, wanted: &Wanted) -> Result<Socket, UplinkError> {
+/// The interface, if it is there and up.
+fn usable(interface: &str) -> Result<LinkFacts, UplinkError> {
+    let facts = Netlink::open().and_then(|netlink| netlink.link(interface));
+    let facts = facts.map_err(UplinkError::other("netlink"))?;
+    let facts = facts.ok_or_else(|| UplinkError::NoInterface(interface.to_owned()))?;
+    if facts.up { Ok(facts) } else { Err(UplinkError::Down(interface.to_owned())) }
+}
+
+/// The kernel as the one who sends to neighbours that only it can find; without the right to that,
+/// packets wait for them.
+fn by_kernel_or_held(facts: &LinkFacts) -> Result<Unresolved, UplinkError> {
+    match RawSender::open(Some(&facts.name), mtu(facts)) {
+        Ok(sender) => Ok(Unresolved::Sent(sender)),
+        Err(UplinkError::Forbidden(_)) => Ok(Unresolved::Held(Asker::open(facts))),
+        Err(other) => Err(other),
+    }
+}
+
+/// Filters a socket, which is not bound yet if it is our own: nothing unfiltered is ever queued then.
+fn prepare(socket: &Socket, wanted: &Wanted) -> Result<(), UplinkError> {
     let fail = || UplinkError::other("packet socket");
-    let kind = Type::RAW.nonblocking().cloexec();
-    let socket = Socket::new(Domain::PACKET, kind, None).map_err(fail())?;
     socket.attach_filter(&filter::build(wanted, Form::Frames)).map_err(fail())?;
-    kernel::ignore_outgoing(&socket).map_err(fail())?;
-    kernel::use_virtio_header(&socket).map_err(fail())?;
+    kernel::ignore_outgoing(socket).map_err(fail())?;
+    kernel::use_virtio_header(socket).map_err(fail())?;
     // Buffers beyond the host's limit need CAP_NET_ADMIN; without it the limit has to do.
-    if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER).is_err() {
+    if sockopt::set_socket_recv_buffer_size_force(socket, SOCKET_BUFFER).is_err() {
         let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
     }
-    if sockopt::set_socket_send_buffer_size_force(&socket, SOCKET_BUFFER).is_err() {
+    if sockopt::set_socket_send_buffer_size_force(socket, SOCKET_BUFFER).is_err() {
         let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
     }
+    Ok(())
+}
+
+/// Binds a socket to an Ethernet interface.
+fn bind(socket: &Socket, facts: &LinkFacts) -> Result<(), UplinkError> {
+    let fail = || UplinkError::other("packet socket");
     let address = LinkAddress::new(facts.index, libc::ETH_P_ALL as u16);
-    rustix::net::bind(&socket, &address).map_err(io::Error::from).map_err(fail())?;
-    if kernel::hardware_type(&socket).map_err(fail())? != libc::ARPHRD_ETHER {
+    rustix::net::bind(socket, &address).map_err(io::Error::from).map_err(fail())?;
+    if kernel::hardware_type(socket).map_err(fail())? != libc::ARPHRD_ETHER {
         return Err(UplinkError::NotEthernet(facts.name.clone()));
     }
-    Ok(socket)
+    Ok(())
 }
 
 impl Link for PacketUplink {
@@ -171,6 +319,10 @@ impl Link for PacketUplink {
 
     fn info(&self) -> LinkInfo {
         self.info
+    }
+
+    fn filters(&self) -> bool {
+        true
     }
 
     fn set_wanted(&mut self, wanted: &Wanted) -> io::Result<()> {
@@ -225,10 +377,7 @@ impl Link for PacketUplink {
         let kind = buffer.offload.segment.map(|segment| segment.kind);
         let result = match self.hops.find(destination) {
             NextHop::Mac(mac) => self.send_frame(mac, buffer),
-            NextHop::Kernel => {
-                self.counters.through_kernel += 1;
-                deliver(&mut self.kernel, buffer, &mut self.scratch)
-            }
+            NextHop::Kernel => self.send_unresolved(destination, buffer),
         };
         result.inspect_err(|error| self.count_failure(error, kind))
     }
@@ -242,7 +391,12 @@ impl Link for PacketUplink {
             self.counters.kernel_dropped += u64::from(dropped);
         }
         let counters = &self.counters;
+        let unresolved = match &self.unresolved {
+            Unresolved::Sent(_) => 0,
+            Unresolved::Held(asker) => asker.lost,
+        };
         vec![
+            ("next-hop-not-found", unresolved),
             ("receive-queue-full", counters.kernel_dropped),
             ("short-frame", counters.short_frame),
             ("bad-offload", counters.bad_offload),
@@ -254,7 +408,23 @@ impl Link for PacketUplink {
         ]
     }
 
+    fn tick(&mut self, now: Time) {
+        if let Unresolved::Held(asker) = &mut self.unresolved {
+            asker.tick(now);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        match &self.unresolved {
+            Unresolved::Sent(_) => None,
+            Unresolved::Held(asker) => asker.next_deadline(),
+        }
+    }
+
     fn reopen(&mut self) -> io::Result<()> {
+        if self.inherited {
+            return self.rebind().map_err(UplinkError::into_io);
+        }
         let again = PacketUplink::open(&self.interface.name, self.wanted.clone());
         let mut again = again.map_err(UplinkError::into_io)?;
         again.counters = std::mem::take(&mut self.counters);
