@@ -154,7 +154,7 @@ fn framed(packets: &[Vec<u8>], destination: MacAddr) -> Vec<Vec<u8>> {
     packets.iter().map(|packet| [&header[..], packet].concat()).collect()
 }
 
-/// What the gateway has dropped by word, and what its TAP has dropped because the queue was full.
+/// What the gateway has dropped by word, and what its TAP has dropped because the queue was full or its sender floods.
 fn count(program: &Path, host: &Netns, control: &str) -> io::Result<BTreeMap<String, u64>> {
     let mut command = Command::new(program);
     command.args(["stats", "--json", "--control", control]);
@@ -169,7 +169,7 @@ fn count(program: &Path, host: &Netns, control: &str) -> io::Result<BTreeMap<Str
     let tap = devices.lines().find_map(|line| line.trim().strip_prefix(TAP)?.strip_prefix(':'));
     // After eight columns of what was received: bytes, packets, errs, drop.
     let full = tap.and_then(|line| line.split_whitespace().nth(11)?.parse().ok());
-    counts.insert("(queue of the TAP full)".to_owned(), full.unwrap_or(0));
+    counts.insert("(queue of the TAP full, or a flooder's)".to_owned(), full.unwrap_or(0));
     Ok(counts)
 }
 

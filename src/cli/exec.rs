@@ -93,6 +93,7 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
         control_optional: !plan.control_named,
         removes: Vec::new(),
         passing: true,
+        ..Around::default()
     };
     let plan = plan.with_tap(guest.tap);
     run_with(&plan.settings, &plan.flags, runtime_dir.as_deref(), around)?;

@@ -96,7 +96,10 @@ pub fn external(raw: &Raw, inside: &[IpNet]) -> Checked<Vec<IpAddr>> {
     for written in raw.many("external") {
         let example = "give an address of this host, e.g. 203.0.113.1";
         let address = parse_address(written, example)?;
-        if !usable(address) {
+        // Sockets may be bound to the host's loopback, and then reach that alone.
+        let sockets = raw.one("uplink").is_some_and(|uplink| uplink.text == "sockets");
+        let may = usable(address) || (sockets && address.is_loopback());
+        if !may {
             return Err(ConfigError::at(written, "is not an address for a host", example));
         }
         if let Some(net) = inside.iter().find(|net| net.contains(&address)) {

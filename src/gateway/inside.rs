@@ -277,6 +277,11 @@ impl Gateway {
             self.complain(INSIDE, Reason::NoRoute, packet, frame, now, out);
             return Fate::Dropped(DropReason::NoRoute);
         }
+        if self.overload.wants_ports()
+            && let Some(source) = edit.source
+        {
+            self.overload.used(packet.summary.protocol(), source.port, now);
+        }
         let exempt = exit == Exit::Outside && edit.source.is_none();
         if exempt {
             self.counters.passed(Way::ExemptOut, frame.len());

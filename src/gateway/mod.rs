@@ -25,6 +25,7 @@ pub mod ndp;
 pub mod neighbors;
 mod npt;
 pub mod outside;
+pub mod overload;
 pub mod reach;
 pub mod reconfigure;
 pub mod services;
@@ -46,11 +47,12 @@ use crate::nat::{
     Counts, Nat, NatConfig, Observer, PortUse, PrefixTranslation, Reconfigured, Refusal, Wanted,
 };
 use crate::wire::Buffer;
-use crate::wire::ethernet::MacAddr;
+use crate::wire::ethernet::{self, MacAddr};
 use advertise::Schedule;
 use counters::Counters;
 use fragments::Fragments;
 use neighbors::Neighbors;
+use overload::Overload;
 use services::dhcp::Leases;
 use speech::Speech;
 use std::net::IpAddr;
@@ -185,6 +187,7 @@ pub struct Gateway {
     leases: Leases,
     names: Names,
     counters: Counters,
+    overload: Overload,
 }
 
 impl Gateway {
@@ -201,6 +204,7 @@ impl Gateway {
             leases: Leases::default(),
             names: Names::default(),
             counters: Counters::default(),
+            overload: Overload::default(),
             config,
         }
     }
@@ -221,13 +225,17 @@ impl Gateway {
         seen: &mut impl Observer,
     ) -> Fate {
         let length = packet.len();
+        let source = if from == INSIDE { ethernet::source(packet.bytes()) } else { MacAddr::default() };
         let fate = if from == INSIDE {
             self.receive_inside(packet, now, out, seen)
         } else {
             self.receive_outside(from, packet, now, out, seen)
         };
         match fate {
-            Fate::Dropped(reason) => self.counters.dropped(reason),
+            Fate::Dropped(reason) => {
+                self.counters.dropped(reason);
+                self.overload.dropped(from, source, now);
+            }
             Fate::Pass(to) | Fate::Cut(to) => {
                 let header = if from == INSIDE { usize::from(self.config.inside.header) } else { 0 };
                 self.counters.passed(way(from, to), length.saturating_sub(header));
@@ -305,6 +313,7 @@ impl Gateway {
         }
         self.advertise(now, out);
         self.answer_unsolicited(now, out);
+        self.overload.tick(now);
         let (questions, lost) = self.neighbors.tick(now);
         for question in questions {
             self.ask(question, out);
@@ -323,6 +332,7 @@ impl Gateway {
             self.fragments.next_deadline(),
             self.next_advertisement(),
             self.unsolicited.next_deadline(),
+            self.overload.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }

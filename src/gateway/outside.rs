@@ -94,6 +94,11 @@ impl Gateway {
             Ok(decided) => decided,
             Err(fate) => return fate,
         };
+        if self.overload.wants_ports()
+            && let Summary::Data(data) = &packet.summary
+        {
+            self.overload.used(data.flow.protocol, data.flow.destination.port, now);
+        }
         edit.spend_hop = from != HOST;
         edit.clamp_mss = self.mss_limit(packet);
         packet.apply(&edit, buffer, 0);

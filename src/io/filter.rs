@@ -10,8 +10,13 @@
 //! ICMPv6: errors and echo; what neighbours, routers and multicast need is the kernel's own
 //! IPv6 with extension headers: yes, since a program without loops cannot look behind them
 //! ```
+//!
+//! While there is a flood, what is not to be read first is thinned out before that.
 
 mod six;
+mod thin;
+
+pub use thin::{First, sources};
 
 use crate::flow::{Prefix, Protocol};
 use socket2::SockFilter;
@@ -60,6 +65,8 @@ pub struct Wanted {
     /// packet to them, of an AF_PACKET socket. The kernel gives raw IP sockets nothing to addresses
     /// that the host does not have.
     pub prefixes: Vec<Prefix>,
+    /// While there is a flood: what of all this is to be read first.
+    pub first: Option<First>,
 }
 
 impl Wanted {
@@ -153,13 +160,13 @@ pub fn nothing() -> Vec<SockFilter> {
 
 /// The filter for an AF_PACKET socket, or for an AF_INET raw socket.
 pub fn build(wanted: &Wanted, form: Form) -> Vec<SockFilter> {
-    finish(write(wanted, form))
+    finish(thin::out(wanted, write(wanted, form)))
 }
 
 /// The filter for an AF_INET6 raw socket of `protocol`. Such a socket is given what stands behind
 /// the IPv6 headers.
 pub fn build_six(wanted: &Wanted, form: Form, protocol: Protocol) -> Vec<SockFilter> {
-    finish(six::raw(wanted, form, protocol))
+    finish(thin::out(wanted, six::raw(wanted, form, protocol)))
 }
 
 fn write(wanted: &Wanted, form: Form) -> Program {
@@ -288,6 +295,11 @@ fn finish(program: Program) -> Vec<SockFilter> {
 mod tests {
     use super::*;
 
+    thread_local! {
+        /// What the machine draws.
+        static CHANCE: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+    }
+
     /// A classic BPF machine in a few lines, held against the packets that matter.
     /// `network` is where the IP header is, if not at the start of what the program is given.
     fn run_behind(program: &[(u16, u8, u8, u32)], network: &[u8], packet: &[u8], device: u32) -> bool {
@@ -309,6 +321,10 @@ mod tests {
                 }
                 LOAD_BYTE if k == PACKET_TYPE || k == VLAN_PRESENT => {
                     a = 0;
+                    continue;
+                }
+                LOAD_WORD if k == thin::RANDOM => {
+                    a = CHANCE.get();
                     continue;
                 }
                 LOAD_WORD | LOAD_HALF | LOAD_BYTE | LOAD_HALF_INDEXED | LOAD_BYTE_INDEXED => {
@@ -380,6 +396,7 @@ mod tests {
             ports: vec![80..=80, 61000..=65535],
             protocols: vec![132],
             prefixes: vec![Prefix::new(Ipv4Addr::new(10, 88, 0, 1), 24), Prefix::new(OURS_SIX, 64)],
+            first: None,
         };
         let other = Ipv4Addr::new(192, 0, 2, 2);
         let cases = [
@@ -439,6 +456,7 @@ mod tests {
             ports: vec![61000..=65535],
             protocols: vec![50],
             prefixes: vec![Prefix::new(Ipv6Addr::new(0x2001, 0xdb8, 0xf000, 0x8000, 0, 0, 0, 0), 52)],
+            first: None,
         };
         let translated = Ipv6Addr::new(0x2001, 0xdb8, 0xf000, 0x8fff, 9, 9, 9, 9);
         let beside = Ipv6Addr::new(0x2001, 0xdb8, 0xf000, 0x9000, 0, 0, 0, 0);
@@ -501,6 +519,89 @@ mod tests {
     }
 
     #[test]
+    fn in_a_flood_what_is_in_use_is_read_and_the_rest_by_chance() {
+        let first = First {
+            ports: vec![61000..=61001, 62000..=62000, 65535..=65535],
+            protocols: vec![47],
+            one_in: 64,
+        };
+        let wanted = Wanted {
+            addresses: vec![OURS.into(), OURS_SIX.into()],
+            ports: vec![61000..=65535],
+            protocols: vec![47, 132],
+            first: Some(first.clone()),
+            ..Wanted::default()
+        };
+        let echo = |kind: u8, id: u16| [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &[0, 1]].concat();
+        let four = |protocol, fragment, behind: &[u8]| {
+            let mut bytes = packet(protocol, OURS, fragment, [0; 4]);
+            bytes.truncate(24);
+            bytes.extend(behind);
+            (bytes, 0x0800u16)
+        };
+        let six = |next, behind: &[u8]| (six(next, OURS_SIX, behind), 0x86ddu16);
+        // Read whole; read by chance.
+        let cases = [
+            (four(6, 0, &to_port(61000)), true, true),
+            (four(6, 0x4000, &to_port(61001)), true, true),
+            (four(17, 0, &to_port(61002)), false, true),
+            (four(17, 0, &to_port(62000)), true, true),
+            (four(17, 0, &to_port(65535)), true, true),
+            (four(17, 0, &to_port(65534)), false, true),
+            (four(17, 0, &to_port(80)), false, false),
+            (four(6, 5, &to_port(61000)), false, true),
+            (four(1, 0, &echo(0, 61001)), true, true),
+            (four(1, 0, &echo(0, 61002)), false, true),
+            (four(1, 0, &echo(3, 61001)), false, true),
+            (four(47, 0, &[0; 8]), true, true),
+            (four(132, 0, &to_port(61000)), false, true),
+            (six(6, &to_port(61001)), true, true),
+            (six(6, &to_port(61002)), false, true),
+            (six(17, &to_port(80)), false, false),
+            (six(58, &echo(129, 61000)), true, true),
+            (six(58, &echo(129, 6)), false, true),
+            (six(58, &echo(1, 61000)), false, true),
+            (six(44, &[17, 0, 0, 9]), false, true),
+        ];
+        let program: Vec<_> = thin::out(&wanted, write(&wanted, Form::Frames)).0;
+        for ((ip, kind), whole, by_chance) in cases {
+            let frame = [&[0; 12][..], &kind.to_be_bytes(), &ip].concat();
+            for (word, expected) in [(1, whole), (32, whole), (64, by_chance), (0, by_chance)] {
+                CHANCE.set(word);
+                assert_eq!(run_behind(&program, &ip, &frame, 2), expected, "{word} {ip:?}");
+            }
+            for length in 0..ip.len() {
+                run_behind(&program, &ip[..length], &frame[..14 + length], 2);
+            }
+        }
+        // What has no ports of ours is left alone.
+        let prefixes = vec![Prefix::new(Ipv4Addr::new(10, 88, 0, 1), 24)];
+        let wanted = Wanted { prefixes, ..wanted };
+        let program = thin::out(&wanted, write(&wanted, Form::Packets)).0;
+        CHANCE.set(1);
+        let (ip, _) = four(17, 0, &to_port(61002));
+        assert!(run_behind(&program, &ip, &ip, 2));
+    }
+
+    #[test]
+    fn of_a_flooder_one_frame_in_so_many_is_read() {
+        let flooders = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 1, 0, 1], [6, 0, 0, 0, 0, 1]];
+        let program: Vec<_> = thin::sources(&flooders, 64);
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        socket.attach_filter(&program).unwrap();
+        let program = thin::of_sources(&flooders, 64).0;
+        let cases = [([2, 0, 0, 0, 0, 1], true), ([6, 0, 0, 0, 0, 1], true), ([2, 0, 0, 1, 0, 1], true)];
+        let others = [([2, 0, 0, 0, 0, 2], false), ([6, 0, 0, 1, 0, 1], false), ([0xff; 6], false)];
+        for (mac, floods) in cases.into_iter().chain(others) {
+            let frame = [&[9; 6][..], &mac, &[8, 0, 0x45]].concat();
+            for (word, read) in [(64, true), (63, false), (128, true), (7, false)] {
+                CHANCE.set(word);
+                assert_eq!(run(&program, &frame, 2), read || !floods, "{mac:?} {word}");
+            }
+        }
+    }
+
+    #[test]
     fn the_kernel_takes_every_program_however_much_is_wanted() {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
         for count in
@@ -512,8 +613,14 @@ mod tests {
             let prefixes = (0..count as u8).map(|length| Prefix::new(OURS_SIX, length));
             let prefixes = prefixes.chain((0..count as u8).map(|length| Prefix::new(OURS, length))).collect();
             let protocols = (0..count.min(16) as u8).map(|number| 100 + number).collect();
-            let wanted = Wanted { addresses: four.chain(six).collect(), ports, protocols, prefixes };
+            let wanted =
+                Wanted { addresses: four.chain(six).collect(), ports, protocols, prefixes, first: None };
+            let spread = (0..=u16::MAX).step_by(65536 / count.clamp(1, 128)).map(|port| port..=port);
+            let first = First { ports: spread.collect(), protocols: wanted.protocols.clone(), one_in: 64 };
+            let flooded = Wanted { first: Some(first), prefixes: Vec::new(), ..wanted.clone() };
             for form in [Form::Frames, Form::Packets, Form::Looped] {
+                socket.attach_filter(&build(&flooded, form)).unwrap();
+                socket.attach_filter(&build_six(&flooded, form, Protocol::Udp)).unwrap();
                 socket.attach_filter(&build(&wanted, form)).unwrap();
                 for protocol in [Protocol::Tcp, Protocol::Icmp, Protocol::Other(47)] {
                     socket.attach_filter(&build_six(&wanted, form, protocol)).unwrap();

@@ -14,6 +14,7 @@ pub mod protect;
 pub mod proxy;
 pub mod resolver;
 pub mod setup;
+pub mod switch;
 pub mod sys;
 pub mod tap;
 pub mod uplink;
@@ -116,6 +117,28 @@ pub trait Link {
     fn set_wanted(&mut self, wanted: &Wanted) -> io::Result<()> {
         let _ = wanted;
         Ok(())
+    }
+
+    /// Closes the interface of this number, counted from 0, where the link joins several; how many are
+    /// left.
+    fn part(&mut self, port: usize) -> usize {
+        let _ = port;
+        0
+    }
+
+    /// Whether [`Link::set_wanted`] has the kernel drop what is not wanted.
+    fn filters(&self) -> bool {
+        false
+    }
+
+    /// Reads only one in `one_in` (a power of two) of the frames of these MACs from the next one on, where
+    /// the kernel can see to it.
+    ///
+    /// # Errors
+    /// `Unsupported` where it cannot; the kernel's word. All frames are then read.
+    fn thin_out(&mut self, sources: &[[u8; 6]], one_in: u32) -> io::Result<()> {
+        let _ = (sources, one_in);
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Losses that the link saw itself, by a stable word, since it was opened.

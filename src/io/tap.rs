@@ -9,9 +9,9 @@
 //! Both create the device, or attach to one that an administrator made persistent. A device that
 //! was created here goes away with its descriptor, however the process ends.
 
-use super::Link;
 use super::sys::{fd, tun};
 use super::virtio;
+use super::{Link, filter};
 use crate::flow::LinkInfo;
 use crate::wire::Buffer;
 use rustix::fs::{Mode, OFlags};
@@ -256,6 +256,17 @@ impl Link for Tap {
 
     fn info(&self) -> LinkInfo {
         self.info
+    }
+
+    fn thin_out(&mut self, sources: &[[u8; 6]], one_in: u32) -> io::Result<()> {
+        if self.persistent {
+            // The device would keep the address of the program, which means nothing to the next process.
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        if sources.is_empty() {
+            return tun::detach_filter(&self.fd);
+        }
+        tun::attach_filter(&self.fd, &filter::sources(sources, one_in))
     }
 
     fn recv(&mut self, buffer: &mut Buffer) -> io::Result<()> {

@@ -4,7 +4,9 @@
 //! turns it into text later and elsewhere, with [`super::record::EventRecord`].
 
 use crate::flow::{Endpoint, Flow, Time};
+use crate::gateway::overload::ONE_IN;
 use crate::nat::{BlockView, Closed, Refusal, SessionView, Step};
+use crate::wire::MacAddr;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -199,6 +201,12 @@ pub enum Note {
     BlockReturned(BlockView),
     /// The host looks names up elsewhere: its DNS servers, the first one asked first.
     ResolverChanged(Vec<SocketAddr>),
+    /// One of the namespaces that are served is gone: what has ended, and how many are left.
+    NamespaceGone(String, usize),
+    /// More bad packets come than are worth reading: from a MAC inside, or by the uplink.
+    Flood(Option<MacAddr>),
+    /// That is over.
+    FloodOver(Option<MacAddr>),
     /// The gateway is about to end; why.
     Stopping(String),
 }
@@ -220,6 +228,9 @@ impl Note {
             Note::BlockLent(..) => "block-lent",
             Note::BlockReturned(..) => "block-returned",
             Note::ResolverChanged(..) => "resolver-changed",
+            Note::NamespaceGone(..) => "namespace-gone",
+            Note::Flood(..) => "flood",
+            Note::FloodOver(..) => "flood-over",
             Note::Stopping(..) => "stopping",
         }
     }
@@ -254,6 +265,17 @@ impl Note {
                 let servers: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
                 format!("the host asks {} for names now", servers.join(", "))
             }
+            Note::NamespaceGone(what, left) => {
+                format!("{what}: its TAP is taken away; namespaces left: {left}")
+            }
+            Note::Flood(Some(mac)) => format!(
+                "{mac} sends more bad packets than are worth reading: one in {ONE_IN} of its frames is read until it stops"
+            ),
+            Note::Flood(None) => format!(
+                "more bad packets come by the uplink than are worth reading: ports in use are read, and one packet in {ONE_IN} of the rest"
+            ),
+            Note::FloodOver(Some(mac)) => format!("{mac} floods no longer: all its frames are read"),
+            Note::FloodOver(None) => "the flood by the uplink is over: all packets are read".to_owned(),
             Note::Stopping(why) => format!("stopping: {why}"),
         }
     }

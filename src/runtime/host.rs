@@ -5,7 +5,7 @@ use super::poller::Poller;
 use super::portless::Portless;
 use crate::flow::{Endpoint, Prefix};
 use crate::gateway::{GatewayConfig, INSIDE};
-use crate::io::filter::Wanted;
+use crate::io::filter::{First, Wanted};
 use crate::io::guard::Guard;
 use crate::io::netlink::Netlink;
 use crate::io::resolver::ResolvConf;
@@ -31,6 +31,8 @@ pub struct Host {
     pub follows: bool,
     /// Protocols without ports that have left.
     pub portless: Portless,
+    /// What is read first while there is a flood.
+    pub first: Option<First>,
     /// External addresses that stand for any address of the host.
     pub anywhere: Vec<IpAddr>,
     /// Addresses inside at which DNS goes to the host's resolver.
@@ -106,7 +108,8 @@ impl Host {
         let addresses = nat.external.clone();
         let single: BTreeSet<u16> = published.filter(|port| !nat.has_port(*port)).collect();
         let ports = nat.ports.iter().cloned().chain(single.into_iter().map(|port| port..=port));
-        Wanted { addresses, ports: ports.collect(), protocols: self.portless.protocols(), prefixes }
+        let (protocols, first) = (self.portless.protocols(), self.first.clone());
+        Wanted { addresses, ports: ports.collect(), protocols, prefixes, first }
     }
 }
 

@@ -236,6 +236,12 @@ impl Links {
         self.slots.iter_mut().for_each(|slot| slot.link.retire(addresses));
     }
 
+    /// Closes one of the interfaces that a link joins; how many are left.
+    pub fn part(&mut self, id: LinkId, port: usize) -> usize {
+        let number = self.number(id);
+        self.slots.get_mut(number).map_or(0, |slot| slot.link.part(port))
+    }
+
     /// Whether the link is down.
     pub fn is_down(&self, id: LinkId) -> bool {
         self.slots.get(self.number(id)).is_some_and(|slot| slot.down)
@@ -256,6 +262,20 @@ impl Links {
             }
         }
         result
+    }
+
+    /// Whether the link leaves unread what is not wanted.
+    pub fn filters(&self, id: LinkId) -> bool {
+        self.slots.get(self.number(id)).is_some_and(|slot| slot.link.filters())
+    }
+
+    /// Has a link read only one in `one_in` of the frames of these MACs.
+    ///
+    /// # Errors
+    /// See [`Link::thin_out`].
+    pub fn thin_out(&mut self, id: LinkId, sources: &[[u8; 6]], one_in: u32) -> std::io::Result<()> {
+        let number = self.number(id);
+        self.slots.get_mut(number).map_or(Ok(()), |slot| slot.link.thin_out(sources, one_in))
     }
 
     /// What the links have lost, `link: word`.

@@ -83,7 +83,7 @@ pub fn open(settings: &Settings, netlink: &Netlink) -> anyhow::Result<Way> {
     let nets = settings.inside.iter().map(|net| Prefix::new(net.addr(), net.prefix_len()));
     let prefixes = prefixes(&settings.translations, &settings.exempt, nets);
     let (addresses, ports) = (external.clone(), wanted_ports(settings));
-    let wanted = Wanted { addresses, ports, prefixes, protocols: Vec::new() };
+    let wanted = Wanted { addresses, ports, prefixes, ..Wanted::default() };
     let kind = match settings.uplink {
         UplinkChoice::Packet => Some(uplink::Kind::Packet),
         UplinkChoice::Raw => Some(uplink::Kind::Raw),

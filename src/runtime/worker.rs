@@ -5,6 +5,7 @@
 //! timers and port leases are never far away. A super-frame is read, edited and sent at once, in
 //! one buffer that stays in the cache.
 
+use super::Member;
 use super::clock::Clock;
 use super::host::Host;
 use super::links::{Links, Turned};
@@ -16,6 +17,7 @@ use super::signals::Signals;
 use super::spin::Spin;
 use super::stock::Stock;
 use crate::flow::{Endpoint, LinkId, Protocol, Summary, Time};
+use crate::gateway::overload::Admission;
 use crate::gateway::{Command, Fate, Gateway, INSIDE, OUTSIDE, Outbox, Reply};
 use crate::io::ending::Ending;
 use crate::io::guard::{Guard, LeaseError};
@@ -83,6 +85,8 @@ pub struct Worker {
     pub signals: Signals,
     /// What the gateway may not outlive.
     pub endings: Vec<Ending>,
+    /// The ends of single namespaces where there are several.
+    pub members: Vec<Member>,
     /// Tells of changed interfaces, addresses and routes.
     pub watcher: Watcher,
     /// What it made on the host, and what it needs to know of it.
@@ -105,6 +109,8 @@ pub struct Chores {
     more_leases: bool,
     refused_calls: u64,
     slept: Duration,
+    looked: Time,
+    pub(super) admission: Admission,
 }
 
 impl Chores {
@@ -194,7 +200,22 @@ impl Worker {
         }
         let over =
             self.endings.iter_mut().find_map(|ending| ending.ended().then(|| ending.what().to_owned()));
-        over.map(Ended::Over)
+        over.map(Ended::Over).or_else(|| self.part_members())
+    }
+
+    /// Takes the TAPs of namespaces away that have ended; with the last one the gateway ends.
+    fn part_members(&mut self) -> Option<Ended> {
+        let now = self.clock.now();
+        let ended = |member: &mut Member| member.ending.ended();
+        for member in self.members.extract_if(.., ended).collect::<Vec<_>>() {
+            let what = member.ending.what().to_owned();
+            let left = self.links.part(INSIDE, member.port);
+            if left == 0 {
+                return Some(Ended::Over(what));
+            }
+            self.note(Note::NamespaceGone(what, left), now);
+        }
+        None
     }
 
     /// Waits for something: looks again for a while if packets follow each other closely, then
@@ -253,6 +274,9 @@ impl Worker {
         }
         tracing::trace!(?link, ?fate);
         if let Fate::Pass(to) = fate {
+            if self.gateway.admission_changed() {
+                self.admit(now);
+            }
             self.send(to, packet, now);
         }
         // What goes out behind this packet must not wait for the end of the burst: fragments that
@@ -357,7 +381,12 @@ impl Worker {
 
     pub(super) fn note(&self, note: Note, now: Time) {
         match &note {
-            Note::LinkUp(_) | Note::Reloaded(..) | Note::ResolverChanged(_) | Note::Stopping(_) => {
+            Note::FloodOver(_)
+            | Note::LinkUp(_)
+            | Note::Reloaded(..)
+            | Note::ResolverChanged(_)
+            | Note::NamespaceGone(..)
+            | Note::Stopping(_) => {
                 tracing::info!("{}", note.text());
             }
             _ => tracing::warn!("{}", note.text()),
@@ -379,14 +408,18 @@ impl Worker {
             self.gateway.tick(now, out, &mut Watching::new(&self.feed));
             self.flush(out, now);
         }
+        self.admit(now);
         self.remember(now);
         self.lease(now);
         self.publish_board(now);
-        let slept = self.clock.slept();
-        if slept.saturating_sub(self.chores.slept) >= A_NAP {
-            self.note(Note::Slept(slept.saturating_sub(self.chores.slept)), now);
+        // The clock goes on while the host sleeps: no time for a nap has passed where none has been.
+        if now.since(std::mem::replace(&mut self.chores.looked, now)) >= A_NAP {
+            let slept = self.clock.slept();
+            let nap = slept.saturating_sub(std::mem::replace(&mut self.chores.slept, slept));
+            if nap >= A_NAP {
+                self.note(Note::Slept(nap), now);
+            }
         }
-        self.chores.slept = slept;
         self.chores.refused_calls = sandbox::look(self.chores.refused_calls);
     }
 
@@ -507,6 +540,9 @@ impl Worker {
             (Reply::Counters(counters, _), _) => {
                 counters.links = self.links.counters();
                 let held = self.guard.held() as u64;
+                let (inside, outside) = self.gateway.left_unread();
+                counters.links.push(("flood: inside-left-unread-about".to_owned(), inside));
+                counters.links.push(("flood: outside-left-unread-about".to_owned(), outside));
                 counters.links.push(("guard: held-sockets".to_owned(), held));
                 let refused = protect::refused().0;
                 counters.links.push(("sandbox: refused-calls".to_owned(), refused));
@@ -529,16 +565,19 @@ impl Worker {
         reply
     }
 
-    /// The uplink's filter follows what is translated; published ports may lie outside the range.
-    pub(super) fn let_in(&mut self, now: Time) {
+    /// The uplink's filter follows what is translated; published ports may lie outside the range. False if
+    /// it could not be changed.
+    pub(super) fn let_in(&mut self, now: Time) -> bool {
         let Reply::Published(published) = self.gateway.apply(Command::Published, now, &mut ()) else {
-            return;
+            return false;
         };
         let wanted =
             self.host.wanted(self.gateway.config(), published.iter().map(|(_, outside, _)| outside.port));
-        if let Err(error) = self.links.set_wanted(&wanted, &mut self.poller) {
+        let changed = self.links.set_wanted(&wanted, &mut self.poller);
+        if let Err(error) = &changed {
             tracing::warn!("the packet filter could not be changed: {error}");
         }
+        changed.is_ok()
     }
 
     fn lease(&mut self, now: Time) {

@@ -35,6 +35,12 @@ impl MacAddr {
     }
 }
 
+/// Who a frame says that it is from; all zeros if it is too short to say.
+pub fn source(frame: &[u8]) -> MacAddr {
+    let source = frame.get(6..12).and_then(|bytes| bytes.try_into().ok());
+    MacAddr(source.unwrap_or_default())
+}
+
 impl fmt::Display for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;

@@ -13,6 +13,7 @@ use crate::io::ending::Ending;
 use crate::io::guest::{NetChoice, attach};
 use crate::io::netlink::Netlink;
 use crate::io::sys::fd;
+use crate::runtime::said::said;
 use crate::runtime::{Around, run_with};
 use anyhow::{Context, bail};
 use std::ffi::OsString;
@@ -54,7 +55,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say_error(&format!("slirp4netns: {error:#}"));
+            say_error(&format!("slirp4netns: {}", said(&error)));
             ExitCode::FAILURE
         }
     }
@@ -95,6 +96,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         control_optional: true,
         removes: made.iter().cloned().collect(),
         passing: true,
+        ..Around::default()
     };
     let ran = run_with(&plan.settings, &plan.flags, runtime_dir.as_deref(), around);
     if let Some(path) = made {
@@ -203,12 +205,16 @@ fn sweep(ours: &Path) {
         let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) else { continue };
         // One of another PID namespace answers; one that is only starting has its process.
         let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-        if !Path::new("/proc").join(pid.to_string()).exists()
-            && UnixStream::connect(entry.path()).is_err_and(refused)
-        {
+        if !runs(pid) && UnixStream::connect(entry.path()).is_err_and(refused) {
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// Whether there is such a process, and not only what is left of it until somebody asks how it ended.
+fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
 }
 
 /// Listens on the API socket, in the place of whatever was there.

@@ -163,7 +163,7 @@ fn furnish(stage: &Path, plan: &Plan, trees: &[(PathBuf, OwnedFd)]) -> io::Resul
         }
     }
     for (path, tree) in trees {
-        move_mount(tree, "", CWD, &there(path), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        move_mount(tree, "", CWD, there(path), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The ioctls of `/dev/net/tun` (`include/uapi/linux/if_tun.h`).
 
 use rustix::ioctl::{self, IntegerSetter, Opcode, Setter, Updater};
+use socket2::SockFilter;
 use std::io;
 use std::os::fd::AsFd;
 
@@ -64,6 +65,34 @@ pub fn attach(fd: impl AsFd, name: &str, flags: u16) -> io::Result<String> {
         ioctl::ioctl(fd, call)?;
     }
     Ok(request.name())
+}
+
+/// Has the kernel run a classic BPF program on each frame before it is queued for the reader
+/// (`TUNATTACHFILTER`). The device keeps the address of the program and reads it again when another
+/// descriptor is attached: not for devices that outlive this process.
+///
+/// # Errors
+/// `EINVAL` if it is no TAP, or no program.
+pub fn attach_filter(fd: impl AsFd, program: &[SockFilter]) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: TUNATTACHFILTER reads one `struct sock_fprog` and as many instructions as that says, of
+    // which a `SockFilter` is one by its documentation (`repr(transparent)`).
+    unsafe {
+        ioctl::ioctl(fd, Setter::<{ libc::TUNATTACHFILTER as Opcode }, libc::sock_fprog>::new(program))?
+    };
+    Ok(())
+}
+
+/// Takes the program away (`TUNDETACHFILTER`).
+///
+/// # Errors
+/// The kernel's word.
+pub fn detach_filter(fd: impl AsFd) -> io::Result<()> {
+    let none = libc::sock_fprog { len: 0, filter: std::ptr::null_mut() };
+    // SAFETY: TUNDETACHFILTER reads nothing.
+    unsafe { ioctl::ioctl(fd, Setter::<{ libc::TUNDETACHFILTER as Opcode }, libc::sock_fprog>::new(none))? };
+    Ok(())
 }
 
 /// Name and flags of the device that a descriptor is attached to (`TUNGETIFF`).

@@ -321,6 +321,10 @@ impl Link for PacketUplink {
         self.info
     }
 
+    fn filters(&self) -> bool {
+        true
+    }
+
     fn set_wanted(&mut self, wanted: &Wanted) -> io::Result<()> {
         self.socket.attach_filter(&filter::build(wanted, Form::Frames))?;
         self.wanted = wanted.clone();

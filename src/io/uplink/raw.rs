@@ -400,6 +400,10 @@ impl Link for RawUplink {
         self.info
     }
 
+    fn filters(&self) -> bool {
+        true
+    }
+
     fn set_wanted(&mut self, wanted: &Wanted) -> io::Result<()> {
         for receiver in &self.receivers {
             receiver.socket.attach_filter(&receiver.sort.program(self.role, wanted))?;

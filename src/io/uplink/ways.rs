@@ -105,6 +105,10 @@ impl Link for Ways {
         self.latest.pending() || self.older.iter().any(|older| older.link.pending())
     }
 
+    fn filters(&self) -> bool {
+        self.latest.filters()
+    }
+
     fn set_wanted(&mut self, wanted: &Wanted) -> io::Result<()> {
         let older = self.older.iter_mut().map(|older| older.link.set_wanted(wanted));
         let older = older.fold(Ok(()), io::Result::and);

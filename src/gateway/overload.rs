@@ -1,0 +1,505 @@
+//! Keeps a flood of bad packets from costing others their share: says what the links may leave unread.
+//!
+//! A packet that is dropped here has cost a system call and a walk through the checks; a kernel that is
+//! told beforehand drops it for the processor time of who sent it. So while more packets are dropped than
+//! [`TOO_MANY`] a second,
+//!
+//! * **inside**, of the frames of those MACs that send most of them only one in [`ONE_IN`] is read;
+//! * **outside**, where sources can be forged, all packets to ports that were in use lately are read, and
+//!   one in [`ONE_IN`] of the rest.
+//!
+//! The packets that are still read tell when the flood is over.
+
+use super::bucket::TokenBucket;
+use super::{Gateway, INSIDE, OUTSIDE};
+use crate::flow::{LinkId, Protocol, Time};
+use crate::wire::ethernet::MacAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Dropped packets a second from which on a link is flooded: a few hundredths of a processor.
+pub const TOO_MANY: u32 = 50_000;
+/// What is left of a flood that the kernel thins out: one packet in so many, a power of two.
+pub const ONE_IN: u32 = 64;
+/// Ranges of ports that are told apart, at most; of more the nearest are joined.
+pub const MOST_RANGES: usize = 128;
+
+/// How long packets are counted before it is said that they are too many.
+const WINDOW: Duration = Duration::from_millis(20);
+/// How long a restriction lasts before it is seen whether it is still needed.
+const SPELL: Duration = Duration::from_secs(1);
+/// How long ports in use are looked for before the others are left unread.
+const LEARNING: Duration = Duration::from_millis(50);
+/// What comes into use is let in at once so often, which costs a new program in the kernel each time:
+const BURST: u32 = 50;
+/// and so often a second;
+const PER_SECOND: u32 = 200;
+/// else so soon, with what else has come into use.
+const SOON: Duration = Duration::from_millis(5);
+/// MACs that are counted at once, and restricted at once. Who has an eighth of what is dropped is
+/// certainly found among so many (Misra and Gries, 1982).
+const SOURCES: usize = 16;
+const SHARE: u32 = 8;
+
+/// What links are to read of a flood.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Admission {
+    /// Who sends most of what is dropped, in no order: of their frames one in [`ONE_IN`].
+    pub flooders: Vec<MacAddr>,
+    /// What is in use outside, if only that is to be read whole.
+    pub outside: Option<InUse>,
+}
+
+/// What was in use outside lately.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct InUse {
+    /// Ports and echo identifiers; ascending, apart from each other.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// Protocols without ports, by their numbers.
+    pub protocols: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flooder {
+    mac: MacAddr,
+    since: Time,
+    read: u32,
+}
+
+/// Where packets from the uplink are let in.
+#[derive(Debug, Default)]
+enum Outside {
+    #[default]
+    Open,
+    /// Ports in use are noted until then.
+    Learning(Time, Box<Ports>),
+    Restricted {
+        ports: Box<Ports>,
+        since: Time,
+        read: u32,
+        /// How often something that comes into use is let in at once, and when it is else.
+        at_once: TokenBucket,
+        more: Option<Time>,
+    },
+}
+
+/// Words of a bit for each port and, behind those, for each protocol without ports.
+const WORDS: usize = 1024 + 4;
+
+/// What was in use in this spell and in the one before.
+#[derive(Debug)]
+struct Ports {
+    latest: [u64; WORDS],
+    before: [u64; WORDS],
+}
+
+fn place(protocol: Protocol, port: u16) -> (usize, u64) {
+    match protocol {
+        Protocol::Other(number) => (1024 + usize::from(number >> 6), 1 << (number & 63)),
+        _ => (usize::from(port >> 6), 1 << (port & 63)),
+    }
+}
+
+impl Ports {
+    fn new() -> Box<Ports> {
+        Box::new(Ports { latest: [0; WORDS], before: [0; WORDS] })
+    }
+
+    /// Whether it was not in use before.
+    fn note(&mut self, protocol: Protocol, port: u16) -> bool {
+        let (word, bit) = place(protocol, port);
+        let new = (self.latest[word] | self.before[word]) & bit == 0;
+        self.latest[word] |= bit;
+        new
+    }
+
+    fn turn(&mut self) {
+        self.before = std::mem::replace(&mut self.latest, [0; WORDS]);
+    }
+
+    fn in_use(&self, published: impl Iterator<Item = (Protocol, u16)>) -> InUse {
+        let mut all: Vec<u64> =
+            self.latest.iter().zip(&self.before).map(|(latest, before)| latest | before).collect();
+        for (protocol, port) in published {
+            let (word, bit) = place(protocol, port);
+            all[word] |= bit;
+        }
+        let has = |(word, bit): (usize, u64)| all[word] & bit != 0;
+        let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
+        for port in (0..=u16::MAX).filter(|port| has(place(Protocol::Tcp, *port))) {
+            match ranges.last_mut() {
+                Some(last) if last.end().checked_add(1) == Some(port) => *last = *last.start()..=port,
+                _ => ranges.push(port..=port),
+            }
+        }
+        let protocols = (0..=u8::MAX).filter(|number| has(place(Protocol::Other(*number), 0)));
+        InUse { protocols: protocols.collect(), ports: join_nearest(ranges) }
+    }
+}
+
+/// Joins neighbours across the narrowest gaps until few enough are left.
+fn join_nearest(ranges: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
+    let Some(excess) = ranges.len().checked_sub(MOST_RANGES).filter(|excess| *excess > 0) else {
+        return ranges;
+    };
+    let gap = |pair: &[RangeInclusive<u16>]| match pair {
+        [left, right] => right.start() - left.end(),
+        _ => u16::MAX,
+    };
+    let mut gaps: Vec<u16> = ranges.windows(2).map(gap).collect();
+    gaps.sort_unstable();
+    let widest = gaps[excess - 1];
+    let mut joined: Vec<RangeInclusive<u16>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start() - last.end() <= widest => *last = *last.start()..=*range.end(),
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
+/// Counts what is dropped, and says what to leave unread.
+#[derive(Debug, Default)]
+pub struct Overload {
+    /// Since when the windows last.
+    inside_since: Time,
+    inside_read: u32,
+    sources: Vec<(MacAddr, u32)>,
+    flooders: Vec<Flooder>,
+    outside_since: Time,
+    outside_read: u32,
+    outside: Outside,
+    /// Links of which nothing can be left unread.
+    hopeless: [bool; 2],
+    changed: bool,
+    left_inside: u64,
+    left_outside: u64,
+}
+
+fn too_many(count: u32, window: Duration) -> bool {
+    u128::from(count) * Duration::from_secs(1).as_nanos() > u128::from(TOO_MANY) * window.as_nanos()
+}
+
+/// Whether what is read of a restricted source, one packet in [`ONE_IN`], is a flood no more.
+fn is_over(read: u32) -> bool {
+    u64::from(read) * u64::from(ONE_IN) * 4 < u64::from(TOO_MANY)
+}
+
+impl Overload {
+    /// Whether ports in use are to be told by [`Overload::used`].
+    pub fn wants_ports(&self) -> bool {
+        !matches!(self.outside, Outside::Open)
+    }
+
+    /// Notes that a session of this outside port had a packet.
+    pub fn used(&mut self, protocol: Protocol, port: u16, now: Time) {
+        match &mut self.outside {
+            Outside::Open => {}
+            Outside::Learning(_, ports) => {
+                ports.note(protocol, port);
+            }
+            Outside::Restricted { ports, at_once, more, .. } => {
+                if !ports.note(protocol, port) {
+                    return;
+                }
+                if at_once.take(now) {
+                    // Before the packet leaves that the first answer is to.
+                    *more = None;
+                    self.changed = true;
+                } else if more.is_none() {
+                    *more = Some(now + SOON);
+                }
+            }
+        }
+    }
+
+    /// Notes that a packet was dropped; `source` is who sent the frame, inside.
+    pub fn dropped(&mut self, from: LinkId, source: MacAddr, now: Time) {
+        match from {
+            INSIDE if !self.hopeless[0] => self.dropped_inside(source, now),
+            OUTSIDE if !self.hopeless[1] => self.dropped_outside(now),
+            _ => {}
+        }
+    }
+
+    fn dropped_inside(&mut self, source: MacAddr, now: Time) {
+        if let Some(known) = self.flooders.iter_mut().find(|flooder| flooder.mac == source) {
+            known.read += 1;
+            self.left_inside += u64::from(ONE_IN) - 1;
+            return;
+        }
+        let passed = now.since(self.inside_since);
+        if passed >= WINDOW {
+            if too_many(self.inside_read, passed) {
+                self.restrict_sources(now);
+            }
+            (self.inside_since, self.inside_read) = (now, 0);
+            self.sources.clear();
+        }
+        self.inside_read += 1;
+        if let Some((_, count)) = self.sources.iter_mut().find(|(mac, _)| *mac == source) {
+            *count += 1;
+        } else if self.sources.len() < SOURCES {
+            self.sources.push((source, 1));
+        } else {
+            self.sources.iter_mut().for_each(|(_, count)| *count -= 1);
+            self.sources.retain(|(_, count)| *count > 0);
+        }
+    }
+
+    fn restrict_sources(&mut self, now: Time) {
+        // What such a table counts of a source is too little by a share of 1 / (SOURCES + 1) at most.
+        let least = self.inside_read / SHARE - self.inside_read / (SOURCES as u32 + 1);
+        for (mac, count) in &self.sources {
+            if *count >= least && self.flooders.len() < SOURCES {
+                self.flooders.push(Flooder { mac: *mac, since: now, read: 0 });
+                self.changed = true;
+            }
+        }
+    }
+
+    fn dropped_outside(&mut self, now: Time) {
+        match &mut self.outside {
+            Outside::Restricted { read, .. } => {
+                *read += 1;
+                self.left_outside += u64::from(ONE_IN) - 1;
+            }
+            Outside::Learning(..) => {}
+            Outside::Open => {
+                let passed = now.since(self.outside_since);
+                if passed >= WINDOW {
+                    if too_many(self.outside_read, passed) {
+                        self.outside = Outside::Learning(now + LEARNING, Ports::new());
+                    }
+                    (self.outside_since, self.outside_read) = (now, 0);
+                }
+                self.outside_read += 1;
+            }
+        }
+    }
+
+    /// Does what time asks for.
+    pub fn tick(&mut self, now: Time) {
+        for flooder in &mut self.flooders {
+            if now.since(flooder.since) >= SPELL && !is_over(flooder.read) {
+                (flooder.since, flooder.read) = (now, 0);
+            }
+        }
+        let before = self.flooders.len();
+        self.flooders.retain(|flooder| now.since(flooder.since) < SPELL);
+        self.changed |= self.flooders.len() != before;
+        self.outside = match std::mem::take(&mut self.outside) {
+            Outside::Learning(until, ports) if until <= now => {
+                self.changed = true;
+                let at_once = TokenBucket::new(BURST, PER_SECOND);
+                Outside::Restricted { ports, since: now, read: 0, at_once, more: None }
+            }
+            Outside::Restricted { since, read, .. } if now.since(since) >= SPELL && is_over(read) => {
+                self.changed = true;
+                Outside::Open
+            }
+            Outside::Restricted { mut ports, since, at_once, .. } if now.since(since) >= SPELL => {
+                ports.turn();
+                self.changed = true;
+                Outside::Restricted { ports, since: now, read: 0, at_once, more: None }
+            }
+            Outside::Restricted { ports, since, read, at_once, more }
+                if more.is_some_and(|more| more <= now) =>
+            {
+                self.changed = true;
+                Outside::Restricted { ports, since, read, at_once, more: None }
+            }
+            as_it_was => as_it_was,
+        };
+    }
+
+    /// When [`Overload::tick`] has something to do.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let inside = self.flooders.iter().map(|flooder| flooder.since + SPELL).min();
+        let outside = match &self.outside {
+            Outside::Open => None,
+            Outside::Learning(until, _) => Some(*until),
+            Outside::Restricted { since, more, .. } => {
+                Some(more.map_or(*since + SPELL, |more| more.min(*since + SPELL)))
+            }
+        };
+        inside.into_iter().chain(outside).min()
+    }
+
+    /// About how many packets were left unread inside and outside: for each that was read of a flood,
+    /// those that it stands for.
+    pub fn left_unread(&self) -> (u64, u64) {
+        (self.left_inside, self.left_outside)
+    }
+}
+
+impl Gateway {
+    /// What the links are to read of what comes, if that has changed.
+    pub fn admission(&mut self) -> Option<Admission> {
+        if !std::mem::take(&mut self.overload.changed) {
+            return None;
+        }
+        let outside = match &self.overload.outside {
+            Outside::Restricted { ports, .. } => {
+                let published = self.nat.published();
+                Some(ports.in_use(published.iter().map(|(protocol, outside, _)| (*protocol, outside.port))))
+            }
+            _ => None,
+        };
+        let flooders = self.overload.flooders.iter().map(|flooder| flooder.mac).collect();
+        Some(Admission { flooders, outside })
+    }
+
+    /// Whether [`Gateway::admission`] has something to say, which should be done before a packet is sent.
+    pub fn admission_changed(&self) -> bool {
+        self.overload.changed
+    }
+
+    /// See [`Overload::left_unread`].
+    pub fn left_unread(&self) -> (u64, u64) {
+        self.overload.left_unread()
+    }
+
+    /// Takes that nothing that comes by `link` can be left unread.
+    pub fn cannot_restrict(&mut self, link: LinkId) {
+        match link {
+            INSIDE => {
+                self.overload.hopeless[0] = true;
+                self.overload.flooders.clear();
+                self.overload.left_inside = 0;
+            }
+            _ => {
+                self.overload.hopeless[1] = true;
+                self.overload.outside = Outside::Open;
+                self.overload.left_outside = 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RED: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
+    const BLUE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);
+
+    /// `per_second` packets of `source` are dropped in each of `times`.
+    fn drop_some(
+        overload: &mut Overload,
+        from: LinkId,
+        source: MacAddr,
+        per_second: u64,
+        times: RangeInclusive<u64>,
+    ) {
+        for millis in times {
+            for _ in 0..per_second / 1000 {
+                overload.dropped(from, source, Time::from_millis(millis));
+            }
+            overload.tick(Time::from_millis(millis));
+        }
+    }
+
+    fn flooders(overload: &Overload) -> Vec<MacAddr> {
+        overload.flooders.iter().map(|flooder| flooder.mac).collect()
+    }
+
+    #[test]
+    fn who_floods_is_restricted_alone_and_not_for_longer_than_it_floods() {
+        let mut overload = Overload::default();
+        for millis in 0..100 {
+            drop_some(&mut overload, INSIDE, BLUE, 500_000, millis..=millis);
+            drop_some(&mut overload, INSIDE, RED, 2_000, millis..=millis);
+        }
+        assert_eq!(flooders(&overload), [BLUE]);
+        assert_eq!(overload.next_deadline(), Some(overload.flooders[0].since + SPELL));
+        drop_some(&mut overload, INSIDE, BLUE, 500_000 / u64::from(ONE_IN), 100..=3000);
+        assert_eq!(flooders(&overload), [BLUE], "what is read says that it goes on");
+        assert!(overload.left_unread().0 > 1_000_000);
+        drop_some(&mut overload, INSIDE, BLUE, 0, 3001..=5100);
+        assert!(flooders(&overload).is_empty());
+        assert_eq!(overload.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_noisy_host_is_no_flood() {
+        let mut overload = Overload::default();
+        drop_some(&mut overload, INSIDE, BLUE, u64::from(TOO_MANY) - 2000, 0..=500);
+        drop_some(&mut overload, OUTSIDE, BLUE, u64::from(TOO_MANY) - 2000, 0..=500);
+        assert!(flooders(&overload).is_empty() && !overload.wants_ports() && !overload.changed);
+    }
+
+    #[test]
+    fn many_macs_do_not_hide_who_floods() {
+        let mut overload = Overload::default();
+        for millis in 0..100u64 {
+            for n in 0..600u64 {
+                let [.., high, low] = (millis * 600 + n).to_be_bytes();
+                let source = if n % 4 == 0 { BLUE } else { MacAddr([2, 0, 0, 9, high, low]) };
+                overload.dropped(INSIDE, source, Time::from_millis(millis));
+            }
+        }
+        assert!(flooders(&overload).contains(&BLUE));
+        assert!(overload.flooders.len() <= SOURCES && overload.sources.len() <= SOURCES);
+    }
+
+    #[test]
+    fn ports_in_use_are_learnt_before_the_rest_is_left() {
+        let mut overload = Overload::default();
+        drop_some(&mut overload, OUTSIDE, BLUE, 500_000, 0..=30);
+        assert!(overload.wants_ports() && !overload.changed, "everything is read while ports are learnt");
+        overload.used(Protocol::Tcp, 4000, Time::from_millis(31));
+        overload.tick(Time::from_millis(200));
+        assert!(std::mem::take(&mut overload.changed));
+        overload.used(Protocol::Tcp, 4000, Time::from_millis(202));
+        assert_eq!(overload.next_deadline(), Some(Time::from_millis(1200)), "nothing new");
+        assert!(!overload.changed);
+        overload.used(Protocol::Other(47), 5000, Time::from_millis(203));
+        assert!(std::mem::take(&mut overload.changed), "before the packet leaves");
+        (0..BURST as u16 - 1).for_each(|n| overload.used(Protocol::Udp, 5001 + n, Time::from_millis(203)));
+        overload.changed = false;
+        overload.used(Protocol::Udp, 6000, Time::from_millis(203));
+        overload.used(Protocol::Udp, 6001, Time::from_millis(204));
+        assert!(!overload.changed, "too many at once");
+        assert_eq!(overload.next_deadline(), Some(Time::from_millis(208)));
+        overload.tick(Time::from_millis(208));
+        assert!(std::mem::take(&mut overload.changed));
+        let Outside::Restricted { ports, .. } = &overload.outside else { panic!("{:?}", overload.outside) };
+        let published = [(Protocol::Tcp, 80), (Protocol::Udp, 4001)];
+        let expected =
+            InUse { ports: vec![80..=80, 4000..=4001, 5001..=5049, 6000..=6001], protocols: vec![47] };
+        assert_eq!(ports.in_use(published.into_iter()), expected);
+        drop_some(&mut overload, OUTSIDE, BLUE, 10_000, 207..=1300);
+        assert!(overload.wants_ports());
+        drop_some(&mut overload, OUTSIDE, BLUE, 0, 1301..=4000);
+        assert!(!overload.wants_ports() && overload.changed);
+    }
+
+    #[test]
+    fn a_port_without_packets_is_forgotten_after_two_spells() {
+        let mut ports = Ports::new();
+        assert!(ports.note(Protocol::Udp, 7) && !ports.note(Protocol::Icmp, 7));
+        ports.turn();
+        assert_eq!(ports.in_use([].into_iter()).ports, [7..=7]);
+        assert!(!ports.note(Protocol::Udp, 7));
+        ports.turn();
+        ports.turn();
+        assert_eq!(ports.in_use([].into_iter()), InUse::default());
+    }
+
+    #[test]
+    fn too_many_ranges_are_joined_where_they_are_nearest() {
+        let mut ports = Ports::new();
+        for port in (0..=u16::MAX).step_by(10) {
+            ports.note(Protocol::Tcp, port);
+        }
+        (1000..2000).for_each(|port| assert!(ports.note(Protocol::Tcp, port) || port % 10 == 0));
+        let ranges = ports.in_use([(Protocol::Udp, 0), (Protocol::Udp, u16::MAX)].into_iter()).ports;
+        assert!(ranges.len() <= MOST_RANGES);
+        assert!(ranges.iter().any(|range| range.contains(&1500)));
+        for port in (0..=u16::MAX).step_by(10) {
+            assert!(ranges.iter().any(|range| range.contains(&port)), "{port}");
+        }
+    }
+}

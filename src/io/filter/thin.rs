@@ -1,0 +1,234 @@
+//! The parts of the filters that thin a flood out: of what is not to be read first, one packet in so many.
+
+use super::six::NETWORK;
+use super::{
+    ANCILLARY, AND, HEADER_LENGTH_TO_X, JUMP_ABOVE, JUMP_ANY_BIT, JUMP_AT_LEAST, JUMP_EQUAL, LOAD_BYTE,
+    LOAD_BYTE_INDEXED, LOAD_HALF, LOAD_HALF_INDEXED, LOAD_WORD, Program, Wanted, finish,
+};
+use socket2::SockFilter;
+use std::ops::RangeInclusive;
+
+/// `SKF_AD_RANDOM`: a random word.
+pub(super) const RANDOM: u32 = ANCILLARY + libc::SKF_AD_RANDOM.cast_unsigned();
+const SIX_HEADER: u32 = 40;
+
+/// What of the wanted packets is read while there is a flood.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct First {
+    /// To these ports, and echo replies with these identifiers, whole; ascending, apart from each other.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// Of these protocols without ports, whole.
+    pub protocols: Vec<u8>,
+    /// Of everything else one packet in so many, a power of two.
+    pub one_in: u32,
+}
+
+/// Where a test leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum To {
+    /// The wanted packets' own program, which stands behind this one.
+    Whole,
+    /// Chance decides.
+    Chance,
+    /// A place in this program.
+    Label(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Do(u16, u32),
+    /// Goes on if the test holds, else leads elsewhere.
+    Unless(u16, u32, To),
+    /// Leads elsewhere if the test holds, else goes on.
+    If(u16, u32, To),
+    Go(To),
+    Here(usize),
+}
+
+/// A program whose jumps, all forward, are to labels.
+#[derive(Debug, Default)]
+struct Labelled {
+    steps: Vec<Step>,
+    labels: usize,
+}
+
+impl Labelled {
+    fn label(&mut self) -> usize {
+        self.labels += 1;
+        self.labels - 1
+    }
+
+    fn add(&mut self, steps: impl IntoIterator<Item = Step>) {
+        self.steps.extend(steps);
+    }
+
+    /// Leads on by the port in the accumulator.
+    fn search(&mut self, ports: &[RangeInclusive<u16>]) {
+        match ports {
+            [] => self.add([Step::Go(To::Chance)]),
+            [range] => self.add([
+                Step::Unless(JUMP_AT_LEAST, u32::from(*range.start()), To::Chance),
+                Step::If(JUMP_ABOVE, u32::from(*range.end()), To::Chance),
+                Step::Go(To::Whole),
+            ]),
+            _ => {
+                let (lower, upper) = ports.split_at(ports.len() / 2);
+                let below = self.label();
+                let from = upper.first().map_or(0, |range| u32::from(*range.start()));
+                self.add([Step::Unless(JUMP_AT_LEAST, from, To::Label(below))]);
+                self.search(upper);
+                self.add([Step::Here(below)]);
+                self.search(lower);
+            }
+        }
+    }
+
+    /// The instructions, if chance and then the wanted packets' own program stand behind them.
+    fn resolve(&self, chance: &Program) -> Program {
+        let length = |step: &Step| match step {
+            Step::Do(..) | Step::Go(_) => 1,
+            Step::Unless(..) | Step::If(..) => 2,
+            Step::Here(_) => 0,
+        };
+        let end: usize = self.steps.iter().map(length).sum();
+        let mut places = vec![end; self.labels];
+        let mut at = 0;
+        for step in &self.steps {
+            if let Step::Here(label) = step {
+                places[*label] = at;
+            }
+            at += length(step);
+        }
+        let mut program = Program::default();
+        for step in &self.steps {
+            let (skip, to) = match step {
+                Step::Here(_) => continue,
+                Step::Do(code, value) => {
+                    program.load(*code, *value);
+                    continue;
+                }
+                Step::Go(to) => (None, to),
+                Step::Unless(code, value, to) => (Some((*code, 1, 0, *value)), to),
+                Step::If(code, value, to) => (Some((*code, 0, 1, *value)), to),
+            };
+            program.0.extend(skip);
+            let target = match to {
+                To::Chance => end,
+                To::Whole => end + chance.0.len(),
+                To::Label(label) => places[*label],
+            };
+            program.jump(target - program.0.len() - 1);
+        }
+        program
+    }
+}
+
+/// Longer programs are not made: the old one and the new one must both have room in what the kernel lets
+/// a socket have for such (`net.core.optmem_max`, 128 KiB as of Linux 6.7), where an instruction takes up
+/// to sixteen bytes.
+const LONGEST: usize = 2048;
+
+/// Puts before the program of what is wanted what thins it out, if there is a flood. A program that
+/// would be too long stays as it is.
+pub(super) fn out(wanted: &Wanted, program: Program) -> Program {
+    let Some(first) = &wanted.first else { return program };
+    let mut head = Labelled::default();
+    by_port(&mut head, wanted, first);
+    let chance = chance(first.one_in);
+    let mut all = head.resolve(&chance);
+    if all.0.len() + chance.0.len() + program.0.len() > LONGEST {
+        return program;
+    }
+    all.0.extend(chance.0);
+    all.0.extend(program.0);
+    all
+}
+
+/// Goes on with one packet in `one_in`, and drops the others.
+fn chance(one_in: u32) -> Program {
+    let mut program = Program::default();
+    program.load(LOAD_WORD, RANDOM);
+    program.drop_if(JUMP_ANY_BIT, one_in.wrapping_sub(1));
+    program
+}
+
+/// Finds the port or identifier of a packet, and looks it up. What is wanted by prefix has no ports of
+/// ours, and is left alone.
+fn by_port(head: &mut Labelled, wanted: &Wanted, first: &First) {
+    if !wanted.prefixes.is_empty() {
+        head.add([Step::Go(To::Whole)]);
+        return;
+    }
+    let (six, four_ports, six_ports, lookup) = (head.label(), head.label(), head.label(), head.label());
+    head.add([
+        Step::Do(LOAD_BYTE, NETWORK),
+        Step::Do(AND, 0xf0),
+        Step::Unless(JUMP_EQUAL, 0x40, To::Label(six)),
+        Step::Do(LOAD_HALF, NETWORK + 6),
+        Step::If(JUMP_ANY_BIT, 0x1fff, To::Chance),
+        Step::Do(LOAD_BYTE, NETWORK + 9),
+    ]);
+    let portless = |head: &mut Labelled| {
+        let whole = |protocol: &u8| Step::If(JUMP_EQUAL, u32::from(*protocol), To::Whole);
+        head.add(first.protocols.iter().map(whole));
+    };
+    portless(head);
+    head.add([
+        Step::If(JUMP_EQUAL, 6, To::Label(four_ports)),
+        Step::If(JUMP_EQUAL, 17, To::Label(four_ports)),
+        Step::Unless(JUMP_EQUAL, 1, To::Chance),
+        Step::Do(HEADER_LENGTH_TO_X, NETWORK),
+        Step::Do(LOAD_BYTE_INDEXED, NETWORK),
+        // An echo reply.
+        Step::Unless(JUMP_EQUAL, 0, To::Chance),
+        Step::Do(LOAD_HALF_INDEXED, NETWORK + 4),
+        Step::Go(To::Label(lookup)),
+        Step::Here(four_ports),
+        Step::Do(HEADER_LENGTH_TO_X, NETWORK),
+        Step::Do(LOAD_HALF_INDEXED, NETWORK + 2),
+        Step::Go(To::Label(lookup)),
+        Step::Here(six),
+        Step::Do(LOAD_BYTE, NETWORK + 6),
+    ]);
+    portless(head);
+    head.add([
+        Step::If(JUMP_EQUAL, 6, To::Label(six_ports)),
+        Step::If(JUMP_EQUAL, 17, To::Label(six_ports)),
+        Step::Unless(JUMP_EQUAL, 58, To::Chance),
+        Step::Do(LOAD_BYTE, NETWORK + SIX_HEADER),
+        Step::Unless(JUMP_EQUAL, 129, To::Chance),
+        Step::Do(LOAD_HALF, NETWORK + SIX_HEADER + 4),
+        Step::Go(To::Label(lookup)),
+        Step::Here(six_ports),
+        Step::Do(LOAD_HALF, NETWORK + SIX_HEADER + 2),
+        Step::Here(lookup),
+    ]);
+    head.search(&first.ports);
+}
+
+/// A filter for Ethernet frames that lets one in `one_in` (a power of two) of those of these MACs
+/// through, and all of others.
+pub fn sources(sources: &[[u8; 6]], one_in: u32) -> Vec<SockFilter> {
+    finish(of_sources(sources, one_in))
+}
+
+pub(super) fn of_sources(sources: &[[u8; 6]], one_in: u32) -> Program {
+    const SOURCE: u32 = 6;
+    let mut head = Labelled::default();
+    for [a, b, rest @ ..] in sources {
+        let next = head.label();
+        head.add([
+            Step::Do(LOAD_WORD, SOURCE + 2),
+            Step::Unless(JUMP_EQUAL, u32::from_be_bytes(*rest), To::Label(next)),
+            Step::Do(LOAD_HALF, SOURCE),
+            Step::If(JUMP_EQUAL, u32::from(u16::from_be_bytes([*a, *b])), To::Chance),
+            Step::Here(next),
+        ]);
+    }
+    head.add([Step::Go(To::Whole)]);
+    let chance = chance(one_in);
+    let mut program = head.resolve(&chance);
+    program.0.extend(chance.0);
+    program.accept();
+    program
+}

@@ -1,0 +1,209 @@
+//! Floods of bad packets from a container and from the world: are they left unread, and everybody else
+//! served?
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/lab_harness.rs"]
+mod lab_harness;
+#[path = "support/lab_setup.rs"]
+#[allow(dead_code, reason = "each test program uses a part")]
+mod lab_setup;
+
+use lab_harness::Test;
+use lab_setup::*;
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+use tapnat::io::netlink::Netlink;
+use tapnat::io::sys::netns::Netns;
+use tapnat::io::sys::wiretap::Wiretap;
+use tapnat::lab::programs::http::Client;
+use tapnat::lab::programs::now;
+use tapnat::lab::selftest::packet::{at as end, udp};
+use tapnat::lab::topology::{HOST, Options, SERVERS, UPLINK};
+use tapnat::wire::MacAddr;
+use tapnat::wire::ethernet::{Frame, IPV4};
+
+const FORMS: [Form; 2] = [PLAIN, Form { uplink: "raw", guard: "hold", tap: "auto" }];
+/// As long as this may pass until a slow machine has sent enough.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Frames that are handed to the kernel at once, as many with other contents.
+const BATCH: u16 = 64;
+
+/// A frame for each number, with the packet that is made of it.
+fn frames(source: [u8; 6], destination: [u8; 6], packet: impl Fn(u16) -> Vec<u8>) -> Vec<Vec<u8>> {
+    let (source, destination) = (MacAddr(source), MacAddr(destination));
+    let header = Frame { destination, source, ethertype: IPV4 }.to_bytes();
+    (0..BATCH).map(|n| [&header[..], &packet(n)].concat()).collect()
+}
+
+fn mac_of(host: &Netns) -> (u32, [u8; 6]) {
+    let link = host.run(|| Netlink::open().unwrap().link(UPLINK).unwrap().unwrap()).unwrap();
+    (link.index, link.mac)
+}
+
+/// Sends the frames over and over, as fast as the kernel takes them, until it is `over`.
+fn flood(host: &Netns, frames: &[Vec<u8>], over: &AtomicBool) {
+    let (index, _) = mac_of(host);
+    let send = || {
+        let wire = Wiretap::open_to_send(index).unwrap();
+        while !over.load(Relaxed) {
+            match wire.send_all(frames) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
+                // The interface's queue is full.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    host.run(send).unwrap();
+}
+
+/// What `tapnat events` says of the gateway itself.
+struct Notes {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Notes {
+    fn of(setup: &Setup) -> Notes {
+        let mut command = Command::new(PROGRAM);
+        command.args(["events", "--kinds", "note", "--json", "--control"]).arg(setup.world.control());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (send, lines) = std::sync::mpsc::channel();
+        thread::spawn(move || output.lines().map_while(Result::ok).for_each(|line| drop(send.send(line))));
+        // The subscription stands when the server has answered, which nothing tells.
+        thread::sleep(Duration::from_millis(300));
+        Notes { child, lines }
+    }
+
+    /// Waits for a note of this word that has `text` in it.
+    fn wait(&self, word: &str, text: &str) {
+        let until = now() + PATIENCE;
+        loop {
+            let line = self.lines.recv_timeout(until.saturating_duration_since(now()));
+            let line = line.unwrap_or_else(|_| panic!("no note {word} {text}"));
+            if line.contains(&format!("\"{word}\"")) && line.contains(text) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Notes {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn counter(setup: &Setup, name: &str) -> u64 {
+    let output =
+        Command::new(PROGRAM).args(["stats", "--json", "--control"]).arg(setup.world.control()).output();
+    let stats: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    stats["links"][name].as_u64().unwrap_or_else(|| panic!("no counter {name} in {stats:#}"))
+}
+
+/// Floods from `sender` until a note about it that names `who` has come and others were served meanwhile.
+fn others_are_served(setup: &mut Setup, sender: &str, frames: &[Vec<u8>], who: &str, counted: &str) {
+    let notes = Notes::of(setup);
+    let red = setup.on("red");
+    let mut old = red.run(|| Client::connect(at(SERVERS[0], 80), SOON).unwrap()).unwrap();
+    let over = AtomicBool::new(false);
+    assert_eq!(counter(setup, counted), 0);
+    thread::scope(|scope| {
+        scope.spawn(|| flood(setup.on(sender), frames, &over));
+        let end = End(&over);
+        notes.wait("flood", who);
+        for _ in 0..5 {
+            assert_eq!(old.get("/").unwrap().status, 200, "a connection goes on");
+            assert_eq!(page(red, at(SERVERS[0], 80), "/").unwrap().status, 200, "connections are made");
+        }
+        assert_ping(red, SERVERS[0]);
+        eventually("what was left is counted", SOON, || counter(setup, counted) > 0);
+        drop(end);
+    });
+    notes.wait("flood-over", who);
+    assert_eq!(old.get("/").unwrap().status, 200);
+    if sender != "internet" {
+        assert_ping(setup.on(sender), SERVERS[0]);
+    }
+    setup.assert_running();
+}
+
+/// Says that it is over, whatever happens meanwhile.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+fn of_who_floods_inside_little_is_read(form: Form) {
+    let mut setup = Setup::new(form, Options::default(), &["--mac", "02:00:00:00:00:01"]);
+    assert_ping(setup.on("blue"), SERVERS[0]);
+    let (_, blue) = mac_of(setup.on("blue"));
+    let spoofed = |n| udp(end(SERVERS[1], 1000 + n), end(SERVERS[0], 9)).bytes();
+    let frames = frames(blue, [2, 0, 0, 0, 0, 1], spoofed);
+    let who = MacAddr(blue).to_string();
+    others_are_served(&mut setup, "blue", &frames, &who, "flood: inside-left-unread-about");
+}
+
+fn of_a_flood_from_outside_what_is_in_use_is_read(form: Form) {
+    let mut setup = Setup::plain(form);
+    let [(_, internet), (_, host)] = ["internet", "host"].map(|name| mac_of(setup.on(name)));
+    let unasked = |n| udp(end(SERVERS[1], 9), end(HOST, 40_000 + n)).bytes();
+    let frames = frames(internet, host, unasked);
+    others_are_served(&mut setup, "internet", &frames, "uplink", "flood: outside-left-unread-about");
+}
+
+fn a_prepared_tap_is_read_whole() {
+    let world = World::new(Options::default());
+    let add = || {
+        let mut command = Command::new("ip");
+        command.args(["tuntap", "add", "dev", TAP, "mode", "tap"]).status().unwrap()
+    };
+    assert!(world.on("host").run(add).unwrap().success());
+    let gateway = world.gateway(PLAIN, &["--mac", "02:00:00:00:00:01"]);
+    let mut setup = Setup { gateway, world };
+    let (_, blue) = mac_of(setup.on("blue"));
+    let frames =
+        frames(blue, [2, 0, 0, 0, 0, 1], |n| udp(end(SERVERS[1], 1000 + n), end(SERVERS[0], 9)).bytes());
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| flood(setup.on("blue"), &frames, &over));
+        let end = End(&over);
+        eventually("all its frames are read", PATIENCE, || {
+            setup.gateway.0.said().contains("floods, and all its frames are read")
+        });
+        drop(end);
+    });
+    assert_eq!(counter(&setup, "flood: inside-left-unread-about"), 0);
+    assert_ping(setup.on("blue"), SERVERS[0]);
+    setup.assert_running();
+}
+
+fn tests() -> Vec<Test> {
+    type Named = (&'static str, fn(Form));
+    let every: [Named; 2] = [
+        ("of_who_floods_inside_little_is_read", of_who_floods_inside_little_is_read),
+        ("of_a_flood_from_outside_what_is_in_use_is_read", of_a_flood_from_outside_what_is_in_use_is_read),
+    ];
+    let name = "a_prepared_tap_is_read_whole".to_owned();
+    let mut all = vec![Test { name, run: Box::new(a_prepared_tap_is_read_whole), impossible: None }];
+    for form in FORMS {
+        for (name, test) in every {
+            let run = Box::new(move || test(form));
+            all.push(Test { name: format!("{name}/{form}"), run, impossible: None });
+        }
+    }
+    all
+}
+
+fn main() -> ExitCode {
+    lab_harness::main(tests)
+}
