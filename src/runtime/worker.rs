@@ -10,6 +10,7 @@ use super::host::Host;
 use super::links::{Links, Turned};
 use super::mailbox::{Letter, Mailbox};
 use super::memory::PortMemory;
+use super::pages::Pages;
 use super::poller::{LINKS, Poller, Woken};
 use super::sandbox;
 use super::signals::Signals;
@@ -107,6 +108,7 @@ pub struct Chores {
     refused_calls: u64,
     slept: Duration,
     pub(super) admission: Admission,
+    pages: Pages,
 }
 
 impl Chores {
@@ -392,6 +394,7 @@ impl Worker {
         self.remember(now);
         self.lease(now);
         self.publish_board(now);
+        self.chores.pages.look(self.gateway.sessions(), || self.gateway.spans());
         let slept = self.clock.slept();
         if slept.saturating_sub(self.chores.slept) >= A_NAP {
             self.note(Note::Slept(slept.saturating_sub(self.chores.slept)), now);
