@@ -9,6 +9,8 @@
 mod attach_exec;
 #[path = "support/attach_guest.rs"]
 mod attach_guest;
+#[path = "support/attach_many.rs"]
+mod attach_many;
 #[path = "support/attach_rig.rs"]
 mod attach_rig;
 #[path = "support/attach_rootless.rs"]
@@ -31,6 +33,7 @@ fn tests() -> Vec<Test> {
         Test { name: name.to_owned(), run: Box::new(run), impossible }
     };
     let mut all: Vec<Test> = attach_guest::TESTS.into_iter().map(test).collect();
+    all.extend(attach_many::TESTS.into_iter().map(test));
     all.extend(attach_exec::TESTS.into_iter().map(test));
     let rootless = attach_rootless::TESTS.into_iter().map(|(name, run)| Test {
         name: format!("rootless/{name}"),

@@ -1,4 +1,5 @@
-//! `docs/rfc-compliance.md` answers every requirement, and every test that it names exists and runs.
+//! `docs/rfc-compliance.md` answers every requirement, and every test that it names exists and runs; so
+//! does every one that the tables of `docs/container-tools.md` name.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -75,6 +76,20 @@ fn every_test_named_exists_and_runs() {
     }
 }
 
+#[test]
+fn every_test_named_for_container_tools_exists_and_runs() {
+    let known = known_tests();
+    let text = fs::read_to_string(root().join("docs/container-tools.md")).unwrap();
+    let cells =
+        text.lines().filter(|line| line.starts_with('|')).flat_map(|line| line.split('`').skip(1).step_by(2));
+    let named: Vec<_> = cells.filter_map(|word| word.rsplit_once("::")).collect();
+    assert!(named.len() > 30, "the tables name tests as `file::name`: {}", named.len());
+    for (file, name) in named {
+        let names = known.get(file).unwrap_or_else(|| panic!("{file}::{name}: no such test file"));
+        assert!(names.iter().any(|known| known == name), "{file} has no test {name}");
+    }
+}
+
 /// Names of tests by the path that the table gives them: `nat_table` for `tests/nat_table.rs`,
 /// `nat::ports` for `src/nat/ports.rs`.
 fn known_tests() -> BTreeMap<String, Vec<String>> {
@@ -84,7 +99,12 @@ fn known_tests() -> BTreeMap<String, Vec<String>> {
         let path = file.strip_prefix(root()).unwrap().with_extension("");
         let parts: Vec<_> = path.iter().skip(1).map(|part| part.to_str().unwrap()).collect();
         let parts = parts.strip_suffix(&["mod"]).unwrap_or(&parts);
-        known.entry(parts.join("::")).or_insert_with(Vec::new).extend(tests_in(&text));
+        let names = known.entry(parts.join("::")).or_insert_with(Vec::new);
+        names.extend(tests_in(&text));
+        // Tables may stand in files that a program includes.
+        for part in text.split("#[path = \"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            names.extend(tests_in(&fs::read_to_string(file.with_file_name(part)).unwrap()));
+        }
         // The demands of `tapnat selftest`, which `tests/selftest.rs` puts to the gateway.
         if parts.starts_with(&["lab", "selftest"]) {
             known.entry("selftest".into()).or_insert_with(Vec::new).extend(demands_in(&text));

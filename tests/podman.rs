@@ -10,6 +10,8 @@
 mod lab_harness;
 #[path = "support/podman_rig.rs"]
 mod podman_rig;
+#[path = "support/podman_scripts.rs"]
+mod podman_scripts;
 
 use lab_harness::Test;
 use podman_rig::Rig;
@@ -171,7 +173,7 @@ fn tests() -> Vec<Test> {
         run: Box::new(run),
         impossible: impossible.clone(),
     };
-    all.into_iter().map(test).collect()
+    all.into_iter().chain(podman_scripts::TESTS).map(test).collect()
 }
 
 fn main() -> ExitCode {

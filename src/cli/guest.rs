@@ -22,8 +22,8 @@ const SIX: [&str; 2] = ["fd00::2/64", "fd00:746e:2::2/64"];
 /// Options of `attach` and `exec` about the namespace.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct GuestArgs {
-    /// Address and prefix of the namespace, e.g. 10.0.2.100/24; once for each family
-    /// [default: one of each --inside prefix]
+    /// Address and prefix of the namespace, e.g. 10.0.2.100/24; once for each family, and of several
+    /// namespaces once for each in their order [default: one of each --inside prefix]
     #[arg(long, value_name = "CIDR", help_heading = "Namespace")]
     pub guest: Vec<String>,
 }
@@ -44,8 +44,10 @@ pub struct Plan {
     pub flags: RunFlags,
     /// What they say.
     pub settings: Settings,
-    /// What is made in the namespace.
+    /// What is made in the namespace; in the first one if there are several.
     pub guest: GuestConfig,
+    /// What is made in the others.
+    pub more: Vec<GuestConfig>,
     /// The control socket was named.
     pub control_named: bool,
 }
@@ -57,6 +59,20 @@ pub struct Plan {
 pub fn plan(
     flags: &RunFlags,
     guest: &GuestArgs,
+    defaults: Defaults<'_>,
+    runtime_dir: Option<&Path>,
+) -> anyhow::Result<Plan> {
+    plan_many(flags, guest, 1, defaults, runtime_dir)
+}
+
+/// As [`plan`], for `count` namespaces, each with addresses of its own.
+///
+/// # Errors
+/// As [`plan`]; or the networks have no room for so many.
+pub fn plan_many(
+    flags: &RunFlags,
+    guest: &GuestArgs,
+    count: usize,
     defaults: Defaults<'_>,
     runtime_dir: Option<&Path>,
 ) -> anyhow::Result<Plan> {
@@ -83,11 +99,23 @@ pub fn plan(
     }
     let control_named = flags.control.is_some() || written.has("control");
     let settings = load(&flags, runtime_dir)?;
-    let guest = guest_config(&settings, guest)?;
-    Ok(Plan { flags, settings, guest, control_named })
+    let mut addresses = guest_addresses(&settings, guest, count)?.into_iter();
+    let guest = guest_config(&settings, addresses.next().unwrap_or_default())?;
+    let more = addresses.map(|addresses| guest_config(&settings, addresses)).collect::<Result<_, _>>()?;
+    Ok(Plan { flags, settings, guest, more, control_named })
 }
 
 impl Plan {
+    /// What is made in each namespace.
+    pub fn guests(&self) -> impl Iterator<Item = &GuestConfig> {
+        std::iter::once(&self.guest).chain(&self.more)
+    }
+
+    /// The same, to be changed.
+    pub fn guests_mut(&mut self) -> impl Iterator<Item = &mut GuestConfig> {
+        std::iter::once(&mut self.guest).chain(&mut self.more)
+    }
+
     /// The same with a TAP that is open.
     #[must_use]
     pub fn with_tap(mut self, tap: OwnedFd) -> Plan {
@@ -112,7 +140,8 @@ impl Plan {
     }
 }
 
-fn usage(flag: &'static str, problem: impl Into<String>, cure: impl Into<String>) -> ConfigError {
+/// A setting that is wrong on the command line.
+pub(super) fn usage(flag: &'static str, problem: impl Into<String>, cure: impl Into<String>) -> ConfigError {
     ConfigError::new(&Place::Flag(flag), problem, cure)
 }
 
@@ -156,21 +185,45 @@ fn free(candidates: &[&str], known: &[(u32, IpAddr, u8)]) -> String {
     found.or(candidates.first()).map_or_else(String::new, |text| (*text).to_owned())
 }
 
-fn guest_config(settings: &Settings, args: &GuestArgs) -> Result<GuestConfig, ConfigError> {
+/// The addresses of each of `count` namespaces: those that are given, in their order, and free ones.
+fn guest_addresses(
+    settings: &Settings,
+    args: &GuestArgs,
+    count: usize,
+) -> Result<Vec<Vec<IpNet>>, ConfigError> {
+    let mut given = Vec::new();
+    for text in &args.guest {
+        given.push(guest_address(text, settings, &given, count)?);
+    }
+    let family = |one: &IpNet, other: &IpNet| one.addr().is_ipv4() == other.addr().is_ipv4();
+    let mut taken: Vec<IpAddr> = given.iter().map(IpNet::addr).collect();
+    let mut all = Vec::new();
+    for number in 0..count {
+        let mut own: Vec<IpNet> = Vec::new();
+        for net in &settings.inside {
+            if own.iter().any(|other| family(other, net)) {
+                continue;
+            }
+            let address = match given.iter().filter(|one| family(one, net)).nth(number) {
+                Some(given) => *given,
+                None => free_guest(net, &taken).ok_or_else(|| {
+                    let problem = format!("{net} has no room for {count} namespaces");
+                    usage("--inside", problem, "give a larger network")
+                })?,
+            };
+            taken.push(address.addr());
+            own.push(address);
+        }
+        all.push(own);
+    }
+    Ok(all)
+}
+
+fn guest_config(settings: &Settings, addresses: Vec<IpNet>) -> Result<GuestConfig, ConfigError> {
     let TapChoice::Name(tap) = &settings.tap else {
         let cure = "leave `tap-fd` out, or use `tapnat run`";
         return Err(usage("--config", "names a TAP that is open already", cure));
     };
-    let mut addresses = Vec::new();
-    for text in &args.guest {
-        addresses.push(guest_address(text, settings, &addresses)?);
-    }
-    for net in &settings.inside {
-        let family = |other: &IpNet| other.addr().is_ipv4() == net.addr().is_ipv4();
-        if !addresses.iter().any(family) {
-            addresses.push(default_guest(net));
-        }
-    }
     let gateway = |guest: &IpNet| settings.inside.iter().find(|net| net.contains(&guest.addr()));
     let routes = addresses.iter().filter_map(gateway).map(|net| GuestRoute::default(net.addr())).collect();
     let six = addresses.iter().any(|net| net.addr().is_ipv6());
@@ -188,7 +241,12 @@ fn guest_config(settings: &Settings, args: &GuestArgs) -> Result<GuestConfig, Co
     })
 }
 
-fn guest_address(text: &str, settings: &Settings, before: &[IpNet]) -> Result<IpNet, ConfigError> {
+fn guest_address(
+    text: &str,
+    settings: &Settings,
+    before: &[IpNet],
+    count: usize,
+) -> Result<IpNet, ConfigError> {
     let wrong = |problem: &str, cure: String| Err(usage("--guest", format!("`{text}` {problem}"), cure));
     let Ok(guest) = text.parse::<IpNet>() else {
         return wrong("is no address with prefix", "give one such as 10.0.2.100/24".to_owned());
@@ -206,24 +264,48 @@ fn guest_address(text: &str, settings: &Settings, before: &[IpNet]) -> Result<Ip
         let cure = format!("give another address, e.g. {}", default_guest(net));
         return wrong("is the gateway's, or nobody's, address", cure);
     }
-    if before.iter().any(|other| other.addr().is_ipv4() == address.is_ipv4()) {
-        return wrong("is the second one of its family", "give one for each family".to_owned());
+    if before.iter().any(|other| other.addr() == address) {
+        return wrong("is given twice", "give each namespace its own".to_owned());
+    }
+    if before.iter().filter(|other| other.addr().is_ipv4() == address.is_ipv4()).count() >= count {
+        let (number, cure) = match count {
+            1 => ("second one".to_owned(), "give one for each family".to_owned()),
+            _ => (format!("number {}", count + 1), format!("there are {count} namespaces: give as many")),
+        };
+        return wrong(&format!("is the {number} of its family"), cure);
     }
     Ok(guest)
 }
 
 /// An address of the gateway's network: the hundredth if there is one, else the first.
 fn default_guest(net: &IpNet) -> IpNet {
-    let hundredth = match net.network() {
-        IpAddr::V4(first) => IpAddr::V4(Ipv4Addr::from_bits(first.to_bits().saturating_add(100))),
-        IpAddr::V6(first) => IpAddr::V6(Ipv6Addr::from_bits(first.to_bits().saturating_add(0x100))),
-    };
+    free_guest(net, &[]).unwrap_or(*net)
+}
+
+/// An address of the gateway's network that is none of `taken`: from the hundredth on if that is not
+/// the gateway's, else from the first on. `None` if all are taken.
+fn free_guest(net: &IpNet, taken: &[IpAddr]) -> Option<IpNet> {
     let fits = |address: &IpAddr| {
         let broadcast = net.addr().is_ipv4() && net.broadcast() == *address;
         net.contains(address) && *address != net.addr() && *address != net.network() && !broadcast
     };
-    let address = Some(hundredth).filter(fits).or_else(|| net.hosts().take(4).find(fits));
-    IpNet::new(address.unwrap_or(hundredth), net.prefix_len()).unwrap_or(*net)
+    let from_hundredth = |number: usize| match net.network() {
+        IpAddr::V4(first) => {
+            let bits = first.to_bits().checked_add(100)?.checked_add(u32::try_from(number).ok()?)?;
+            Some(IpAddr::V4(Ipv4Addr::from_bits(bits)))
+        }
+        IpAddr::V6(first) => {
+            let bits = first.to_bits().checked_add(0x100)?.checked_add(number as u128)?;
+            Some(IpAddr::V6(Ipv6Addr::from_bits(bits)))
+        }
+    };
+    // The gateway, the network itself and its broadcast address are nobody's.
+    let enough = taken.len() + 4;
+    let high = (0..enough).map_while(from_hundredth);
+    let high = high.skip_while(|_| from_hundredth(0).is_none_or(|address| !fits(&address)));
+    let mut all = high.chain(net.hosts().take(enough));
+    let address = all.find(|address| fits(address) && !taken.contains(address))?;
+    IpNet::new(address, net.prefix_len()).ok()
 }
 
 #[cfg(test)]
@@ -253,6 +335,31 @@ mod tests {
         assert_eq!(free(&FOUR, &[(1, ip("10.0.2.15"), 24)]), "10.40.2.2/24");
         assert_eq!(free(&FOUR, &[(1, ip("10.1.1.1"), 8)]), "172.27.2.2/24");
         assert_eq!(free(&SIX, &[(1, ip("fd00::9"), 64)]), "fd00:746e:2::2/64");
+    }
+
+    #[test]
+    fn each_namespace_gets_an_address_of_its_own() {
+        let many = |guest: &[&str], inside: &[&str], count| {
+            let guest = GuestArgs { guest: guest.iter().map(|text| (*text).to_owned()).collect() };
+            let flags = self::inside(inside);
+            let plan = plan_many(&flags, &guest, count, Defaults::default(), None);
+            plan.map_err(|error| error.to_string()).map(|plan| {
+                let words = |guest: &GuestConfig| guest.addresses.iter().map(IpNet::to_string).collect();
+                plan.guests().map(words).map(|words: Vec<String>| words.join(" ")).collect::<Vec<_>>()
+            })
+        };
+        let both = ["10.9.0.1/24", "fd00:9::1/64"];
+        let want = ["10.9.0.101/24 fd00:9::100/64", "10.9.0.100/24 fd00:9::101/64"];
+        assert_eq!(many(&["10.9.0.101/24"], &both, 2).unwrap(), want);
+        // Six addresses, of which the gateway has one.
+        let small = many(&[], &["10.9.0.1/29"], 5).unwrap();
+        assert_eq!(small.first().zip(small.last()), Some((&"10.9.0.2/29".into(), &"10.9.0.6/29".into())));
+        assert!(many(&[], &["10.9.0.1/29"], 6).unwrap_err().contains("no room for 6 namespaces"));
+        let whole = many(&[], &["10.9.0.1/24"], 253).unwrap();
+        assert_eq!(whole.iter().collect::<std::collections::BTreeSet<_>>().len(), 253);
+        let told = |guest: &[&str]| many(guest, &["10.9.0.1/24"], 2).unwrap_err();
+        assert!(told(&["10.9.0.5/24", "10.9.0.5/24"]).contains("given twice"));
+        assert!(told(&["10.9.0.5/24", "10.9.0.6/24", "10.9.0.7/24"]).contains("there are 2 namespaces"));
     }
 
     fn planned(flags: RunFlags, guest: &[&str]) -> Result<Plan, String> {

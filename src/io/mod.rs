@@ -14,6 +14,7 @@ pub mod protect;
 pub mod proxy;
 pub mod resolver;
 pub mod setup;
+pub mod switch;
 pub mod sys;
 pub mod tap;
 pub mod uplink;
@@ -116,6 +117,13 @@ pub trait Link {
     fn set_wanted(&mut self, wanted: &Wanted) -> io::Result<()> {
         let _ = wanted;
         Ok(())
+    }
+
+    /// Closes the interface of this number, counted from 0, where the link joins several; how many are
+    /// left.
+    fn part(&mut self, port: usize) -> usize {
+        let _ = port;
+        0
     }
 
     /// Whether [`Link::set_wanted`] has the kernel drop what is not wanted.

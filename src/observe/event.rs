@@ -201,6 +201,8 @@ pub enum Note {
     BlockReturned(BlockView),
     /// The host looks names up elsewhere: its DNS servers, the first one asked first.
     ResolverChanged(Vec<SocketAddr>),
+    /// One of the namespaces that are served is gone: what has ended, and how many are left.
+    NamespaceGone(String, usize),
     /// More bad packets come than are worth reading: from a MAC inside, or by the uplink.
     Flood(Option<MacAddr>),
     /// That is over.
@@ -226,6 +228,7 @@ impl Note {
             Note::BlockLent(..) => "block-lent",
             Note::BlockReturned(..) => "block-returned",
             Note::ResolverChanged(..) => "resolver-changed",
+            Note::NamespaceGone(..) => "namespace-gone",
             Note::Flood(..) => "flood",
             Note::FloodOver(..) => "flood-over",
             Note::Stopping(..) => "stopping",
@@ -261,6 +264,9 @@ impl Note {
             Note::ResolverChanged(servers) => {
                 let servers: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
                 format!("the host asks {} for names now", servers.join(", "))
+            }
+            Note::NamespaceGone(what, left) => {
+                format!("{what}: its TAP is taken away; namespaces left: {left}")
             }
             Note::Flood(Some(mac)) => format!(
                 "{mac} sends more bad packets than are worth reading: one in {ONE_IN} of its frames is read until it stops"

@@ -236,6 +236,12 @@ impl Links {
         self.slots.iter_mut().for_each(|slot| slot.link.retire(addresses));
     }
 
+    /// Closes one of the interfaces that a link joins; how many are left.
+    pub fn part(&mut self, id: LinkId, port: usize) -> usize {
+        let number = self.number(id);
+        self.slots.get_mut(number).map_or(0, |slot| slot.link.part(port))
+    }
+
     /// Whether the link is down.
     pub fn is_down(&self, id: LinkId) -> bool {
         self.slots.get(self.number(id)).is_some_and(|slot| slot.down)

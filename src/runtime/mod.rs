@@ -16,6 +16,7 @@ pub mod publish;
 pub mod ready;
 pub mod reload;
 pub mod resolver;
+pub mod said;
 pub mod sandbox;
 pub mod settle;
 pub mod signals;
@@ -26,9 +27,9 @@ pub mod way;
 pub mod worker;
 
 use crate::config::{RunFlags, Settings};
-use crate::control::Engine;
 use crate::control::server::Server;
 use crate::control::socket::SocketFile;
+use crate::control::{Engine, Source};
 use crate::io::ending::Ending;
 use crate::io::netlink::Watcher;
 use crate::io::resolver::{PATH, ResolvConf};
@@ -42,7 +43,7 @@ use poller::Poller;
 use reload::Reloader;
 use signals::{Hangups, Signals};
 use start::Started;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use worker::{Chores, Ended, Worker};
@@ -51,11 +52,26 @@ use worker::{Chores, Ended, Worker};
 /// answers it only later, so that it must not wait for one.
 pub type Ready = Box<dyn FnOnce(Arc<dyn Engine>) -> anyhow::Result<()>>;
 
+/// One of several namespaces.
+#[derive(Debug)]
+pub struct Member {
+    /// The number of its TAP.
+    pub port: usize,
+    /// Its end.
+    pub ending: Ending,
+}
+
 /// What a gateway has around it that is no setting.
 #[derive(Default)]
 pub struct Around {
     /// What it may not outlive: the first of these to end ends it, in good order.
     pub endings: Vec<Ending>,
+    /// TAPs of further namespaces, switched with the one of the settings: numbers 1 and on, that one
+    /// being number 0.
+    pub taps: Vec<OwnedFd>,
+    /// The ends of single namespaces where there are several; each takes its own TAP away, the last
+    /// one ends the gateway.
+    pub members: Vec<Member>,
     /// Called once when packets can flow, after `ready-fd` was told: the first moment at which
     /// threads may be started.
     pub ready: Option<Ready>,
@@ -69,7 +85,10 @@ pub struct Around {
 
 impl std::fmt::Debug for Around {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Around").field("endings", &self.endings).finish_non_exhaustive()
+        f.debug_struct("Around")
+            .field("endings", &self.endings)
+            .field("members", &self.members)
+            .finish_non_exhaustive()
     }
 }
 
@@ -95,7 +114,8 @@ pub fn run_with(
     let signals = Signals::take().context("signal handlers")?;
     let hangups = Hangups::take().context("signal handlers")?;
     let clock = clock::Clock::start();
-    let Started { gateway, links, guard, stock, host, arp, about } = start::start(settings, clock)?;
+    let Started { gateway, links, guard, stock, host, arp, about } =
+        start::start(settings, around.taps, clock)?;
 
     let mut poller = Poller::new().context("epoll")?;
     links.watch(&mut poller).context("epoll: links")?;
@@ -104,7 +124,7 @@ pub fn run_with(
     }
     let watcher = Watcher::open().context("netlink watcher")?;
     poller.watch_changes(watcher.as_fd()).context("epoll: netlink")?;
-    for ending in &around.endings {
+    for ending in around.endings.iter().chain(around.members.iter().map(|member| &member.ending)) {
         let watched = poller.watch_ending(ending.as_fd());
         watched.with_context(|| format!("epoll: the descriptor that tells when {}", ending.what()))?;
     }
@@ -133,6 +153,7 @@ pub fn run_with(
         clock,
         signals,
         endings: around.endings,
+        members: around.members,
         watcher,
         host,
         memory: None,
@@ -190,7 +211,7 @@ fn follow_resolver(known: Option<ResolvConf>, handle: &Arc<Handle>) -> std::io::
 
 /// SIGHUP: reads the settings again. What came of it is said in the log; a success by the worker.
 fn hung_up(engine: &dyn Engine) {
-    match engine.reload(None, false) {
+    match engine.reload(Source::Start, false) {
         Ok(reloaded) => reloaded.changes.iter().for_each(|change| tracing::info!("{change}")),
         Err(problem) => tracing::warn!("SIGHUP: not reloaded: {problem}"),
     }

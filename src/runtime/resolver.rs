@@ -111,13 +111,17 @@ pub fn names(conf: &ResolvConf) -> Names {
 }
 
 impl Host {
-    /// These aliases, with those of the host's first DNS server in the place of earlier ones. They come
-    /// first: the same address may stand for all else of the host.
+    /// These aliases, with those of the host's first DNS server of each family in the place of earlier
+    /// ones. They come first: the same address may stand for all else of the host.
     pub(super) fn aliases(&self, aliases: &[Alias]) -> Vec<Alias> {
         let ours = |alias: &Alias| alias.port == Some(PORT) && self.forward.contains(&alias.inside);
-        let server = self.resolver.as_ref().and_then(|conf| conf.servers.first());
-        let dns = self.forward.iter().zip(server.into_iter().cycle());
-        let dns = dns.map(|(inside, host)| Alias { inside: *inside, port: Some(PORT), host: *host });
+        let servers = self.resolver.as_ref().map_or(&[][..], |conf| &conf.servers);
+        let server = |inside: &IpAddr| {
+            let of_family = servers.iter().find(|server| server.is_ipv4() == inside.is_ipv4());
+            of_family.or(servers.first()).copied()
+        };
+        let dns = self.forward.iter().filter_map(|inside| Some((*inside, server(inside)?)));
+        let dns = dns.map(|(inside, host)| Alias { inside, port: Some(PORT), host });
         dns.chain(aliases.iter().filter(|alias| !ours(alias)).copied()).collect()
     }
 }

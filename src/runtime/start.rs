@@ -15,6 +15,7 @@ use crate::gateway::{ALIASES, Gateway, GatewayConfig, HOST, INSIDE, OUTSIDE, Sub
 use crate::io::guard::{self, Guard};
 use crate::io::netlink::{Family, Netlink};
 use crate::io::setup::{self, InsideConfig};
+use crate::io::switch::Switch;
 use crate::io::uplink::{self, Chosen};
 use crate::io::{Link, tap::Tap};
 use crate::nat::NatConfig;
@@ -23,6 +24,7 @@ use crate::wire::MacAddr;
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 use std::net::IpAddr;
+use std::os::fd::{IntoRawFd, OwnedFd};
 
 /// Everything open and chosen.
 #[derive(Debug)]
@@ -43,11 +45,11 @@ pub struct Started {
     pub about: About,
 }
 
-/// Opens all that `settings` name.
+/// Opens all that `settings` name. `taps` are switched with the TAP of the settings, if there are any.
 ///
 /// # Errors
 /// The thing, the cause and the cure.
-pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
+pub fn start(settings: &Settings, taps: Vec<OwnedFd>, clock: Clock) -> anyhow::Result<Started> {
     let netlink = Netlink::open().context("netlink socket")?;
     let Way { uplink, to_host, to_aliases, guard, external, anywhere, host_addresses, foreign, outside } =
         way::open(settings, &netlink)?;
@@ -66,11 +68,12 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let lost = foreign.iter().map(|foreign| foreign.address).collect();
     let arp = outside.as_ref().and_then(|outside| addresses::answer_for(&foreign, outside));
     let outside = outside.map_or_else(|| "sockets".to_owned(), |outside| outside.interface.name);
+    let tap = switched(tap, taps, mac, settings.mtu)?;
     let config = GatewayConfig::new(Vec::new(), mac, tap.info(), uplink.link.info(), nat);
     let host_by_uplink = uplink.kind == uplink::Kind::Sockets;
     let config = GatewayConfig { host_by_uplink, ..settings.gateway(config) };
-    let about = about(settings, &tap, &outside, &uplink, &guard, &config, clock);
-    let mut links: Vec<(LinkId, Box<dyn Link>)> = vec![(INSIDE, Box::new(tap)), (OUTSIDE, uplink.link)];
+    let about = about(settings, tap.as_ref(), &outside, &uplink, &guard, &config, clock);
+    let mut links: Vec<(LinkId, Box<dyn Link>)> = vec![(INSIDE, tap), (OUTSIDE, uplink.link)];
     links.extend(to_host.map(|link| (HOST, link)));
     links.extend(to_aliases.map(|link| (ALIASES, link)));
     let links = Links::new(links);
@@ -82,6 +85,18 @@ pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Started> {
     let host =
         Host { forward, resolver, outside, packet, inside, made, lost, follows, portless, first, anywhere };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, arp, about })
+}
+
+/// The TAP, and what it is switched with, as one link.
+fn switched(first: Tap, taps: Vec<OwnedFd>, mac: MacAddr, mtu: u16) -> anyhow::Result<Box<dyn Link>> {
+    if taps.is_empty() {
+        return Ok(Box::new(first));
+    }
+    let mut ports: Vec<Box<dyn Link>> = vec![Box::new(first)];
+    for tap in taps {
+        ports.push(Box::new(Tap::adopt(tap.into_raw_fd(), mtu)?));
+    }
+    Ok(Box::new(Switch::new(ports, mac).context("a switch of the namespaces' TAPs")?))
 }
 
 /// Raw IP sockets are given nothing to addresses that the host does not have.
@@ -200,7 +215,7 @@ fn made_up_mac(random: &[u8; 32]) -> [u8; 6] {
 
 fn about(
     settings: &Settings,
-    tap: &Tap,
+    tap: &dyn Link,
     outside: &str,
     uplink: &Chosen,
     guard: &Guard,

@@ -5,6 +5,7 @@
 //! timers and port leases are never far away. A super-frame is read, edited and sent at once, in
 //! one buffer that stays in the cache.
 
+use super::Member;
 use super::clock::Clock;
 use super::host::Host;
 use super::links::{Links, Turned};
@@ -85,6 +86,8 @@ pub struct Worker {
     pub signals: Signals,
     /// What the gateway may not outlive.
     pub endings: Vec<Ending>,
+    /// The ends of single namespaces where there are several.
+    pub members: Vec<Member>,
     /// Tells of changed interfaces, addresses and routes.
     pub watcher: Watcher,
     /// What it made on the host, and what it needs to know of it.
@@ -107,6 +110,7 @@ pub struct Chores {
     more_leases: bool,
     refused_calls: u64,
     slept: Duration,
+    looked: Time,
     pub(super) admission: Admission,
     pages: Pages,
 }
@@ -198,7 +202,22 @@ impl Worker {
         }
         let over =
             self.endings.iter_mut().find_map(|ending| ending.ended().then(|| ending.what().to_owned()));
-        over.map(Ended::Over)
+        over.map(Ended::Over).or_else(|| self.part_members())
+    }
+
+    /// Takes the TAPs of namespaces away that have ended; with the last one the gateway ends.
+    fn part_members(&mut self) -> Option<Ended> {
+        let now = self.clock.now();
+        let ended = |member: &mut Member| member.ending.ended();
+        for member in self.members.extract_if(.., ended).collect::<Vec<_>>() {
+            let what = member.ending.what().to_owned();
+            let left = self.links.part(INSIDE, member.port);
+            if left == 0 {
+                return Some(Ended::Over(what));
+            }
+            self.note(Note::NamespaceGone(what, left), now);
+        }
+        None
     }
 
     /// Waits for something: looks again for a while if packets follow each other closely, then
@@ -368,6 +387,7 @@ impl Worker {
             | Note::LinkUp(_)
             | Note::Reloaded(..)
             | Note::ResolverChanged(_)
+            | Note::NamespaceGone(..)
             | Note::Stopping(_) => {
                 tracing::info!("{}", note.text());
             }
@@ -395,11 +415,14 @@ impl Worker {
         self.lease(now);
         self.publish_board(now);
         self.chores.pages.look(self.gateway.sessions(), || self.gateway.spans());
-        let slept = self.clock.slept();
-        if slept.saturating_sub(self.chores.slept) >= A_NAP {
-            self.note(Note::Slept(slept.saturating_sub(self.chores.slept)), now);
+        // The clock goes on while the host sleeps: no time for a nap has passed where none has been.
+        if now.since(std::mem::replace(&mut self.chores.looked, now)) >= A_NAP {
+            let slept = self.clock.slept();
+            let nap = slept.saturating_sub(std::mem::replace(&mut self.chores.slept, slept));
+            if nap >= A_NAP {
+                self.note(Note::Slept(nap), now);
+            }
         }
-        self.chores.slept = slept;
         self.chores.refused_calls = sandbox::look(self.chores.refused_calls);
     }
 

@@ -4,7 +4,7 @@
 use rustix::mount::mount_bind;
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -16,8 +16,9 @@ use tapnat::lab::programs::{dns, http, now};
 use tapnat::lab::topology::{Options, SERVERS, standard};
 use tempfile::TempDir;
 
-/// The user that the tests make, and remove.
-const USER: &str = "tapnat-podman";
+/// What the users and folders that the tests make, and remove, are called, with the number of this
+/// process. Short, since Podman makes sockets with long names deep within.
+const OURS: &str = "tapod-";
 /// Programs that busybox is in containers.
 const APPLETS: [&str; 10] =
     ["sh", "ping", "wget", "ip", "sleep", "cat", "nslookup", "sha256sum", "httpd", "nc"];
@@ -39,6 +40,7 @@ pub fn impossible() -> Option<String> {
 
 /// The user, for all tests of this program; goes with the program.
 struct User {
+    name: String,
     id: u32,
     folder: TempDir,
 }
@@ -46,15 +48,16 @@ struct User {
 fn user() -> &'static User {
     static ONCE: OnceLock<User> = OnceLock::new();
     ONCE.get_or_init(|| {
-        let folder = tempfile::Builder::new().prefix("tapnat-pod-").tempdir_in("/tmp").unwrap();
+        sweep();
+        let name = format!("{OURS}{}", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir_in("/tmp").unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions("/dev/net/tun", fs::Permissions::from_mode(0o666)).unwrap();
-        let _ = Command::new("userdel").arg(USER).stderr(Stdio::null()).status();
         let home = folder.path().join("home");
         let mut add = Command::new("useradd");
-        add.args(["--create-home", "--shell=/bin/sh", "--home-dir"]).arg(&home).arg(USER);
+        add.args(["--create-home", "--shell=/bin/sh", "--home-dir"]).arg(&home).arg(&name);
         assert!(add.status().unwrap().success(), "useradd");
-        let id = Command::new("id").args(["-u", USER]).output().unwrap().stdout;
+        let id = Command::new("id").args(["-u", &name]).output().unwrap().stdout;
         let id: u32 = String::from_utf8(id).unwrap().trim().parse().unwrap();
         let own = |name: &str, mode: u32| {
             let path = folder.path().join(name);
@@ -84,16 +87,48 @@ fn user() -> &'static User {
         fs::write(&resolver, format!("nameserver {}\n", SERVERS[0])).unwrap();
         // The mounts are this program's own.
         mount_bind(&resolver, "/etc/resolv.conf").unwrap();
-        User { id, folder }
+        User { name, id, folder }
     })
 }
 
 /// Removes the user; statics are never dropped.
 pub fn clean_up() {
     if impossible().is_none() {
-        let path = user().folder.path().to_owned();
-        let _ = Command::new("userdel").arg(USER).stderr(Stdio::null()).status();
-        let _ = fs::remove_dir_all(path);
+        remove_user(&user().name);
+        let _ = fs::remove_dir_all(user().folder.path());
+    }
+}
+
+/// Removes a user, with the processes that a test which failed has left.
+fn remove_user(name: &str) {
+    let id = Command::new("id").args(["-u", name]).output().unwrap().stdout;
+    let Ok(id) = String::from_utf8(id).unwrap().trim().parse::<u32>() else { return };
+    let owner = |pid: u32| fs::metadata(format!("/proc/{pid}")).map(|data| data.uid());
+    for (pid, _) in processes().into_iter().filter(|(pid, _)| owner(*pid).is_ok_and(|owner| owner == id)) {
+        let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+    }
+    for _ in 0..20 {
+        let deleted = Command::new("userdel").arg(name).stderr(Stdio::null()).status();
+        if deleted.is_ok_and(|status| status.success()) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Removes what runs of these tests that were killed have left.
+fn sweep() {
+    let dead = |name: &str| {
+        let pid = name.strip_prefix(OURS).and_then(|rest| rest.parse::<u32>().ok());
+        pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+    };
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let names = users.lines().filter_map(|line| line.split(':').next());
+    names.filter(|name| dead(name)).for_each(remove_user);
+    for entry in fs::read_dir("/tmp").unwrap().flatten() {
+        if entry.file_name().to_str().is_some_and(dead) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -105,8 +140,12 @@ pub struct Rig {
 
 impl Rig {
     pub fn new() -> Rig {
+        Rig::with(Options::default())
+    }
+
+    pub fn with(options: Options) -> Rig {
         user();
-        let lab = Lab::build(&standard(Options::default())).unwrap();
+        let lab = Lab::build(&standard(options)).unwrap();
         let ping = || set_sysctl("net/ipv4/ping_group_range", "0 2147483647");
         lab.host("host").run(ping).unwrap().unwrap();
         let zone = vec![("www.lab".to_owned(), SERVERS[1])];
@@ -133,7 +172,7 @@ impl Rig {
 
     /// A shell command on the host, by the user.
     pub fn user(&self, line: &str) -> Command {
-        let User { id, folder } = user();
+        let User { id, folder, .. } = user();
         let at = |name: &str| folder.path().join(name);
         let mut command = Command::new("setpriv");
         command.args([format!("--reuid={id}"), format!("--regid={id}")]);

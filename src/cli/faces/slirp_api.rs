@@ -80,6 +80,9 @@ impl<F: Forwarder> Api<F> {
         let host_port = port(arguments, "host_port").ok_or("add_hostfwd: bad arguments.host_port")?;
         let wrong = "add_hostfwd: bad arguments.guest_addr";
         let family = |guest: &&IpAddr| guest.is_ipv4() == host.is_ipv4();
+        if !self.guests.iter().any(|guest| family(&guest)) {
+            return Err("add_hostfwd: bad arguments.host_addr");
+        }
         let guest = match text("guest_addr") {
             None => self.guests.iter().find(family).copied(),
             Some(text) => text.parse::<IpAddr>().ok().filter(|guest| family(&guest)),

@@ -6,6 +6,7 @@ use crate::io::sys::nsfs::{self, Kind};
 use rustix::fs::{Mode, OFlags, fstat};
 use rustix::process::Pid;
 use rustix::thread::{CapabilitySet, capabilities};
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,16 @@ pub struct Target {
     /// The user namespace; `None` to join the one that owns the network namespace where this process
     /// could not enter otherwise.
     pub user: Option<PathBuf>,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.net {
+            NetChoice::Pid(pid) => write!(f, "namespace of process {pid}"),
+            NetChoice::Path(path) => write!(f, "namespace {}", path.display()),
+            NetChoice::Fd(_) => write!(f, "inherited namespace"),
+        }
+    }
 }
 
 /// Namespaces that are open, to be joined.

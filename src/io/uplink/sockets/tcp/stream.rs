@@ -65,24 +65,27 @@ pub struct HostStream {
 }
 
 impl HostStream {
-    /// Begins to connect to `to`, from the address `bind`; from any if that is taken or not the
-    /// host's.
+    /// Begins to connect to `to` from `bind`; from another port of that address if this one is taken.
     ///
     /// # Errors
-    /// The kernel's word. `InProgress` is none.
+    /// The kernel's word; `EADDRNOTAVAIL` if the address is not the host's. `InProgress` is none.
     pub fn connect(to: SocketAddr, bind: Option<SocketAddr>) -> io::Result<HostStream> {
         let bound = bind.filter(|bind| bind.is_ipv4() == to.is_ipv4());
-        match HostStream::try_connect(to, bound) {
-            Err(error)
-                if bound.is_some()
-                    && matches!(
-                        error.raw_os_error(),
-                        Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL | libc::EINVAL)
-                    ) =>
+        match (HostStream::try_connect(to, bound), bound) {
+            (Err(error), Some(bound))
+                if matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL)) =>
             {
-                HostStream::try_connect(to, None)
+                // An address that was named is never left: who named it relies on it.
+                let other = SocketAddr::new(bound.ip(), 0);
+                HostStream::try_connect(to, Some(other).filter(|other| !other.ip().is_unspecified()))
             }
-            result => result,
+            // From loopback, the kernel leads nowhere else.
+            (Err(error), Some(bound))
+                if bound.ip().is_loopback() && error.raw_os_error() == Some(libc::EINVAL) =>
+            {
+                Err(io::Error::from_raw_os_error(libc::ENETUNREACH))
+            }
+            (result, _) => result,
         }
     }
 
