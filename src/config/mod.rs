@@ -28,7 +28,7 @@ pub use flags::RunFlags;
 pub use profile::Profile;
 pub use resolve::{check_name, default_control, resolve};
 pub use settings::{
-    GuardChoice, LogLevel, ProfiledRule, PublishSpec, SandboxChoice, Settings, TapChoice, TapOffload,
+    GuardChoice, LogLevel, Lone, ProfiledRule, PublishSpec, SandboxChoice, Settings, TapChoice, TapOffload,
     UplinkChoice,
 };
 pub use show::Change;

@@ -11,7 +11,7 @@ mod facts;
 mod routes;
 mod watcher;
 
-pub use facts::{Address, Family, LinkFacts, Neighbor, NeighborState, Route};
+pub use facts::{Address, Family, LinkFacts, Neighbor, NeighborState, Route, WayTo};
 pub use watcher::{Change, Watcher};
 
 use facts::link_facts;
@@ -19,11 +19,11 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
     NlaBuffer, NlasIterator,
 };
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgeMulticastRouterType, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind,
     InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use std::cell::Cell;

@@ -38,6 +38,7 @@ use crate::io::sys::{datagram, fd};
 use crate::wire::craft::IcmpError;
 use crate::wire::{Buffer, Offload, Packet, checksum};
 use alias::Aliases;
+pub use alias::Shared;
 use inbox::Inbox;
 use listeners::Listeners;
 use mio::{Events, Poll};
@@ -76,6 +77,8 @@ pub struct Config {
     pub gateways: Vec<IpAddr>,
     /// What stands for something on the host.
     pub aliases: Vec<Alias>,
+    /// Addresses of the host that inside hosts have too.
+    pub shared: Vec<Shared>,
     /// The TAP's MTU, in bytes.
     pub inside_mtu: u16,
     /// Open files that the process may have.
@@ -186,7 +189,8 @@ impl Sockets {
             pings,
             listeners,
             tcp,
-            aliases: Aliases::new(config.aliases.clone(), config.gateways.clone()),
+            aliases: Aliases::new(config.aliases.clone(), config.gateways.clone())
+                .sharing(config.shared.clone()),
             reassembly: Reassembly::default(),
             inbox: Inbox::new(config.inside_mtu),
             ready: VecDeque::new(),
