@@ -214,12 +214,15 @@ fn open_and_expire(criterion: &mut Criterion<ProcessorTime>) {
     group.finish();
 }
 
+/// What is done to settings.
+type Change = fn(&mut NatConfig);
+
 /// New settings with 100,000 sessions: for so long no packet is looked at.
 fn reload(criterion: &mut Criterion<ProcessorTime>) {
     let mut group = criterion.benchmark_group("reload");
     group.sample_size(10);
     let sessions = 100_000;
-    let changes: [(&str, fn(&mut NatConfig)); 5] = [
+    let changes: [(&str, Change); 5] = [
         ("timeouts", |config| config.policy.timeouts.tcp_established *= 2),
         ("filtering", |config| config.policy.filtering = Behaviour::AddressAndPortDependent),
         ("mapping", |config| config.policy.mapping = Behaviour::AddressAndPortDependent),

@@ -328,9 +328,7 @@ fn descriptors_that_were_not_inherited_are_refused_before_anything_is_opened() {
     for option in ["--ready-fd", "--tap-fd", "--raw-fd"] {
         for number in ["3", "5", "9"] {
             let output = tapnat(&["run", "--inside", "10.88.0.1/24", option, number]);
-            let said = format!(
-                "tapnat: {option} {number}: not an open descriptor: Bad file descriptor (os error 9)\n"
-            );
+            let said = format!("tapnat: {option} {number}: it is not open; give one that is inherited\n");
             assert_eq!((output.status.code(), text(&output.stderr)), (Some(1), said));
         }
     }

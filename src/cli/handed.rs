@@ -55,7 +55,7 @@ pub fn check(settings: &Settings) -> anyhow::Result<()> {
     let named = [("--tap-fd", tap), ("--raw-fd", settings.raw_fd), ("--ready-fd", settings.ready_fd)];
     for (flag, number) in named {
         let Some(number) = number else { continue };
-        fd::keep(number).with_context(|| format!("{flag} {number}: not an open descriptor"))?;
+        ensure!(fd::keep(number).is_ok(), "{flag} {number}: it is not open; give one that is inherited");
     }
     Ok(())
 }
