@@ -56,15 +56,14 @@ use stream::{HostStream, SCRATCH};
 
 /// Answers without a connection (RST, ICMP) that may wait to be received.
 const REPLIES: usize = 256;
-/// Ended connections that are remembered in case their last FIN is sent again.
-const LINGERING: usize = 1024;
 /// IP and TCP header of a SYN with all options: what an ICMP error quotes.
 const QUOTE: usize = 140;
 
 /// Bounds of the mirror.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TcpLimits {
-    /// Connections; never more than there are tokens.
+    /// Connections that have a socket. [`super::Sockets`] sets it to half of the descriptors that the
+    /// process may have, if that is less than here.
     pub connections: usize,
     /// Connections to which one end has not agreed yet.
     pub half_open: usize,
@@ -74,6 +73,8 @@ pub struct TcpLimits {
     pub kept: usize,
     /// Silence of an inside end before it is probed.
     pub idle: Duration,
+    /// Ended connections that are remembered in case their last FIN is sent again.
+    pub lingering: usize,
 }
 
 impl Default for TcpLimits {
@@ -84,6 +85,7 @@ impl Default for TcpLimits {
             kept_per_connection: 1 << 20,
             kept: 32 << 20,
             idle: Duration::from_secs(600),
+            lingering: 1024,
         }
     }
 }
@@ -220,7 +222,8 @@ impl Tcp {
         }
         connection.age = new;
         self.count(old, new);
-        if new == Age::Ended && self.ended > LINGERING {
+        if new == Age::Ended && self.ended > self.limits.lingering {
+            self.counters.linger_full += 1;
             self.remove(id, false);
         }
     }
@@ -230,6 +233,11 @@ impl Tcp {
         self.half_open += usize::from(new == Age::HalfOpen);
         self.ended -= usize::from(old == Age::Ended);
         self.ended += usize::from(new == Age::Ended);
+    }
+
+    /// Whether there may be no more sockets. What has ended has none, and does not count.
+    fn is_full(&self) -> bool {
+        self.index.len() - self.ended >= self.limits.connections || self.index.len() >= self.tokens.len()
     }
 
     /// A SYN from the inside.
@@ -247,7 +255,7 @@ impl Tcp {
             self.counters.half_open_full += 1;
             return;
         }
-        if self.index.len() >= self.limits.connections.min(self.tokens.len()) {
+        if self.is_full() {
             self.counters.connections_full += 1;
             self.report(data.flow, quote, IcmpError::HostUnreachable);
             return;
@@ -281,7 +289,7 @@ impl Tcp {
         {
             self.remove(id, false);
         }
-        let full = self.index.len() >= self.limits.connections.min(self.tokens.len());
+        let full = self.is_full();
         if full || self.half_open >= self.limits.half_open || self.index.contains_key(&flow) {
             self.counters.connections_full += u64::from(full);
             self.counters.half_open_full += u64::from(!full);
