@@ -19,10 +19,11 @@
 //!
 //! Retransmission towards the inside: a timer (RFC 6298), fast retransmission and NewReno's partial
 //! acknowledgements (RFC 6582); after a timeout, slow start. Before the first loss only the inside's
-//! window limits the flight: this leg is one link, and there is no queue to be fair in. From the inside only
-//! the next bytes in order are taken; others are answered with a duplicate acknowledgement.
-//! There are no SACK and no timestamps: without SACK blocks to send, a promise of them would keep the
-//! inside from counting duplicate acknowledgements; and without timestamps there is no PAWS to go wrong.
+//! window limits the flight: this leg is one link, and there is no queue to be fair in. From the inside, busy
+//! connections are offered an equal [`share`], and bytes that come out of order wait in [`early`].
+//! What waits out of order, and what has come twice, is told in SACK blocks (RFC 2018, RFC 2883), so that an
+//! inside end whose segments were only late takes back what it did about their loss. Those that come from
+//! the inside are not looked at. There are no timestamps, and so no PAWS to go wrong.
 //! **Urgent data** is delivered inline in both directions, as RFC 6093 §6 advises to treat it.
 //!
 //! Layout: [`machine`] is pure and decides; [`connection`] joins a machine and a host socket
@@ -35,6 +36,7 @@ pub mod early;
 pub mod header;
 pub mod kept;
 pub mod machine;
+pub mod share;
 pub mod stream;
 
 use crate::flow::{Data, Endpoint, Flow, Protocol, Summary, TcpFlags, Time};
@@ -52,7 +54,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
-use stream::{HostStream, SCRATCH};
+use stream::HostStream;
 
 /// Answers without a connection (RST, ICMP) that may wait to be received.
 const REPLIES: usize = 256;
@@ -125,14 +127,7 @@ impl Tcp {
             queue: VecDeque::new(),
             deadlines: BTreeSet::new(),
             replies: VecDeque::new(),
-            // Never written to where the kernel knows SO_PEEK_OFF, so never more than a promise.
-            shared: Shared {
-                kept: 0,
-                kept_most: limits.kept,
-                scratch: vec![0; SCRATCH],
-                kept_full: 0,
-                early: 0,
-            },
+            shared: Shared::new(limits.kept),
             half_open: 0,
             ended: 0,
             secret: RandomState::new(),
