@@ -302,15 +302,17 @@ fn a_reload_shows_the_difference_and_what_became_of_flows() {
     let bench = Bench::new(Vec::new());
     let file = bench.home.path().join("gw.toml");
     let file = file.to_str().unwrap();
+    std::fs::write(file, "# mine").unwrap();
+    let told = format!("{file}: # mine");
     let shown = bench.run(&["reload", "--config", file]);
-    assert_eq!(shown, format!("timeouts.udp: 5m -> {file}\nkept 12 flows, ended 1\n"));
+    assert_eq!(shown, format!("timeouts.udp: 5m -> {told}\nkept 12 flows, ended 1\n"));
     let shown = bench.run(&["reload", "--config", file, "--dry-run"]);
-    assert_eq!(shown, format!("timeouts.udp: 5m -> {file}\n1 key would change\n"));
+    assert_eq!(shown, format!("timeouts.udp: 5m -> {told}\n1 key would change\n"));
     let shown = bench.run(&["reload", "--config", file, "--json"]);
     assert_eq!(
         shown,
         format!(
-            "{{\"key\":\"timeouts.udp\",\"old\":\"5m\",\"new\":\"{file}\",\"restart\":false}}\n{{\"dry_run\":false,\"kept\":12,\"ended\":1}}\n"
+            "{{\"key\":\"timeouts.udp\",\"old\":\"5m\",\"new\":\"{told}\",\"restart\":false}}\n{{\"dry_run\":false,\"kept\":12,\"ended\":1}}\n"
         )
     );
     let refused = bench.command(&["reload"]).output().unwrap();

@@ -158,12 +158,23 @@ fn forwards_are_made_wholly_or_not_at_all() {
 fn a_reload_is_told_key_by_key_or_refused() {
     let bench = Bench::new(Fake::default());
     let mut client = bench.client();
-    let reload = |config: Option<&str>, dry_run| Request::Reload { config: config.map(Into::into), dry_run };
+    let reload = |config: Option<&str>, dry_run| Request::Reload {
+        config: config.map(Into::into),
+        text: None,
+        dry_run,
+    };
     assert_eq!(refused(client.all(&reload(None, false))).0, "no-file");
     let (bodies, count) = client.all(&reload(Some("/etc/gw.toml"), false)).unwrap();
     let [Body::Change(change), Body::Reloaded(record)] = &bodies[..] else { panic!("{bodies:?}") };
     assert_eq!((change.to_string().as_str(), count), ("timeouts.udp: 5m -> /etc/gw.toml", 1));
     assert_eq!((record.dry_run, record.kept, record.ended), (false, 12, 1));
+    let sent =
+        |text: String| Request::Reload { config: Some("my.toml".into()), text: Some(text), dry_run: true };
+    let (bodies, _) = client.all(&sent("mtu = 1".into())).unwrap();
+    let Body::Change(change) = &bodies[0] else { panic!("{bodies:?}") };
+    assert_eq!(change.new, "my.toml: mtu = 1", "who asks has read the file");
+    let long = client.all(&sent("x".repeat(LONGEST_REQUEST))).unwrap_err();
+    assert!(long.to_string().contains("a gateway takes 524288 at most"), "{long}");
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn hosts_of_two_inside_subnets_reach_each_other_by_a_hop_without_translation() {
     let (other, c) = (Ipv4Addr::new(10, 0, 1, 1), Ipv4Addr::new(10, 0, 1, 2));
     let mac_c = MacAddr([2, 0, 0, 0, 0, 0xc]);
     let mut config = config();
-    config.subnets.push(Subnet { gateway: other.into(), prefix: 24 });
+    config.subnets.push(Subnet { gateway: other.into(), prefix: 24, only: None });
     let mut rig = Rig::with(config);
     let sent = craft::udp(at(A, 1000), at(c, 53), b"over there");
     assert_eq!(rig.from(MAC_A, &sent), Fate::Held);

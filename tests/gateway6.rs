@@ -577,7 +577,7 @@ fn hosts_of_two_inside_subnets_reach_each_other_by_a_hop_without_translation() {
     let (other, c) =
         (Ipv6Addr::new(0xfd00, 0, 0, 2, 0, 0, 0, 1), Ipv6Addr::new(0xfd00, 0, 0, 2, 0, 0, 0, 0xc));
     let mut config = config();
-    config.subnets.push(Subnet { gateway: other.into(), prefix: 64 });
+    config.subnets.push(Subnet { gateway: other.into(), prefix: 64, only: None });
     let mut rig = rig_with(config);
     rig.frame(&solicitation(MAC_B, c, other));
     sent6(&mut rig);
@@ -592,7 +592,7 @@ fn hosts_of_two_inside_subnets_reach_each_other_by_a_hop_without_translation() {
 #[test]
 fn both_families_run_side_by_side() {
     let mut config = config();
-    config.subnets.push(Subnet { gateway: GATEWAY.into(), prefix: 24 });
+    config.subnets.push(Subnet { gateway: GATEWAY.into(), prefix: 24, only: None });
     config.nat.external.push(IpAddr::V4(X));
     let mut rig = rig_with(config);
     rig.frame(&arp(1, MAC_A, A, MacAddr([0; 6]), GATEWAY));

@@ -174,7 +174,7 @@ const D: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 2);
 
 fn two_subnets() -> GatewayConfig {
     let mut config = config();
-    config.subnets.push(Subnet { gateway: SECOND.into(), prefix: 24 });
+    config.subnets.push(Subnet { gateway: SECOND.into(), prefix: 24, only: None });
     config
 }
 

@@ -175,7 +175,11 @@ fn advertising() -> Rig {
     let mut config = config();
     let dns = vec![GATEWAY6, S1_6];
     config.advertise = Some(Advertise { dns, ..Advertise::default() });
-    config.subnets.push(Subnet { gateway: Ipv6Addr::new(0xfd00, 0, 0, 2, 0, 0, 0, 1).into(), prefix: 80 });
+    config.subnets.push(Subnet {
+        gateway: Ipv6Addr::new(0xfd00, 0, 0, 2, 0, 0, 0, 1).into(),
+        prefix: 80,
+        only: None,
+    });
     stranger(config)
 }
 

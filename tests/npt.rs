@@ -213,7 +213,7 @@ fn error_in(packet: &[u8]) -> (u8, u8, u8, &[u8]) {
 #[test]
 fn unmapped_addresses_are_answered_from_both_sides() {
     let mut config = translating();
-    config.subnets.push(Subnet { gateway: ip("fd00:0:0:ffff::1").into(), prefix: 64 });
+    config.subnets.push(Subnet { gateway: ip("fd00:0:0:ffff::1").into(), prefix: 64, only: None });
     let mut rig = rig_with(config);
     let host = ip("fd00:0:0:ffff::7");
     rig.frame(&solicitation(MAC_A, host, ip("fd00:0:0:ffff::1")));
@@ -289,7 +289,7 @@ fn a_source_of_ours_from_the_wire_is_a_lie() {
 fn mixed() -> (Rig, Ipv6Addr) {
     let mut config = translating();
     let gateway = ip("fd99::1");
-    config.subnets.push(Subnet { gateway: gateway.into(), prefix: 64 });
+    config.subnets.push(Subnet { gateway: gateway.into(), prefix: 64, only: None });
     let mut rig = rig_with(config);
     rig.frame(&solicitation(MAC_B, ip("fd99::b"), gateway));
     sent6(&mut rig);

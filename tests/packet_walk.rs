@@ -55,7 +55,7 @@ fn nat_config() -> NatConfig {
 
 impl Walk {
     fn new() -> Walk {
-        let subnets = vec![Subnet { gateway: GATEWAY.into(), prefix: 24 }];
+        let subnets = vec![Subnet { gateway: GATEWAY.into(), prefix: 24, only: None }];
         let (inside, outside) = (LinkInfo::plain(1500, 14), LinkInfo::plain(1500, 0));
         let config = GatewayConfig::new(subnets, MAC, inside, outside, nat_config());
         Walk { gateway: Gateway::new(config, SEED), now: Time::from_secs(1), steps: Vec::new() }

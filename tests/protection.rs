@@ -167,6 +167,31 @@ fn everything_still_works(form: Form) {
     assert!(setup.gateway.0.said().contains(rest), "{}", setup.gateway.0.said());
 }
 
+/// A gateway that may read nothing takes the settings of any file that the caller may read.
+fn reload_takes_the_callers_file() {
+    let setup = Setup::new(every_form().next().unwrap(), Options::default(), &["--sandbox", "strict"]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("night.toml");
+    let reload = |words: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.arg("reload").arg("--control").arg(setup.world.control()).args(words);
+        let output = command.current_dir(elsewhere.path()).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    fs::write(&file, "[timeouts]\nudp = '10m'\n").unwrap();
+    let (code, said) = reload(&["--config", "night.toml"]);
+    assert!(code == Some(0) && said.contains("timeouts.udp: 5m -> 10m"), "{said}");
+    fs::write(&file, "mtu = 1500\nudp = '10m'\n").unwrap();
+    let (code, said) = reload(&["--config", "night.toml"]);
+    assert!(code == Some(1) && said.starts_with("tapnat: night.toml line 2: udp: no such key; "), "{said}");
+    let (code, said) = reload(&["--config", "nope.toml"]);
+    assert!(code != Some(0) && said.contains("cannot read nope.toml: No such file"), "{said}");
+    let (code, said) = reload(&[]);
+    assert!(code == Some(1) && said.contains("was started without --config"), "{said}");
+    assert_eq!(page(setup.on("red"), at(SERVERS[0], 80), "/bytes/1000").unwrap().length, 1000);
+}
+
 fn kind(error: std::io::Error) -> ErrorKind {
     error.kind()
 }
@@ -284,13 +309,14 @@ fn tests() -> Vec<Test> {
     let tcx = lab_tcx::impossible();
     let mut all: Vec<Test> = Vec::new();
     let mut add = |name: String, run: Box<dyn Fn()>, impossible| all.push(Test { name, run, impossible });
-    let once: [(&str, fn()); 4] = [
+    let once: [(&str, fn()); 5] = [
         ("with_sockets_less_is_kept", with_sockets_less_is_kept),
         ("forbidden_calls_and_files_are_refused", forbidden_calls_and_files_are_refused),
         (
             "strict_is_refused_where_a_stage_would_leave_a_gap",
             strict_is_refused_where_a_stage_would_leave_a_gap,
         ),
+        ("reload_takes_the_callers_file", reload_takes_the_callers_file),
         ("nothing_is_given_up_if_that_is_asked_for", nothing_is_given_up_if_that_is_asked_for),
     ];
     for (name, test) in once {

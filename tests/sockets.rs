@@ -19,7 +19,7 @@ use lab_sockets as plain;
 use lab_sockets_edges as edges;
 use std::process::{Command, ExitCode};
 
-const TESTS: [(&str, fn()); 18] = [
+const TESTS: [(&str, fn()); 19] = [
     ("no_capability_is_needed", plain::no_capability_is_needed),
     ("auto_takes_sockets_and_says_why", plain::auto_takes_sockets_and_says_why),
     ("udp_of_every_size", plain::udp_of_every_size),
@@ -34,6 +34,7 @@ const TESTS: [(&str, fn()); 18] = [
     ("other_uplinks_reach_loopback_too", edges::other_uplinks_reach_loopback_too),
     ("one_outside_port_for_every_remote", edges::one_outside_port_for_every_remote),
     ("strangers_are_filtered", edges::strangers_are_filtered),
+    ("errors_that_sockets_cannot_send_are_counted", edges::errors_that_sockets_cannot_send_are_counted),
     ("few_descriptors_are_enough", edges::few_descriptors_are_enough),
     ("a_host_without_a_way_out_is_told", edges::a_host_without_a_way_out_is_told),
     ("other_protocols_are_refused", edges::other_protocols_are_refused),

@@ -56,7 +56,7 @@ fn frame_header() -> Vec<u8> {
 
 fn new_gateway() -> Gateway {
     let nat = NatConfig::new(vec![IpAddr::V4(HOST)]);
-    let subnets = vec![Subnet { gateway: GATEWAY.into(), prefix: 24 }];
+    let subnets = vec![Subnet { gateway: GATEWAY.into(), prefix: 24, only: None }];
     let (inside, outside) = (LinkInfo::offloading(1500, 14), LinkInfo::offloading(1500, 0));
     Gateway::new(GatewayConfig::new(subnets, MAC, inside, outside, nat), [7; 32])
 }

@@ -11,7 +11,7 @@
 //! never know.
 
 use super::args::runtime_dir;
-use super::guest::{Defaults, GuestArgs, plan};
+use super::guest::{Defaults, GuestArgs, Plan, plan};
 use super::run::log_to_stderr;
 use crate::config::{RunFlags, Settings};
 use crate::io::guest::{Fresh, Launched, launch, resolver};
@@ -72,7 +72,21 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     }
     plan.keep_ready_fd()?;
     let fresh = Fresh { root: args.root, resolver: resolver_file(&plan.settings) };
-    let Launched { guest, mut child, go } = launch(&fresh, &plan.guest, &args.command)?;
+    accompanied(plan, &fresh, &args.command, Around::default())
+}
+
+/// Runs a command in namespaces of its own, behind the gateway of `plan`, with `around` around it; gives
+/// its exit code.
+///
+/// # Errors
+/// Namespaces cannot be made, or the gateway cannot run.
+pub fn accompanied(
+    plan: Plan,
+    fresh: &Fresh,
+    command: &[OsString],
+    around: Around,
+) -> anyhow::Result<ExitCode> {
+    let Launched { guest, mut child, go } = launch(fresh, &plan.guest, command)?;
     for warning in &guest.warnings {
         tracing::warn!("{warning}");
     }
@@ -81,22 +95,24 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     let signals = Blocked::new(&[SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2]);
     let signals = signals.context("signals")?;
     // The thread comes when the process has given up its rights, and without them.
-    let ready = move |_| {
+    let before = around.ready;
+    let ready = move |engine| {
+        before.map_or(Ok(()), |before| before(engine))?;
         let companion = thread::Builder::new().name("command".into());
         companion.spawn(move || accompany(pid, &signals)).context("a thread")?;
         go.go().context("starting the command")
     };
 
     let around = Around {
-        endings: guest.ending.into_iter().collect(),
+        endings: around.endings.into_iter().chain(guest.ending).collect(),
         ready: Some(Box::new(ready)),
         control_optional: !plan.control_named,
-        removes: Vec::new(),
+        removes: around.removes,
         passing: true,
         ..Around::default()
     };
     let plan = plan.with_tap(guest.tap);
-    run_with(&plan.settings, &plan.flags, runtime_dir.as_deref(), around)?;
+    run_with(&plan.settings, &plan.flags, runtime_dir().as_deref(), around)?;
     let status = child.wait().context("the command's end")?;
     Ok(ExitCode::from(code(status)))
 }

@@ -26,6 +26,7 @@ pub mod stats;
 pub mod text;
 
 use crate::config::ConfigError;
+use crate::runtime::said::said;
 use clap::{Parser, Subcommand};
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -103,7 +104,7 @@ pub fn main() -> ExitCode {
         Err(error) if reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let usage = error.downcast_ref::<ConfigError>().is_some_and(|error| error.usage);
-            let line = format!("{error:#}").split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
+            let line = said(&error).split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
             let _ = writeln!(io::stderr(), "tapnat: {line}");
             ExitCode::from(if usage { 2 } else { 1 })
         }

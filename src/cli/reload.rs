@@ -2,10 +2,10 @@
 
 use super::args::GatewayArgs;
 use super::text::{Ink, Paint, plural};
+use crate::config::file;
 use crate::control::protocol::{Body, Request};
-use anyhow::Context;
 use std::io::{self, BufWriter, Write};
-use std::path::{PathBuf, absolute};
+use std::path::PathBuf;
 
 /// Options of `tapnat reload`.
 #[derive(clap::Args, Debug)]
@@ -14,7 +14,7 @@ pub struct ReloadArgs {
     /// Which gateway.
     #[command(flatten)]
     pub gateway: GatewayArgs,
-    /// Read this file, once, instead of the one that the gateway was started with
+    /// Take the settings of this file, once, instead of those that the gateway was started with
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Only check the settings and show what would change
@@ -41,11 +41,11 @@ Examples:
 /// # Errors
 /// It is not there or refuses the settings, or standard output is closed.
 pub fn run(args: &ReloadArgs) -> anyhow::Result<()> {
-    let config = match &args.config {
-        Some(path) => Some(absolute(path).with_context(|| format!("--config {}", path.display()))?),
-        None => None,
-    };
-    let (bodies, count) = args.gateway.connect()?.all(&Request::Reload { config, dry_run: args.dry_run })?;
+    // The gateway may have given up what it takes to open a file that the caller may read.
+    let text = args.config.as_deref().map(file::text).transpose()?;
+    let config = args.config.as_ref().map(|path| path.to_string_lossy().into_owned().into());
+    let request = Request::Reload { config, text, dry_run: args.dry_run };
+    let (bodies, count) = args.gateway.connect()?.all(&request)?;
     let mut out = BufWriter::new(io::stdout().lock());
     for body in bodies {
         match body {

@@ -16,6 +16,14 @@ const LONGEST: u64 = 1 << 20;
 /// # Errors
 /// It cannot be read, is no TOML, or has a key or a kind of value that is not known.
 pub fn read(path: &Path) -> Result<Raw, ConfigError> {
+    parse(&path.display().to_string(), &text(path)?)
+}
+
+/// What a file says, whatever that is.
+///
+/// # Errors
+/// It is too long, or cannot be read as text.
+pub fn text(path: &Path) -> Result<String, ConfigError> {
     let name = path.display().to_string();
     let refuse = |why: String, cure: &str| Err(ConfigError::new(&Place::Flag("--config"), why, cure));
     match std::fs::metadata(path) {
@@ -24,10 +32,9 @@ pub fn read(path: &Path) -> Result<Raw, ConfigError> {
         }
         _ => {}
     }
-    match std::fs::read_to_string(path) {
-        Ok(text) => parse(&name, &text),
-        Err(error) => refuse(format!("cannot read {name}: {error}"), "give the path of a readable TOML file"),
-    }
+    std::fs::read_to_string(path).or_else(|error| {
+        refuse(format!("cannot read {name}: {error}"), "give the path of a readable TOML file")
+    })
 }
 
 /// Reads text; `name` is what errors call it.

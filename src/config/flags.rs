@@ -43,6 +43,10 @@ pub struct RunFlags {
     /// The gateway's own address and prefix inside, e.g. 10.88.0.1/24 or fd00:88::1/64; can be repeated
     #[arg(long, value_name = "CIDR", help_heading = "Inside")]
     pub inside: Vec<String>,
+    /// The one host inside has this address, which may be the host's own: its neighbours are outside, its
+    /// gateway is ROUTER, and the host itself is found at SELF; can be repeated
+    #[arg(long, value_name = "ADDR/LEN=ROUTER[=SELF]", help_heading = "Inside")]
+    pub lone: Vec<String>,
     /// The gateway's MAC inside [default: made up at each start]
     #[arg(long, value_name = "ADDR", help_heading = "Inside")]
     pub mac: Option<String>,
@@ -205,6 +209,7 @@ impl RunFlags {
         ];
         let many = [
             ("inside", &self.inside),
+            ("lone", &self.lone),
             ("external", &self.external),
             ("publish", &self.publish),
             ("exempt", &self.exempt),

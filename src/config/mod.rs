@@ -28,7 +28,7 @@ pub use flags::RunFlags;
 pub use profile::Profile;
 pub use resolve::{check_name, default_control, resolve};
 pub use settings::{
-    GuardChoice, LogLevel, ProfiledRule, PublishSpec, SandboxChoice, Settings, TapChoice, TapOffload,
+    GuardChoice, LogLevel, Lone, ProfiledRule, PublishSpec, SandboxChoice, Settings, TapChoice, TapOffload,
     UplinkChoice,
 };
 pub use show::Change;
@@ -41,10 +41,25 @@ use std::path::Path;
 /// # Errors
 /// The first thing that is wrong with either.
 pub fn load(flags: &RunFlags, runtime_dir: Option<&Path>) -> Result<Settings, ConfigError> {
-    let given = flags.raw()?;
-    let raw = match &flags.config {
-        Some(path) => given.over(file::read(path)?, &["tap", "tap-fd"]),
-        None => given,
-    };
-    resolve(&raw, runtime_dir)
+    match &flags.config {
+        Some(path) => over(flags, file::read(path)?, runtime_dir),
+        None => resolve(&flags.raw()?, runtime_dir),
+    }
+}
+
+/// The same over the text of a file, which errors call `name`; the file that the options name is not read.
+///
+/// # Errors
+/// The first thing that is wrong with either.
+pub fn load_text(
+    flags: &RunFlags,
+    name: &str,
+    text: &str,
+    runtime_dir: Option<&Path>,
+) -> Result<Settings, ConfigError> {
+    over(flags, file::parse(name, text)?, runtime_dir)
+}
+
+fn over(flags: &RunFlags, written: raw::Raw, runtime_dir: Option<&Path>) -> Result<Settings, ConfigError> {
+    resolve(&flags.raw()?.over(written, &["tap", "tap-fd"]), runtime_dir)
 }

@@ -5,22 +5,28 @@ use super::exempt;
 use super::publish::{self, parse_range};
 use super::raw::{Place, Raw, Written};
 use super::resolve::Checked;
-use super::settings::PublishSpec;
+use super::settings::{Lone, PublishSpec};
 use crate::flow::{Alias, Prefix};
 use crate::nat::Exemption;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-/// Reads the gateway's own addresses inside: at least one, no two subnets with a common address.
+/// Lone hosts at most: each is the same one with another address.
+const MOST_LONE: usize = 64;
+
+/// Reads the gateway's own addresses inside, and adds those of lone hosts: at least one, no two with a
+/// common address.
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn inside(raw: &Raw) -> Checked<Vec<IpNet>> {
-    let written = raw.many("inside");
+pub fn inside(raw: &Raw, lone: &[Lone]) -> Checked<Vec<IpNet>> {
     let mut nets: Vec<IpNet> = Vec::new();
-    for here in written {
-        let net = inside_net(here)?;
+    let own = raw.many("inside").iter().map(|here| (here, inside_net(here)));
+    let single = |lone: &Lone| IpNet::from(lone.host.addr());
+    let hosts = raw.many("lone").iter().zip(lone).map(|(here, lone)| (here, Ok(single(lone))));
+    for (here, net) in own.chain(hosts) {
+        let net = net?;
         if let Some(other) =
             nets.iter().find(|other| other.contains(&net.network()) || net.contains(&other.network()))
         {
@@ -34,6 +40,49 @@ pub fn inside(raw: &Raw) -> Checked<Vec<IpNet>> {
         return Err(ConfigError::new(&Place::Flag("--inside"), "is missing", cure));
     }
     Ok(nets)
+}
+
+/// Reads which hosts inside have their neighbours outside.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn lone(raw: &Raw) -> Checked<Vec<Lone>> {
+    let written = raw.many("lone");
+    if let Some(beyond) = written.get(MOST_LONE) {
+        return Err(ConfigError::at(beyond, "is one too many", format!("give {MOST_LONE} at most")));
+    }
+    written.iter().map(lone_host).collect()
+}
+
+fn lone_host(written: &Written) -> Checked<Lone> {
+    let example = "write ADDRESS/LENGTH=ROUTER[=SELF], e.g. 192.0.2.50/24=192.0.2.1";
+    let wrong = |problem: &str| ConfigError::at(written, problem, example);
+    let mut pieces = written.text.split('=');
+    let (host, router, alias) = (pieces.next(), pieces.next(), pieces.next());
+    let host: IpNet =
+        host.and_then(|text| text.parse().ok()).ok_or_else(|| wrong("has no address with prefix"))?;
+    let router: IpAddr =
+        router.and_then(|text| text.parse().ok()).ok_or_else(|| wrong("has no address of a router"))?;
+    let alias: Option<IpAddr> = alias
+        .map(|text| text.parse())
+        .transpose()
+        .map_err(|_| wrong("has no address for the host itself"))?;
+    let on_link = matches!(router, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let bad = !usable(host.addr())
+        || host.prefix_len() == 0
+        || !(usable(router) || on_link)
+        || alias.is_some_and(|alias| !usable(alias));
+    if bad || pieces.next().is_some() {
+        return Err(wrong("is not of addresses for hosts"));
+    }
+    let others = [Some(router), alias];
+    if others.iter().flatten().any(|ip| ip.is_ipv4() != host.addr().is_ipv4()) {
+        return Err(ConfigError::at(written, "is of two families", "give addresses of one family"));
+    }
+    if others.contains(&Some(host.addr())) || alias == Some(router) {
+        return Err(ConfigError::at(written, "has an address twice", "give addresses that differ"));
+    }
+    Ok(Lone { host, router, alias })
 }
 
 fn inside_net(written: &Written) -> Checked<IpNet> {
@@ -211,6 +260,9 @@ pub fn publish_specs(
 
 /// Whether a forward leads to a host behind the gateway.
 fn target(written: &Written, spec: &PublishSpec, inside: &[IpNet]) -> Checked<()> {
+    if inside.contains(&IpNet::from(spec.inside)) {
+        return Ok(());
+    }
     let Some(net) = inside.iter().find(|net| net.contains(&spec.inside)) else {
         let problem = format!("forwards to {}, which is not inside", spec.inside);
         return Err(ConfigError::at(written, problem, "name a host of an --inside subnet"));
@@ -232,8 +284,10 @@ fn target(written: &Written, spec: &PublishSpec, inside: &[IpNet]) -> Checked<()
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn host_loopback(raw: &Raw, inside: &[IpNet]) -> Checked<Vec<Alias>> {
+pub fn host_loopback(raw: &Raw, inside: &[IpNet], lone: &[Lone]) -> Checked<Vec<Alias>> {
     let mut aliases: Vec<Alias> = Vec::new();
+    let router =
+        |net: &IpNet| lone.iter().find(|lone| lone.host.addr() == net.addr()).map(|lone| lone.router);
     let written = raw.many("host-loopback");
     for here in written {
         let cure = "give off, on, or an address that no inside host has";
@@ -242,12 +296,12 @@ pub fn host_loopback(raw: &Raw, inside: &[IpNet]) -> Checked<Vec<Alias>> {
             return Ok(Vec::new());
         }
         let named: Vec<IpAddr> = if alone("on") {
-            inside.iter().map(IpNet::addr).collect()
+            inside.iter().map(|net| router(net).unwrap_or(net.addr())).collect()
         } else {
             vec![here.text.parse().map_err(|_| ConfigError::at(here, "is no address", cure))?]
         };
         for address in named {
-            if !usable(address) {
+            if !usable(address) && !lone.iter().any(|lone| lone.router == address) {
                 return Err(ConfigError::at(here, "is not an address for a host", cure));
             }
             let first = !aliases.iter().any(|alias| alias.inside.is_ipv4() == address.is_ipv4());

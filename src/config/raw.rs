@@ -20,7 +20,7 @@ pub enum Shape {
 }
 
 /// Every key of the configuration file, with the flag that says the same.
-pub const KEYS: [(&str, &str, Shape); 41] = [
+pub const KEYS: [(&str, &str, Shape); 42] = [
     ("name", "--name", Shape::One),
     ("control", "--control", Shape::One),
     ("tap", "--tap", Shape::One),
@@ -28,6 +28,7 @@ pub const KEYS: [(&str, &str, Shape); 41] = [
     ("tap-offload", "--tap-offload", Shape::One),
     ("bridge", "--bridge", Shape::One),
     ("inside", "--inside", Shape::Many),
+    ("lone", "--lone", Shape::Many),
     ("mac", "--mac", Shape::One),
     ("mtu", "--mtu", Shape::One),
     ("advertise", "--advertise", Shape::One),

@@ -9,7 +9,9 @@ use super::networks::{self, private};
 use super::raw::Raw;
 use super::rule;
 use super::services;
-use super::settings::{GuardChoice, LogLevel, SandboxChoice, Settings, TapChoice, TapOffload, UplinkChoice};
+use super::settings::{
+    GuardChoice, LogLevel, Lone, SandboxChoice, Settings, TapChoice, TapOffload, UplinkChoice,
+};
 use super::six;
 use super::translation::{self, short_timeouts};
 use crate::gateway::RefusalAnswer;
@@ -34,7 +36,8 @@ const LONGEST_SOCKET: usize = 107;
 pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
     let name = instance_name(raw)?;
     let limits = translation::limits(raw)?;
-    let inside = networks::inside(raw)?;
+    let lone = networks::lone(raw)?;
+    let inside = networks::inside(raw, &lone)?;
     let external = networks::external(raw, &inside)?;
     let ports = raw.one("ports").map(networks::ports).transpose()?;
     let four: Vec<_> = external.iter().filter(|address| address.is_ipv4()).copied().collect();
@@ -55,7 +58,13 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
     // Sockets listen on whatever address the host has.
     let known = if uplink == UplinkChoice::Sockets { &[][..] } else { &external };
     let publish = networks::publish_specs(raw, &inside, known, limits.publish)?;
-    let aliases = networks::host_loopback(raw, &inside)?;
+    if let (Some(written), true) = (raw.many("lone").first(), uplink != UplinkChoice::Sockets) {
+        // Only sockets share an address with the host without sharing its packets.
+        let cure = "add --uplink sockets, or give the gateway an address with --inside";
+        return Err(ConfigError::at(written, "is for the sockets uplink", cure));
+    }
+    let mut aliases = networks::host_loopback(raw, &inside, &lone)?;
+    aliases.extend(lone.iter().filter_map(Lone::itself));
     let settings = Settings {
         control: control(raw, &name, runtime_dir)?,
         name,
@@ -64,6 +73,7 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
             .unwrap_or_default(),
         bridge: interface(raw, "bridge")?,
         inside,
+        lone,
         mac: mac(raw)?,
         advertise,
         dns,
@@ -288,7 +298,7 @@ fn warnings(raw: &Raw, settings: &Settings) -> Vec<String> {
         let of = format!("rule {}: ", rule.rule.inside);
         short_timeouts(&written.keys, rule.rule.policy.timeouts, &of, &mut warnings);
     }
-    for net in settings.inside.iter().filter(|net| !private(net.addr())) {
+    for net in settings.inside.iter().filter(|net| !private(net.addr()) && settings.lone(net).is_none()) {
         warnings.push(format!(
             "inside {net} is not a private range: hosts inside cannot reach the real owners of {}",
             net.trunc()

@@ -33,6 +33,8 @@ pub fn dhcp(raw: &Raw, inside: &[IpNet]) -> Checked<Option<(Ipv4Addr, Ipv4Addr)>
     let four = inside.iter().find_map(|net| if let IpNet::V4(net) = net { Some(*net) } else { None });
     match (written.text.as_str(), four) {
         ("off", _) => Ok(None),
+        // A lone host's: the one address that there is.
+        ("on", Some(net)) if net.prefix_len() == 32 => Ok(Some((net.addr(), net.addr()))),
         ("on", Some(net)) => Ok(Some(share(net))),
         ("on", None) => {
             let cure = "add an IPv4 --inside; IPv6 hosts configure themselves by advertisements";
@@ -181,7 +183,8 @@ pub fn search(raw: &Raw, dhcp: bool) -> Checked<Option<Vec<String>>> {
 /// # Errors
 /// The first thing that is wrong.
 pub fn dns_forward(raw: &Raw, inside: &[IpNet], dhcp: bool) -> Checked<Vec<IpAddr>> {
-    let gateways = || inside.iter().map(IpNet::addr);
+    // A lone host's gateway is somebody else.
+    let gateways = || inside.iter().filter(|net| net.prefix_len() < net.max_prefix_len()).map(IpNet::addr);
     let Some(given) = many_or_off(raw, "dns-forward")? else {
         return Ok(if dhcp { gateways().collect() } else { Vec::new() });
     };

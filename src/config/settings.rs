@@ -26,9 +26,11 @@ pub struct Settings {
     pub tap_offload: TapOffload,
     /// Make the TAP a port of this bridge; create the bridge if there is none.
     pub bridge: Option<String>,
-    /// The gateway's own addresses and prefixes inside. Never empty, never overlapping; each address
-    /// is a host address of its prefix.
+    /// The gateway's own addresses and prefixes inside; each address is a host address of its prefix.
+    /// And lone hosts as prefixes of one address, their own. Never empty, never overlapping.
     pub inside: Vec<IpNet>,
+    /// Hosts inside whose neighbours are outside; each is among `inside`.
+    pub lone: Vec<Lone>,
     /// The gateway's MAC inside, unicast and not zero; `None` to make one up.
     pub mac: Option<[u8; 6]>,
     /// MTU of the inside, in bytes (68 to 65521).
@@ -114,15 +116,31 @@ impl Settings {
         self.dhcp.is_some() || !self.dns_forward.is_empty()
     }
 
+    /// The lone host that is meant by a prefix of `inside`, if it is that of one.
+    pub fn lone(&self, net: &IpNet) -> Option<&Lone> {
+        let single = net.prefix_len() == net.max_prefix_len();
+        self.lone.iter().find(|lone| single && lone.host.addr() == net.addr())
+    }
+
+    /// The gateway's own addresses inside: none with lone hosts, to whom it is somebody else's.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.inside.iter().filter(|net| self.lone(net).is_none()).map(IpNet::addr)
+    }
+
     /// `config` with what these settings say about the gateway, but for translator and links.
     pub fn gateway(&self, config: GatewayConfig) -> GatewayConfig {
-        let subnet = |net: &IpNet| Subnet { gateway: net.addr(), prefix: net.prefix_len() };
+        let subnet = |net: &IpNet| match self.lone(net) {
+            Some(Lone { host, router, .. }) => {
+                Subnet { gateway: *router, prefix: host.prefix_len(), only: Some(host.addr()) }
+            }
+            None => Subnet::new(net.addr(), net.prefix_len()),
+        };
         let six = self.inside.iter().any(|net| net.addr().is_ipv6());
         let (dns4, dns6) = self.told_dns();
         let advertise = || Advertise { dns: dns6, ..Advertise::default() };
         let search = self.search.clone();
         let dhcp = |(first, last)| Dhcp { first, last, lease: self.dhcp_lease, dns: dns4, search };
-        let gateway = |address: &&IpAddr| self.inside.iter().any(|net| net.addr() == **address);
+        let gateway = |address: &&IpAddr| self.own_addresses().any(|own| own == **address);
         GatewayConfig {
             subnets: self.inside.iter().map(subnet).collect(),
             bind_mac: self.bind_mac,
@@ -143,6 +161,33 @@ impl Settings {
         let six = servers.iter().filter_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
         let four: Vec<Ipv4Addr> = four.collect();
         ((self.dns.is_some() || !four.is_empty()).then_some(four), six.collect())
+    }
+}
+
+/// A host inside all of whose neighbours are outside, and which may have an address of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lone {
+    /// Its address, and the prefix that it takes for its link's.
+    pub host: IpNet,
+    /// Its gateway's address.
+    pub router: IpAddr,
+    /// Where it finds the host itself, which it cannot call by the address that both have.
+    pub alias: Option<IpAddr>,
+}
+
+impl Lone {
+    /// The alias of the host itself, if it has one.
+    pub fn itself(&self) -> Option<Alias> {
+        let host = (self.host.addr(), 0).into();
+        self.alias.map(|inside| Alias { inside, port: None, host })
+    }
+}
+
+impl fmt::Display for Lone {
+    /// Writes what `--lone` reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.host, self.router)?;
+        self.alias.map_or(Ok(()), |alias| write!(f, "={alias}"))
     }
 }
 

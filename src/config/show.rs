@@ -14,13 +14,14 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Keys that are looked at once, at start.
-const AT_START: [&str; 17] = [
+const AT_START: [&str; 18] = [
     "name",
     "control",
     "tap",
     "tap-fd",
     "tap-offload",
     "bridge",
+    "lone",
     "mac",
     "mtu",
     "dhcp",
@@ -102,7 +103,9 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     }
     put("tap-offload", word(settings.tap_offload, &[("auto", TapOffload::Auto), ("off", TapOffload::Off)]));
     put("bridge", settings.bridge.clone().unwrap_or_default());
-    put("inside", listed(&settings.inside));
+    let nets: Vec<_> = settings.inside.iter().filter(|net| settings.lone(net).is_none()).collect();
+    put("inside", listed(&nets));
+    put("lone", listed(&settings.lone));
     put("mac", settings.mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":")).unwrap_or_default());
     put("advertise", on_off(settings.advertise));
     put("dns", settings.dns.as_deref().map(or_off).unwrap_or_default());

@@ -1,6 +1,6 @@
 //! The client of the control socket, for the verbs of the command line.
 
-use super::protocol::{Answer, Body, Greeting, PROTOCOL, Problem, Request};
+use super::protocol::{Answer, Body, Greeting, LONGEST_REQUEST, PROTOCOL, Problem, Request};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,11 @@ pub enum ClientError {
         "{0} does not speak protocol {PROTOCOL} of tapnat: {1}; use the tapnat that the gateway was started with"
     )]
     Foreign(PathBuf, String),
+    /// No gateway takes a request of so many bytes.
+    #[error(
+        "the request has {0} bytes, and a gateway takes {LONGEST_REQUEST} at most; leave out what is not needed, such as comments of a file"
+    )]
+    TooLong(usize),
     /// It could not be done.
     #[error(transparent)]
     Refused(#[from] Problem),
@@ -72,6 +77,9 @@ impl Client {
         self.last_id += 1;
         let line =
             numbered(self.last_id, request).map_err(|error| ClientError::Broken(self.path.clone(), error))?;
+        if line.len() > LONGEST_REQUEST {
+            return Err(ClientError::TooLong(line.len()));
+        }
         self.stream
             .get_mut()
             .write_all(&line)

@@ -20,12 +20,12 @@ pub trait Engine: Send + Sync {
     /// [`Gone`] if the gateway is ending, or does not answer in a few seconds.
     fn ask(&self, command: Command) -> Result<Reply, Gone>;
 
-    /// Reads the settings again, from `file` or else from that of the start, and has them take effect.
-    /// With `dry_run` they are only checked and compared.
+    /// Reads the settings again and has them take effect. With `dry_run` they are only checked and
+    /// compared.
     ///
     /// # Errors
     /// They are wrong, or cannot take effect; those in force then stay as they are, wholly.
-    fn reload(&self, file: Option<&Path>, dry_run: bool) -> Result<Reloaded, Problem>;
+    fn reload(&self, source: Source<'_>, dry_run: bool) -> Result<Reloaded, Problem>;
 
     /// Wakes the worker, so that it looks at [`FlowBoard::wanted`].
     fn wake(&self);
@@ -44,6 +44,17 @@ pub trait Engine: Send + Sync {
 
     /// The time.
     fn now(&self) -> Time;
+}
+
+/// Where new settings are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source<'a> {
+    /// In the file that the gateway was started with.
+    Start,
+    /// In a file that the gateway is to read.
+    File(&'a Path),
+    /// Here, read by who asks, who calls them this.
+    Text(&'a str, &'a str),
 }
 
 /// What a reload has done, or would do.

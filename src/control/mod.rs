@@ -15,6 +15,6 @@ pub mod server;
 pub mod socket;
 
 pub use client::{Client, ClientError};
-pub use engine::{About, AboutRule, Engine, Gone, Reloaded};
+pub use engine::{About, AboutRule, Engine, Gone, Reloaded, Source};
 pub use server::Server;
 pub use socket::SocketError;

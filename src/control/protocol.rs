@@ -26,7 +26,7 @@ use std::path::PathBuf;
 pub const PROTOCOL: u32 = 1;
 
 /// The longest request, in bytes, its newline included.
-pub const LONGEST_REQUEST: usize = 64 * 1024;
+pub const LONGEST_REQUEST: usize = 512 * 1024;
 
 /// The first line of a server.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -90,9 +90,13 @@ pub enum Request {
     /// Read the settings again and have them take effect: a `change` for each key that differs, and
     /// one `reloaded`. They take effect wholly or not at all.
     Reload {
-        /// The file to read, on the gateway's host; that of the start if it is left out.
+        /// The file to read, on the gateway's host; that of the start if it is left out. With `text`,
+        /// what errors call it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         config: Option<PathBuf>,
+        /// What the file says, as who asks has read it: the gateway reads no file then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
         /// Only check and compare.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         dry_run: bool,
@@ -292,7 +296,7 @@ fn unknown_key(object: &serde_json::Map<String, Value>, word: &str) -> Option<St
         "flows" | "flush" => &["filter"],
         "events" => &["kinds", "packets", "filter"],
         "publish-add" | "publish-remove" => &["spec"],
-        "reload" => &["config", "dry_run"],
+        "reload" => &["config", "text", "dry_run"],
         "lookup" => &["who", "at"],
         _ => &[],
     };
@@ -372,8 +376,9 @@ mod tests {
             Request::PublishRemove { spec: "x".into() },
             Request::PublishList {},
             Request::Lookup { who: "10.88.0.7".into(), at: None },
-            Request::Reload { config: None, dry_run: false },
-            Request::Reload { config: Some("/etc/gw.toml".into()), dry_run: true },
+            Request::Reload { config: None, text: None, dry_run: false },
+            Request::Reload { config: Some("/etc/gw.toml".into()), text: None, dry_run: true },
+            Request::Reload { config: Some("gw.toml".into()), text: Some("mtu = 1".into()), dry_run: true },
         ] {
             let mut value = serde_json::to_value(&request).unwrap();
             value["id"] = 9.into();

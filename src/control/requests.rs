@@ -1,7 +1,7 @@
 //! What each request does: a question to the engine, an answer in lines.
 
 use super::connection::{Bell, Connection, PATIENCE};
-use super::engine::{Engine, Gone, Reloaded};
+use super::engine::{Engine, Gone, Reloaded, Source};
 use super::lookup;
 use super::protocol::{Body, ForwardRecord, Problem, ReloadRecord, RemoveSpec, Request};
 use crate::config::PublishSpec;
@@ -11,6 +11,7 @@ use crate::nat::SessionView;
 use crate::observe::{EventRecord, Filter, Kind, Kinds, SessionRecord, StatsRecord, Told, Wanted};
 use rustix::event::PollFlags;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long the worker may take for a sweep of its sessions.
@@ -101,7 +102,7 @@ pub fn answer(
             },
             Err(problem) => Err(problem),
         },
-        Request::Reload { config, dry_run } => match engine.reload(config.as_deref(), dry_run) {
+        Request::Reload { config, text, dry_run } => match engine.reload(source(&config, &text), dry_run) {
             Ok(Reloaded { changes, kept, ended }) => {
                 let count = changes.len() as u64;
                 for change in changes {
@@ -115,6 +116,17 @@ pub fn answer(
         },
     };
     client.finish(id, result)
+}
+
+/// Where the settings of a reload are.
+fn source<'a>(config: &'a Option<PathBuf>, text: &'a Option<String>) -> Source<'a> {
+    match (config, text) {
+        (None, None) => Source::Start,
+        (Some(path), None) => Source::File(path),
+        (config, Some(text)) => {
+            Source::Text(config.as_deref().and_then(Path::to_str).unwrap_or("the text that was sent"), text)
+        }
+    }
 }
 
 /// Sessions in the order of a table: by inside host, then by age.

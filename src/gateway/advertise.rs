@@ -153,8 +153,9 @@ impl Gateway {
     /// flow: hosts that knew a gateway before may remember another MAC of it for a minute.
     pub fn greet(&mut self, out: &mut Outbox) {
         let mac = self.config.mac;
-        let subnets = self.config.subnets.iter().map(|subnet| subnet.gateway);
-        for ip in subnets.chain(self.config.services.iter().copied()) {
+        let mut subnets: Vec<IpAddr> = self.config.subnets.iter().map(|subnet| subnet.gateway).collect();
+        subnets.dedup();
+        for ip in subnets.into_iter().chain(self.config.services.iter().copied()) {
             let (answer, frame) = match ip {
                 IpAddr::V4(ip) => (Answer::Arp, arp::announcement(mac, ip)),
                 IpAddr::V6(ip) => (Answer::Ndp, ndp::announcement(mac, ip)),
@@ -208,9 +209,9 @@ fn advertisement(us: &GatewayConfig, lifetime: Option<Duration>) -> Option<Buffe
     if us.inside.mtu >= LEAST_MTU {
         add(&mut message, &NdiscOptionRepr::Mtu(us.inside.mtu.into()));
     }
-    for (prefix, length) in prefixes(us).take(PREFIXES) {
+    for (prefix, length, alone) in prefixes(us).take(PREFIXES) {
         let mut flags = NdiscPrefixInfoFlags::ON_LINK;
-        flags.set(NdiscPrefixInfoFlags::ADDRCONF, length == AUTONOMOUS);
+        flags.set(NdiscPrefixInfoFlags::ADDRCONF, length == AUTONOMOUS && !alone);
         let information = NdiscPrefixInformation {
             prefix_len: length,
             flags,
@@ -226,12 +227,13 @@ fn advertisement(us: &GatewayConfig, lifetime: Option<Duration>) -> Option<Buffe
     Some(ndp::wrap(&message, (us.mac, source), (ndp::multicast_mac(ndp::ALL_NODES), ndp::ALL_NODES)))
 }
 
-/// The prefixes of the inside, with zeros behind their length.
-fn prefixes(us: &GatewayConfig) -> impl Iterator<Item = (Ipv6Addr, u8)> + '_ {
-    us.subnets.iter().filter_map(|subnet| match subnet.gateway {
+/// The prefixes of the inside, with zeros behind their length, and whether only one address of each is
+/// inside.
+fn prefixes(us: &GatewayConfig) -> impl Iterator<Item = (Ipv6Addr, u8, bool)> + '_ {
+    us.subnets.iter().filter_map(|subnet| match subnet.link().ip {
         IpAddr::V6(ip) => {
             let mask = u128::MAX.checked_shr(subnet.prefix.into()).unwrap_or(0);
-            Some((Ipv6Addr::from_bits(ip.to_bits() & !mask), subnet.prefix))
+            Some((Ipv6Addr::from_bits(ip.to_bits() & !mask), subnet.prefix, subnet.only.is_some()))
         }
         IpAddr::V4(_) => None,
     })

@@ -32,7 +32,9 @@ pub fn read(bytes: &[u8], us: &GatewayConfig) -> Result<Heard, DropReason> {
     if !probe && !us.has_host(sender.into()) {
         return Err(DropReason::BadArp);
     }
-    let asks_us = operation == ArpOperation::Request && us.owns(target.into());
+    // Of whom we only stand in for, an address may be free: who probes must find out elsewhere.
+    let ours = us.owns(target.into()) || (!probe && us.stands_in_for(target.into()));
+    let asks_us = operation == ArpOperation::Request && ours;
     let claim = Claim { ip: sender.into(), mac: theirs, asks_us, overrides: true };
     Ok(Heard {
         claim: (!probe).then_some(claim),

@@ -235,7 +235,11 @@ impl Gateway {
         out: &mut Outbox,
         seen: &mut impl Observer,
     ) -> Fate {
-        if hop::is_link_local(packet.summary.source()) {
+        let destination = packet.summary.destination();
+        // Who speaks to the gateway's own link-local address does so from one, also to what that
+        // stands for on the host.
+        let on_link = hop::is_link_local(destination) && self.config.owns(destination);
+        if hop::is_link_local(packet.summary.source()) && !on_link {
             return Fate::Dropped(DropReason::MartianSource);
         }
         if !hop::translatable(packet) {

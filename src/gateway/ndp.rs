@@ -73,7 +73,9 @@ pub fn read(bytes: &[u8], sender: MacAddr, us: &GatewayConfig) -> Result<Message
     let right = ip.hop_limit() == HOP_LIMIT
         && packet.msg_code() == 0
         && packet.verify_checksum(&source, &destination)
-        && (destination.is_multicast() || us.owns(destination.into()))
+        && (destination.is_multicast()
+            || us.owns(destination.into())
+            || us.stands_in_for(destination.into()))
         && !us.owns(source.into());
     if !right {
         return Err(DropReason::BadNdp);
@@ -124,7 +126,8 @@ impl Said<'_> {
         if target.is_multicast() || (probe && self.destination != solicited_node(target)) {
             return Err(DropReason::BadNdp);
         }
-        let asks_us = self.us.owns(target.into());
+        // Of whom we only stand in for, an address may be free: who probes must find out elsewhere.
+        let asks_us = self.us.owns(target.into()) || (!probe && self.us.stands_in_for(target.into()));
         let claim = self.itself(lladdr, asks_us)?;
         let asker = claim.map_or(self.sender, |claim| claim.mac);
         let reply = asks_us.then(|| {

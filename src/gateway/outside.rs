@@ -34,7 +34,7 @@ impl Gateway {
         }
         let from = if host { HOST } else { from };
         if hop::martian_source(source)
-            || hop::is_link_local(source)
+            || (hop::is_link_local(source) && !host)
             || (from == OUTSIDE && self.cannot_be_outside(source, exempt))
         {
             return Fate::Dropped(DropReason::MartianSource);
@@ -72,8 +72,10 @@ impl Gateway {
     /// private one of IPv6, those who have one (RFC 4193 §4.3), unless they are `exempt`.
     fn cannot_be_outside(&self, ip: IpAddr, exempt: bool) -> bool {
         let nat = &self.config.nat;
-        let private =
-            || nat.external.iter().chain(&nat.host_addresses).any(|ours| hop::is_unique_local(*ours));
+        let ours = nat.external.iter().chain(&nat.host_addresses);
+        // The only host of a subnet has its neighbours out there.
+        let mut ours = ours.copied().chain(self.config.subnets.iter().filter_map(|subnet| subnet.only));
+        let mut private = || ours.any(hop::is_unique_local);
         self.config.is_inside(ip) || (hop::is_unique_local(ip) && !exempt && !private())
     }
 

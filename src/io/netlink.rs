@@ -10,10 +10,12 @@
 mod facts;
 mod watcher;
 
-pub use facts::{Address, Family, LinkFacts, Neighbor, NeighborState, Route};
+pub use facts::{Address, Family, LinkFacts, Neighbor, NeighborState, Route, WayTo};
 pub use watcher::{Change, Watcher};
 
-use facts::{address_facts, family_of, link_facts, neighbor_facts, route_address, route_facts};
+use facts::{
+    address_facts, destination, family_of, link_facts, neighbor_facts, route_address, route_facts, way_to,
+};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
     NlaBuffer, NlasIterator,
@@ -25,13 +27,13 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use std::cell::Cell;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::{fmt, io};
 
@@ -304,19 +306,8 @@ impl Netlink {
     /// # Errors
     /// As [`Netlink`] describes.
     pub fn default_route(&self, family: Family) -> io::Result<Option<Route>> {
-        let routes = self.main_routes(family)?;
-        let best = routes
-            .iter()
-            .filter(|route| route.header.destination_prefix_length == 0)
-            .filter_map(|route| {
-                let metric = route.attributes.iter().find_map(|attribute| match attribute {
-                    RouteAttribute::Priority(metric) => Some(*metric),
-                    _ => None,
-                });
-                route_facts(route).map(|facts| (metric.unwrap_or(0), facts))
-            })
-            .min_by_key(|(metric, _)| *metric);
-        Ok(best.map(|(_, route)| route))
+        let ways = self.routes(family)?.into_iter().filter(|way| way.prefix == 0);
+        Ok(ways.min_by_key(|way| way.metric).map(|way| way.route))
     }
 
     /// The destinations of a family's unicast routes in the main table: address and prefix length.
@@ -324,19 +315,15 @@ impl Netlink {
     /// # Errors
     /// As [`Netlink`] describes.
     pub fn destinations(&self, family: Family) -> io::Result<Vec<(IpAddr, u8)>> {
-        let everywhere = match family {
-            Family::Four => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            Family::Six => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
-        let destination = |route: &RouteMessage| {
-            let named = route.attributes.iter().find_map(|attribute| match attribute {
-                RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
-                RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
-                _ => None,
-            });
-            (named.unwrap_or(everywhere), route.header.destination_prefix_length)
-        };
-        Ok(self.main_routes(family)?.iter().map(destination).collect())
+        Ok(self.main_routes(family)?.iter().map(|route| destination(route, family)).collect())
+    }
+
+    /// The unicast routes of a family in the main table.
+    ///
+    /// # Errors
+    /// As [`Netlink`] describes.
+    pub fn routes(&self, family: Family) -> io::Result<Vec<WayTo>> {
+        Ok(self.main_routes(family)?.iter().filter_map(|route| way_to(route, family)).collect())
     }
 
     fn main_routes(&self, family: Family) -> io::Result<Vec<RouteMessage>> {

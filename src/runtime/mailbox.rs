@@ -4,12 +4,11 @@
 use super::clock::Clock;
 use super::reload::{Plan, Reloader, Settled};
 use crate::control::protocol::Problem;
-use crate::control::{About, Engine, Gone, Reloaded};
+use crate::control::{About, Engine, Gone, Reloaded, Source};
 use crate::flow::Time;
 use crate::gateway::{Command, Reply};
 use crate::io::resolver::ResolvConf;
 use crate::observe::{Feed, FlowBoard};
-use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -111,9 +110,9 @@ impl Engine for Handle {
         self.send(|answer| Letter::Command(command, answer))
     }
 
-    fn reload(&self, file: Option<&Path>, dry_run: bool) -> Result<Reloaded, Problem> {
+    fn reload(&self, source: Source<'_>, dry_run: bool) -> Result<Reloaded, Problem> {
         let settle = |plan| self.send(|answer| Letter::Plan(plan, answer))?;
-        let reloaded = self.reloader.reload(file, dry_run, settle)?;
+        let reloaded = self.reloader.reload(source, dry_run, settle)?;
         if !dry_run {
             let mut about = self.about.lock().unwrap_or_else(PoisonError::into_inner);
             self.reloader.describe(&mut about);

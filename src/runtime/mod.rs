@@ -15,6 +15,7 @@ pub mod publish;
 pub mod ready;
 pub mod reload;
 pub mod resolver;
+pub mod said;
 pub mod sandbox;
 pub mod settle;
 pub mod signals;
@@ -25,9 +26,9 @@ pub mod way;
 pub mod worker;
 
 use crate::config::{RunFlags, Settings};
-use crate::control::Engine;
 use crate::control::server::Server;
 use crate::control::socket::SocketFile;
+use crate::control::{Engine, Source};
 use crate::io::ending::Ending;
 use crate::io::netlink::Watcher;
 use crate::io::resolver::{PATH, ResolvConf};
@@ -209,7 +210,7 @@ fn follow_resolver(known: Option<ResolvConf>, handle: &Arc<Handle>) -> std::io::
 
 /// SIGHUP: reads the settings again. What came of it is said in the log; a success by the worker.
 fn hung_up(engine: &dyn Engine) {
-    match engine.reload(None, false) {
+    match engine.reload(Source::Start, false) {
         Ok(reloaded) => reloaded.changes.iter().for_each(|change| tracing::info!("{change}")),
         Err(problem) => tracing::warn!("SIGHUP: not reloaded: {problem}"),
     }

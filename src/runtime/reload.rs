@@ -4,17 +4,18 @@
 //! for a file system. The worker gets a [`Plan`], which it carries out wholly or not at all.
 
 use super::follow::{self, Routed, routed};
+use super::said::said;
 use super::start;
 use crate::config::show::{self, difference};
-use crate::config::{Change, ConfigError, ProfiledRule, RunFlags, Settings, load};
+use crate::config::{Change, ConfigError, ProfiledRule, RunFlags, Settings, load, load_text};
 use crate::control::protocol::Problem;
-use crate::control::{About, AboutRule, Reloaded};
+use crate::control::{About, AboutRule, Reloaded, Source};
 use crate::flow::{Endpoint, Protocol};
 use crate::gateway::GatewayConfig;
 use crate::observe::event::Note;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 /// A port forward: protocol, outside, inside.
@@ -79,19 +80,18 @@ impl Reloader {
         Reloader { flags, runtime_dir, in_force }
     }
 
-    /// Reads `file`, or that of the start, and hands a plan to `settle` unless it is a dry run. One
-    /// at a time.
+    /// Reads what is at `source`, and hands a plan to `settle` unless it is a dry run. One at a time.
     ///
     /// # Errors
     /// The settings are wrong, need a restart, or `settle` refuses; those in force stay.
     pub fn reload(
         &self,
-        file: Option<&Path>,
+        source: Source<'_>,
         dry_run: bool,
         settle: impl FnOnce(Box<Plan>) -> Result<Settled, Problem>,
     ) -> Result<Reloaded, Problem> {
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-        let settings = self.read(file)?;
+        let settings = self.read(source)?;
         let changes = difference(&in_force.settings, &settings);
         if !dry_run && let Some(problem) = needs_restart(&changes) {
             return Err(problem);
@@ -124,7 +124,7 @@ impl Reloader {
         settle: impl FnOnce(Box<Plan>) -> Result<Settled, Problem>,
     ) -> Result<bool, Problem> {
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = |error: anyhow::Error| Problem::new("host", format!("{error:#}"), "wait");
+        let failed = |error: anyhow::Error| Problem::new("host", said(&error), "wait");
         let Some(plan) = follow::plan(&mut in_force).map_err(failed)? else { return Ok(false) };
         let (config, outside) = (plan.config.clone(), plan.outside.clone());
         settle(Box::new(plan))?;
@@ -140,16 +140,20 @@ impl Reloader {
         describe(&in_force.settings, &in_force.config, about);
     }
 
-    fn read(&self, file: Option<&Path>) -> Result<Settings, Problem> {
-        let mut flags = self.flags.clone();
-        if let Some(file) = file {
-            flags.config = Some(file.to_owned());
-        }
-        if flags.config.is_none() {
-            let message = "the gateway was started without --config, so there is no file to read again";
-            return Err(Problem::new("no-file", message, "give one: tapnat reload --config FILE"));
-        }
-        load(&flags, self.runtime_dir.as_deref()).map_err(|error| {
+    fn read(&self, source: Source<'_>) -> Result<Settings, Problem> {
+        let (flags, runtime_dir) = (&self.flags, self.runtime_dir.as_deref());
+        let read = match source {
+            Source::Text(name, text) => load_text(flags, name, text, runtime_dir),
+            Source::File(path) => {
+                load(&RunFlags { config: Some(path.to_owned()), ..flags.clone() }, runtime_dir)
+            }
+            Source::Start if flags.config.is_none() => {
+                let message = "the gateway was started without --config, so there is no file to read again";
+                return Err(Problem::new("no-file", message, "give one: tapnat reload --config FILE"));
+            }
+            Source::Start => load(flags, runtime_dir),
+        };
+        read.map_err(|error| {
             let ConfigError { place, problem, cure, .. } = error;
             Problem::new("bad-config", format!("{place}: {problem}"), cure)
         })
@@ -159,7 +163,7 @@ impl Reloader {
 impl InForce {
     fn plan(&self, settings: &Settings, changes: usize) -> Result<Plan, Problem> {
         let host = |error: anyhow::Error| {
-            let line = format!("{error:#}");
+            let line = said(&error);
             let halves = line.split_once("; ").or_else(|| line.rsplit_once(": "));
             let (message, cure) = halves.unwrap_or((&line, "see `tapnat doctor`"));
             Problem::new("bad-config", message, cure)

@@ -3,7 +3,7 @@
 
 use super::addresses::{self, Foreign};
 use super::host::prefixes;
-use crate::config::{GuardChoice, Settings, UplinkChoice};
+use crate::config::{GuardChoice, Lone, Settings, UplinkChoice};
 use crate::flow::Prefix;
 use crate::io::Link;
 use crate::io::filter::Wanted;
@@ -189,12 +189,17 @@ fn sockets_config(
     sockets::Config {
         external,
         anywhere,
-        gateways: settings.inside.iter().map(ipnet::IpNet::addr).collect(),
+        gateways: settings.own_addresses().collect(),
+        shared: settings.lone.iter().map(shared).collect(),
         aliases: settings.aliases.clone(),
         inside_mtu: settings.mtu,
         descriptors: if beside { left / 8 } else { left },
         beside,
     }
+}
+
+fn shared(lone: &Lone) -> sockets::Shared {
+    sockets::Shared { ip: lone.host.addr(), gateway: lone.router }
 }
 
 /// The addresses to translate to by sockets, and those of them that are but names for whatever address

@@ -109,6 +109,7 @@ pub struct Chores {
     more_leases: bool,
     refused_calls: u64,
     slept: Duration,
+    looked: Time,
     pub(super) admission: Admission,
 }
 
@@ -411,11 +412,14 @@ impl Worker {
         self.remember(now);
         self.lease(now);
         self.publish_board(now);
-        let slept = self.clock.slept();
-        if slept.saturating_sub(self.chores.slept) >= A_NAP {
-            self.note(Note::Slept(slept.saturating_sub(self.chores.slept)), now);
+        // The clock goes on while the host sleeps: no time for a nap has passed where none has been.
+        if now.since(std::mem::replace(&mut self.chores.looked, now)) >= A_NAP {
+            let slept = self.clock.slept();
+            let nap = slept.saturating_sub(std::mem::replace(&mut self.chores.slept, slept));
+            if nap >= A_NAP {
+                self.note(Note::Slept(nap), now);
+            }
         }
-        self.chores.slept = slept;
         self.chores.refused_calls = sandbox::look(self.chores.refused_calls);
     }
 

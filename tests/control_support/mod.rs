@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 use tapnat::config::Change;
 use tapnat::control::protocol::Problem;
-use tapnat::control::{About, AboutRule, Engine, Gone, Reloaded};
+use tapnat::control::{About, AboutRule, Engine, Gone, Reloaded, Source};
 use tapnat::flow::{Endpoint, Protocol, Time};
 use tapnat::gateway::{Command, CountersView, Reply};
 use tapnat::nat::{BlockView, Counts, Looked, PublishError, SessionView, TcpState};
@@ -109,16 +108,13 @@ impl Engine for Fake {
         })
     }
 
-    fn reload(&self, file: Option<&Path>, dry_run: bool) -> Result<Reloaded, Problem> {
-        let Some(file) = file else {
-            return Err(Problem::new("no-file", "started without --config", "give one"));
+    fn reload(&self, source: Source<'_>, dry_run: bool) -> Result<Reloaded, Problem> {
+        let told = match source {
+            Source::Start => return Err(Problem::new("no-file", "started without --config", "give one")),
+            Source::File(path) => path.display().to_string(),
+            Source::Text(name, text) => format!("{name}: {text}"),
         };
-        let change = Change {
-            key: "timeouts.udp".into(),
-            old: "5m".into(),
-            new: file.display().to_string(),
-            restart: false,
-        };
+        let change = Change { key: "timeouts.udp".into(), old: "5m".into(), new: told, restart: false };
         let (kept, ended) = if dry_run { (0, 0) } else { (12, 1) };
         Ok(Reloaded { changes: vec![change], kept, ended })
     }

@@ -17,11 +17,11 @@ use tapnat::wire::{
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const HOST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
 const EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-const SUBNET: Subnet = Subnet { gateway: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), prefix: 24 };
+const SUBNET: Subnet = Subnet { gateway: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), prefix: 24, only: None };
 
 const EXTERNAL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 const SUBNET6: Subnet =
-    Subnet { gateway: IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 1)), prefix: 64 };
+    Subnet { gateway: IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 1)), prefix: 64, only: None };
 
 /// A run of a gateway: a byte that chooses its settings, then steps of a byte that says what comes,
 /// two that say how much, and that much.

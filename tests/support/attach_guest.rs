@@ -220,6 +220,7 @@ fn wrong_targets() {
     assert!(told.contains("there is no process"), "{told}");
     let told = rig.refused(&["--netns", "no-such-namespace"]);
     assert!(told.contains("/run/netns/no-such-namespace: No such file or directory"), "{told}");
+    assert_eq!(told.matches("No such file").count(), 1, "the cause is told once: {told}");
     let plain = rig.path("plain");
     fs::write(&plain, "").unwrap();
     let told = rig.refused(&["--netns", plain.to_str().unwrap()]);

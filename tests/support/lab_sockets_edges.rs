@@ -141,6 +141,26 @@ pub fn strangers_are_filtered() {
     }
 }
 
+pub fn errors_that_sockets_cannot_send_are_counted() {
+    let setup = Rootless::plain();
+    let server = socket(setup.on("internet"), at(SERVERS[0], 4000));
+    let client = socket(setup.on("red"), any());
+    client.send_to(b"hello", at(SERVERS[0], 4000)).unwrap();
+    let (_, from) = server.recv_from(&mut [0; 100]).unwrap();
+    drop(client);
+    // Nobody is there any more, which the container's kernel says by ICMP.
+    server.send_to(b"late", from).unwrap();
+    let counted = || {
+        let mut stats = std::process::Command::new(PROGRAM);
+        stats.arg("stats").arg("--control").arg(setup.world.control());
+        let said = String::from_utf8(stats.output().unwrap().stdout).unwrap();
+        said.lines().any(|line| line.contains("icmp-error-untold") && line.contains('1'))
+    };
+    eventually("it is counted", SOON, counted);
+    server.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert_eq!(server.recv_from(&mut [0; 100]).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
 pub fn few_descriptors_are_enough() {
     let ready = Ready::new(Options::default());
     let mut setup = ready.start(&["sh", "-c", "ulimit -n 256; exec \"$@\"", "sh"], &[]);

@@ -33,7 +33,7 @@ pub struct Rig {
 
 pub fn config() -> GatewayConfig {
     let nat = NatConfig::new(vec![IpAddr::V4(X)]);
-    let subnets = vec![Subnet { gateway: GATEWAY.into(), prefix: 24 }];
+    let subnets = vec![Subnet { gateway: GATEWAY.into(), prefix: 24, only: None }];
     GatewayConfig::new(subnets, MAC, LinkInfo::offloading(1500, 14), LinkInfo::offloading(1500, 0), nat)
 }
 

@@ -30,7 +30,7 @@ pub const OVERRIDE: u8 = 0x20;
 
 pub fn config() -> GatewayConfig {
     let nat = NatConfig::new(vec![IpAddr::V6(X6)]);
-    let subnets = vec![Subnet { gateway: GATEWAY6.into(), prefix: 64 }];
+    let subnets = vec![Subnet { gateway: GATEWAY6.into(), prefix: 64, only: None }];
     GatewayConfig::new(subnets, MAC, LinkInfo::offloading(1500, 14), LinkInfo::offloading(1500, 0), nat)
 }
 

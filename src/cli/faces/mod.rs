@@ -3,21 +3,29 @@
 //!
 //! ```text
 //!   slirp4netns           a network namespace that exists; port forwards through a JSON socket
-//!   pasta, pesto, passt   refused, with what to use instead
+//!   pasta                 the same, or a command in namespaces of its own; the host's own addresses inside
+//!   pesto, passt          refused, with what to use instead
 //! ```
 //!
 //! A program has a file that turns its command line into plain data, and one that turns the data into the
 //! settings of a gateway. The uplink is always `sockets`: these programs open ordinary sockets, and who
 //! calls them relies on that.
 
+pub mod background;
 pub mod forwards;
 pub mod getopt;
+pub mod pasta;
+pub mod pasta_net;
+pub mod pasta_ports;
+pub mod pasta_run;
 pub mod slirp4netns;
 pub mod slirp_api;
 pub mod slirp_run;
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -26,20 +34,15 @@ use std::process::ExitCode;
 pub enum Face {
     /// `slirp4netns`.
     Slirp4netns,
+    /// `pasta`.
+    Pasta,
     /// One that tapnat cannot stand in for: its name, and what to do.
     Refused(&'static str, &'static str),
 }
 
 const NAMES: [(&str, Face); 4] = [
     ("slirp4netns", Face::Slirp4netns),
-    (
-        "pasta",
-        Face::Refused(
-            "pasta",
-            "tapnat does not read its command line; use `tapnat attach` or `tapnat exec`, or have the tool \
-             call slirp4netns",
-        ),
-    ),
+    ("pasta", Face::Pasta),
     ("pesto", Face::Refused("pesto", "tapnat does not speak its protocol; use `tapnat publish`")),
     (
         "passt",
@@ -60,6 +63,7 @@ impl Face {
     pub fn run(self, args: &[OsString]) -> ExitCode {
         match self {
             Face::Slirp4netns => slirp_run::main(args),
+            Face::Pasta => pasta_run::main(args),
             Face::Refused(name, cure) => {
                 say_error(&format!("{name}: {cure}"));
                 ExitCode::FAILURE
@@ -78,6 +82,29 @@ pub fn called(program: Option<OsString>, mut args: Vec<OsString>) -> Option<(Fac
     let face = Face::of(args.first()?)?;
     args.remove(0);
     Some((face, args))
+}
+
+/// Removes the control sockets, beside `ours`, of gateways of a face that were killed: some callers know no
+/// other end, and each gateway has a name of its own.
+fn sweep(ours: &Path, face: &str) {
+    let entries = ours.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let pid =
+            name.to_str().and_then(|name| name.strip_prefix(face)?.strip_prefix('-')?.strip_suffix(".sock"));
+        let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) else { continue };
+        // One of another PID namespace answers; one that is only starting has its process.
+        let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        if !runs(pid) && UnixStream::connect(entry.path()).is_err_and(refused) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether there is such a process, and not only what is left of it until somebody asks how it ended.
+fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
 }
 
 /// A line on standard error; nothing can be done if that is closed.
@@ -103,7 +130,7 @@ mod tests {
         assert_eq!(called("/opt/compat/slirp4netns -c 42 tap0"), Some((Face::Slirp4netns, 3)));
         assert_eq!(called("tapnat slirp4netns -c 42 tap0"), Some((Face::Slirp4netns, 3)));
         assert!(matches!(called("passt"), Some((Face::Refused("passt", _), 0))));
-        assert!(matches!(called("tapnat pasta --version"), Some((Face::Refused("pasta", _), 1))));
+        assert_eq!(called("tapnat pasta --version"), Some((Face::Pasta, 1)));
         assert_eq!(called("tapnat run slirp4netns"), None);
         assert_eq!(called("slirp4netns.bak -c"), None);
     }

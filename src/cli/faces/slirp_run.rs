@@ -3,7 +3,7 @@
 use super::forwards::Gateway;
 use super::slirp_api::{self, Api};
 use super::slirp4netns::{Asked, Options, Outbound, SIX, SIX_DNS, SIX_GUEST, Target, USAGE, read};
-use super::{say, say_error};
+use super::{say, say_error, sweep};
 use crate::cli::args::runtime_dir;
 use crate::cli::guest::{Defaults, GuestArgs, Plan, plan};
 use crate::cli::run::log_to_stderr;
@@ -13,14 +13,15 @@ use crate::io::ending::Ending;
 use crate::io::guest::{NetChoice, attach};
 use crate::io::netlink::Netlink;
 use crate::io::sys::fd;
+use crate::runtime::said::said;
 use crate::runtime::{Around, run_with};
 use anyhow::{Context, bail};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say_error(&format!("slirp4netns: {error:#}"));
+            say_error(&format!("slirp4netns: {}", said(&error)));
             ExitCode::FAILURE
         }
     }
@@ -73,7 +74,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     for warning in &options.warnings {
         tracing::warn!("{warning}");
     }
-    sweep(&plan.settings.control);
+    sweep(&plan.settings.control, "slirp4netns");
     let (plan, ending) = with_tap(plan, options)?;
     let gone = "the other end of exit-fd has spoken or is closed";
     let exit = exit_fd.map(|fd| Ending::event(fd, gone));
@@ -192,28 +193,6 @@ fn bound(options: &Options) -> anyhow::Result<Vec<IpAddr>> {
         }
     }
     Ok(bound)
-}
-
-/// Removes the control sockets, beside `ours`, of gateways that were killed: some callers know no
-/// other end, and each gateway has a name of its own.
-fn sweep(ours: &Path) {
-    let entries = ours.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
-    for entry in entries {
-        let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix("slirp4netns-")?.strip_suffix(".sock"));
-        let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) else { continue };
-        // One of another PID namespace answers; one that is only starting has its process.
-        let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-        if !runs(pid) && UnixStream::connect(entry.path()).is_err_and(refused) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// Whether there is such a process, and not only what is left of it until somebody asks how it ended.
-fn runs(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-    stat.is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
 }
 
 /// Listens on the API socket, in the place of whatever was there.

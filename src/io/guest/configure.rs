@@ -22,13 +22,13 @@ pub fn configure(name: &str, guest: &GuestConfig) -> Result<[u8; 6], String> {
     let link = look()?;
     // Without a longer queue, bursts are lost; a TAP that somebody else made may forbid it.
     let _ = netlink.set_txqlen(link.index, QUEUE);
-    if !guest.configure {
-        return Ok(link.mac);
-    }
-    netlink.set_mtu(link.index, guest.mtu.into()).map_err(explained)?;
     if let Some(mac) = guest.mac {
         netlink.set_mac(link.index, mac).map_err(explained)?;
     }
+    if !guest.configure {
+        return Ok(guest.mac.unwrap_or(link.mac));
+    }
+    netlink.set_mtu(link.index, guest.mtu.into()).map_err(explained)?;
     six(name, guest);
     for net in &guest.addresses {
         add_address(&netlink, link.index, net.addr(), net.prefix_len())?;

@@ -18,9 +18,11 @@ pub mod helper;
 pub mod resolver;
 mod talk;
 pub mod target;
+pub mod template;
 
 pub use fresh::{Fresh, Go, Launched, launch};
 pub use target::{NetChoice, Target};
+pub use template::Template;
 
 use crate::io::ending::Ending;
 use crate::io::sys::netns::inherit;
@@ -47,7 +49,7 @@ pub struct GuestConfig {
     pub offload: bool,
     /// Its MTU, in bytes.
     pub mtu: u16,
-    /// Its MAC, unicast; `None` to leave it to the kernel.
+    /// Its MAC, unicast; `None` to leave it to the kernel. Given even if nothing else is done to it.
     pub mac: Option<[u8; 6]>,
     /// Addresses with their prefixes, both families.
     pub addresses: Vec<IpNet>,

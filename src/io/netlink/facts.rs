@@ -8,7 +8,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::route::RouteVia;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What the kernel says of an interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,6 +85,19 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// The address the host would send from.
     pub source: Option<IpAddr>,
+}
+
+/// A route of a table: where to, and the way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WayTo {
+    /// The destination.
+    pub to: IpAddr,
+    /// Length of its prefix, in bits; 0 for the default route.
+    pub prefix: u8,
+    /// Of two routes to one destination the lower one counts.
+    pub metric: u32,
+    /// The way.
+    pub route: Route,
 }
 
 /// What the kernel knows of a neighbour.
@@ -256,6 +269,29 @@ pub(super) fn route_facts(message: &RouteMessage) -> Option<Route> {
         }
     }
     ifindex.map(|ifindex| Route { ifindex, gateway, source })
+}
+
+/// Where a route of this family leads: address and prefix length.
+pub(super) fn destination(message: &RouteMessage, family: Family) -> (IpAddr, u8) {
+    let named = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => ip_of(address),
+        _ => None,
+    });
+    let everywhere = match family {
+        Family::Four => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::Six => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    (named.unwrap_or(everywhere), message.header.destination_prefix_length)
+}
+
+/// A route and where it leads; of the first hop where there are several.
+pub(super) fn way_to(message: &RouteMessage, family: Family) -> Option<WayTo> {
+    let metric = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    });
+    let (to, prefix) = destination(message, family);
+    route_facts(message).map(|route| WayTo { to, prefix, metric: metric.unwrap_or(0), route })
 }
 
 fn ip_of(address: &RouteAddress) -> Option<IpAddr> {

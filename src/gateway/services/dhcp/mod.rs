@@ -85,7 +85,8 @@ impl Gateway {
             && if to.is_multicast() {
                 destination.ip == IpAddr::V4(Ipv4Addr::BROADCAST)
             } else {
-                self.config.owns(destination.ip)
+                let server = || self.dhcp_place().is_some_and(|(.., server)| destination.ip == server);
+                self.config.owns(destination.ip) || server()
             }
     }
 
@@ -236,7 +237,7 @@ impl Gateway {
         let mask = u32::MAX.checked_shl(32 - u32::from(subnet.prefix)).unwrap_or(0);
         let link = Some(Link {
             mask: Ipv4Addr::from_bits(mask),
-            broadcast: Ipv4Addr::from_bits(server.to_bits() | !mask),
+            broadcast: Ipv4Addr::from_bits(dhcp.first.to_bits() | !mask),
             mtu: self.config.inside.mtu,
             dns: dhcp.dns.as_ref().unwrap_or(&self.names.servers),
             search: dhcp.search.as_ref().unwrap_or(&self.names.search),

@@ -3,18 +3,45 @@
 use crate::flow::{Alias, Endpoint, Protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+/// An address of the host that an inside host has too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shared {
+    /// The address.
+    pub ip: IpAddr,
+    /// That of the inside host's gateway, as whom clients of the host itself are seen.
+    pub gateway: IpAddr,
+}
+
 /// The aliases, and the gateway's own addresses inside, which stand for the host's loopback where
 /// no alias does: a client there is seen as the gateway.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Aliases {
     list: Vec<Alias>,
     gateways: Vec<IpAddr>,
+    shared: Vec<Shared>,
 }
 
 impl Aliases {
     /// These aliases, and the gateway's own addresses inside.
     pub fn new(list: Vec<Alias>, gateways: Vec<IpAddr>) -> Self {
-        Aliases { list, gateways }
+        Aliases { list, gateways, shared: Vec::new() }
+    }
+
+    /// With addresses of the host that inside hosts have too.
+    #[must_use]
+    pub fn sharing(self, shared: Vec<Shared>) -> Self {
+        Aliases { shared, ..self }
+    }
+
+    /// Whether an inside host has this address of the host too.
+    fn shares(&self, ip: IpAddr) -> bool {
+        self.shared.iter().any(|shared| shared.ip == ip)
+    }
+
+    /// Whether clients with this address may be seen inside as a gateway that is somebody else's, so that
+    /// it has to be remembered which they are.
+    pub fn poses(&self, ip: IpAddr) -> bool {
+        !self.shared.is_empty() && (ip.is_loopback() || self.shares(ip))
     }
 
     /// Takes other aliases.
@@ -35,19 +62,24 @@ impl Aliases {
         SocketAddr::new(ip, remote.port)
     }
 
-    /// How what comes from `host` unasked is seen inside. `None` if nobody inside could answer (it is
-    /// the host's loopback, of a family that is not spoken inside), or if it has the address by which
+    /// How what comes from `host` unasked is seen inside: the host's loopback, and an address that an
+    /// inside host has too, as their alias or as the gateway. `None` if nobody inside could answer (it
+    /// is the loopback of a family that is not spoken inside), or if it has the address by which
     /// the gateway or an alias is known there: a neighbour outside is not to pass for the host.
     pub fn seen(&self, host: SocketAddr) -> Option<Endpoint> {
         let ip = host.ip();
-        if !ip.is_loopback() {
+        if !ip.is_loopback() && !self.shares(ip) {
             let poses =
                 |alias: &Alias| alias.inside == ip && alias.port.is_none_or(|port| port == host.port());
             let known = self.gateways.contains(&ip) || self.list.iter().any(poses);
             return (!known).then(|| Endpoint::new(ip, host.port()));
         }
         let alias = self.list.iter().find_map(|alias| alias.seen(host));
-        let gateway = || self.gateways.iter().find(|gateway| gateway.is_ipv4() == ip.is_ipv4());
+        let gateway = || {
+            let shared = self.shared.iter().filter(|shared| shared.ip == ip || ip.is_loopback());
+            let mut all = shared.map(|shared| &shared.gateway).chain(&self.gateways);
+            all.find(|gateway| gateway.is_ipv4() == ip.is_ipv4())
+        };
         alias.or_else(|| gateway().map(|gateway| Endpoint::new(*gateway, host.port())))
     }
 }
@@ -83,6 +115,12 @@ impl Talks {
         }
     }
 
+    /// Who was seen as `remote`, if that is one that `wanted` holds for.
+    pub fn host(&self, remote: Endpoint, wanted: impl Fn(IpAddr) -> bool) -> Option<SocketAddr> {
+        let known = self.0.iter().rev().find(|(host, known)| *known == remote && wanted(host.ip()));
+        known.map(|(host, _)| *host)
+    }
+
     /// Whom `host` is to be seen as.
     pub fn seen(&self, host: SocketAddr) -> Option<Endpoint> {
         self.0.iter().rev().find(|(known, _)| *known == host).map(|(_, remote)| *remote)
@@ -114,6 +152,27 @@ mod tests {
         for posing in [[10, 0, 2, 1], [10, 0, 2, 2]] {
             assert_eq!(aliases.seen((posing, 80).into()), None);
         }
+    }
+
+    #[test]
+    fn the_host_is_seen_as_the_gateway_where_its_address_is_inside_too() {
+        let (ip, gateway) = (end([192, 0, 2, 50], 0).ip, end([192, 0, 2, 1], 0).ip);
+        let mut aliases = Aliases::new(Vec::new(), Vec::new()).sharing(vec![Shared { ip, gateway }]);
+        let client = SocketAddr::new(ip, 4000);
+        assert_eq!(aliases.seen(client), Some(end([192, 0, 2, 1], 4000)));
+        assert_eq!(aliases.seen(([127, 0, 0, 1], 5).into()), Some(end([192, 0, 2, 1], 5)));
+        // The router itself is a remote like others, unless it is an alias.
+        let router = SocketAddr::new(gateway, 53);
+        assert_eq!(aliases.host(Protocol::Udp, end([192, 0, 2, 1], 53)), router);
+        assert_eq!(aliases.seen(router), Some(end([192, 0, 2, 1], 53)));
+        let mut talks = Talks::default();
+        talks.note(client, end([192, 0, 2, 1], 4000));
+        assert_eq!(talks.host(end([192, 0, 2, 1], 4000), |ip| aliases.poses(ip)), Some(client));
+        assert_eq!(talks.host(end([192, 0, 2, 1], 4001), |ip| aliases.poses(ip)), None);
+        let host = end([169, 254, 1, 2], 0).ip;
+        aliases.set(vec![Alias { inside: host, port: None, host: (ip, 0).into() }]);
+        assert_eq!(aliases.seen(client), Some(end([169, 254, 1, 2], 4000)));
+        assert_eq!(aliases.host(Protocol::Tcp, end([169, 254, 1, 2], 80)), SocketAddr::new(ip, 80));
     }
 
     #[test]

@@ -38,6 +38,7 @@ use crate::io::sys::{datagram, fd};
 use crate::wire::craft::IcmpError;
 use crate::wire::{Buffer, Offload, Packet, checksum};
 use alias::Aliases;
+pub use alias::Shared;
 use inbox::Inbox;
 use listeners::Listeners;
 use mio::{Events, Poll};
@@ -76,6 +77,8 @@ pub struct Config {
     pub gateways: Vec<IpAddr>,
     /// What stands for something on the host.
     pub aliases: Vec<Alias>,
+    /// Addresses of the host that inside hosts have too.
+    pub shared: Vec<Shared>,
     /// The TAP's MTU, in bytes.
     pub inside_mtu: u16,
     /// Open files that the process may have.
@@ -96,6 +99,8 @@ enum Trouble {
     Answer(IcmpError),
     /// Sockets cannot send such a packet.
     Unsupported,
+    /// An ICMP error: sockets cannot tell the world.
+    Untold,
     /// Ping sockets are not permitted here.
     NoPing,
     /// The kernel does not take it.
@@ -120,6 +125,7 @@ struct Losses {
     malformed: u64,
     bad_checksum: u64,
     unsupported: u64,
+    untold: u64,
     no_ping: u64,
     full: u64,
     too_big: u64,
@@ -183,7 +189,8 @@ impl Sockets {
             pings,
             listeners,
             tcp,
-            aliases: Aliases::new(config.aliases.clone(), config.gateways.clone()),
+            aliases: Aliases::new(config.aliases.clone(), config.gateways.clone())
+                .sharing(config.shared.clone()),
             reassembly: Reassembly::default(),
             inbox: Inbox::new(config.inside_mtu),
             ready: VecDeque::new(),
@@ -229,9 +236,9 @@ impl Sockets {
         let data = match packet.summary {
             Summary::Data(data) => data,
             Summary::Error(error) => {
-                // To connections it matters; what else it is about, sockets cannot tell the world.
+                // To connections it matters.
                 if error.about.protocol != Protocol::Tcp {
-                    return Err(Trouble::Unsupported);
+                    return Err(Trouble::Untold);
                 }
                 let mtu = packet.next_hop_mtu(buffer.bytes()).and_then(|mtu| u16::try_from(mtu).ok());
                 self.tcp.complained(error.about, mtu, self.now);
@@ -302,6 +309,10 @@ impl Sockets {
             Trouble::Unsupported => {
                 self.losses.unsupported += 1;
                 Some(IcmpError::Prohibited)
+            }
+            Trouble::Untold => {
+                self.losses.untold += 1;
+                None
             }
             Trouble::NoPing => {
                 self.losses.no_ping += 1;
@@ -466,6 +477,7 @@ impl Link for Sockets {
                     Trouble::TooBig => "too big",
                     Trouble::Answer(_) => "refused by the host",
                     Trouble::Unsupported => "not a packet that sockets can send",
+                    Trouble::Untold => "an ICMP error, which sockets cannot send",
                     Trouble::NoPing => "ping sockets are not permitted",
                     Trouble::Invalid => "not taken by the host",
                 }))
@@ -533,6 +545,7 @@ impl Link for Sockets {
             ("malformed", losses.malformed),
             ("bad-checksum", losses.bad_checksum),
             ("unsupported-protocol", losses.unsupported),
+            ("icmp-error-untold", losses.untold),
             ("ping-not-permitted", losses.no_ping),
             ("send-buffer-full", losses.full),
             ("too-big", losses.too_big),

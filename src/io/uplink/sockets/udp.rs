@@ -48,7 +48,9 @@ pub(super) fn send(
     aliases: &Aliases,
 ) -> Result<(), Trouble> {
     let remote = packet.summary.flow().destination;
-    let host = aliases.host(Protocol::Udp, remote);
+    // A client of the host itself that is seen as somebody who is no alias for it.
+    let client = port.talks.host(remote, |ip| aliases.poses(ip));
+    let host = client.unwrap_or_else(|| aliases.host(Protocol::Udp, remote));
     port.talks.note(host, remote);
     let forbidden = packet.dont_fragment && !whole;
     port.cut(if forbidden { Cutting::Forbidden } else { Cutting::Allowed });
@@ -140,6 +142,9 @@ fn take(
     let unusable = || io::Error::from(io::ErrorKind::Interrupted);
     let known = port.talks.seen(received.from).or_else(|| aliases.seen(received.from));
     let remote = known.filter(|_| !received.truncated).ok_or_else(unusable)?;
+    if aliases.poses(received.from.ip()) {
+        port.talks.note(received.from, remote);
+    }
     port.note_asked(received.from, received.to);
     buffer.set_len(received.length);
     let outside = port.outside;

@@ -1,0 +1,235 @@
+//! `pasta`: from its options to a gateway that runs.
+
+use super::background::{self, Background};
+use super::forwards::Forward;
+use super::pasta::{Asked, Options, Target, USAGE, read};
+use super::pasta_net::{Net, net};
+use super::pasta_ports;
+use super::{say, say_error, sweep};
+use crate::cli::args::runtime_dir;
+use crate::cli::exec::accompanied;
+use crate::cli::guest::Plan;
+use crate::cli::run::log_to_stderr;
+use crate::config::resolve::LEVELS;
+use crate::config::{LogLevel, RunFlags, load};
+use crate::flow::Protocol;
+use crate::io::guest::{Fresh, GuestConfig, NetChoice, Template, attach};
+use crate::io::netlink::{Family, Netlink};
+use crate::runtime::{Around, run_with};
+use anyhow::{Context, anyhow, bail};
+use ipnet::IpNet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// MTU of a TAP that nobody changes, in bytes.
+const PLAIN_MTU: u16 = 1500;
+/// The least MTU of a link that carries IPv6, in bytes (RFC 8200 §5).
+const LEAST_SIX: u16 = 1280;
+
+/// Is `pasta`.
+pub fn main(args: &[OsString]) -> ExitCode {
+    match start(args) {
+        Ok(code) => code,
+        Err(error) => {
+            say_error(&format!("pasta: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: &[OsString]) -> anyhow::Result<ExitCode> {
+    let second = Background::of(args).context("--background is for pasta itself")?;
+    let (second, args) = second.map_or((None, args), |(second, rest)| (Some(second), rest));
+    let options = match read(args) {
+        Ok(Asked::Help) => {
+            say(USAGE);
+            return Ok(ExitCode::SUCCESS);
+        }
+        Ok(Asked::Version) => {
+            say(&format!("pasta of tapnat {}\n", env!("CARGO_PKG_VERSION")));
+            return Ok(ExitCode::SUCCESS);
+        }
+        Ok(Asked::Run(options)) => options,
+        Err(why) => bail!(why),
+    };
+    let stays = options.foreground || matches!(options.target, Target::Command(_));
+    if second.is_none() && !stays {
+        return background::start("pasta", args).context("going to the background");
+    }
+    run(&options, second)
+}
+
+fn run(options: &Options, second: Option<Background>) -> anyhow::Result<ExitCode> {
+    let plan = plan(options)?;
+    log_to_stderr(plan.settings.log);
+    for warning in &plan.settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    sweep(&plan.settings.control, "pasta");
+    let pid = options.pid.as_deref().map(pid_file).transpose()?;
+    let told = move |_| {
+        if let Some(mut file) = pid {
+            writeln!(file, "{}", std::process::id()).context("--pid")?;
+        }
+        second.map_or(Ok(()), Background::ready)
+    };
+    let around =
+        Around { ready: Some(Box::new(told)), control_optional: true, passing: true, ..Around::default() };
+    let target = match &options.target {
+        Target::Command(words) => {
+            let fresh = Fresh { root: true, resolver: None };
+            return accompanied(plan, &fresh, &command(words), around);
+        }
+        Target::Pid(pid) => NetChoice::Pid(*pid),
+        Target::Netns(path) => NetChoice::Path(path.clone()),
+    };
+    let target = crate::io::guest::Target { net: target, user: options.userns.clone() };
+    let guest = attach(&target, &plan.guest)?;
+    for warning in &guest.warnings {
+        tracing::warn!("{warning}");
+    }
+    let ending = guest.ending.filter(|_| options.netns_quit);
+    let around = Around { endings: ending.into_iter().collect(), ..around };
+    let plan = plan.with_tap(guest.tap);
+    // Who goes on in the background keeps no file system busy.
+    std::env::set_current_dir("/").context("leaving the working directory")?;
+    run_with(&plan.settings, &plan.flags, runtime_dir().as_deref(), around)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The command, or the user's shell.
+fn command(words: &[OsString]) -> Vec<OsString> {
+    match words {
+        [] => vec![std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into())],
+        words => words.to_vec(),
+    }
+}
+
+/// Opens the file for the process number before the rights to do so are given up.
+fn pid_file(path: &Path) -> anyhow::Result<File> {
+    File::create(path).with_context(|| format!("--pid {}", path.display()))
+}
+
+/// From the options to what the gateway and the namespace are to be.
+fn plan(options: &Options) -> anyhow::Result<Plan> {
+    let netlink = Netlink::open().context("netlink socket")?;
+    let template = |family: Family, at: usize| {
+        let name = options.outbound_interfaces[at].as_ref().or(options.interface.as_ref());
+        Template::of(&netlink, family, name.map(String::as_str)).context("the host's network")
+    };
+    let (four, mut six) = (template(Family::Four, 0)?, template(Family::Six, 1)?);
+    let too_small = options.mtu.is_some_and(|mtu| mtu < LEAST_SIX);
+    if too_small && !options.addresses.iter().any(|(ip, _)| ip.is_ipv6()) {
+        six = None;
+    }
+    let net = net(options, four.as_ref(), six.as_ref()).map_err(anyhow::Error::msg)?;
+    let publish = published(options, &net.guests())?;
+    let flags = RunFlags { publish, ..flags(options, &net) };
+    let runtime_dir = runtime_dir();
+    let settings = load(&flags, runtime_dir.as_deref())?;
+    let guest = guest(options, &net);
+    Ok(Plan { flags, settings, guest, more: Vec::new(), control_named: false })
+}
+
+/// The options of `tapnat run` that say the same.
+fn flags(options: &Options, net: &Net) -> RunFlags {
+    let guests = net.guests();
+    let spoken = |ip: &&IpAddr| guests.iter().any(|guest| guest.is_ipv4() == ip.is_ipv4());
+    let or_off = |list: Vec<String>| if list.is_empty() { vec!["off".to_owned()] } else { list };
+    let listed = |list: &[IpAddr]| list.iter().filter(spoken).map(IpAddr::to_string).collect::<Vec<_>>();
+    let dhcp = options.dhcp && guests.iter().any(IpAddr::is_ipv4);
+    let advertise = options.advertise && guests.iter().any(IpAddr::is_ipv6);
+    let told = |ip: &&IpAddr| if ip.is_ipv4() { dhcp } else { advertise };
+    let dns = match (&options.dns, options.tells_dns) {
+        (_, false) => vec!["off".to_owned()],
+        (Some(servers), true) => or_off(servers.iter().filter(told).map(IpAddr::to_string).collect()),
+        (None, true) => Vec::new(),
+    };
+    let search = match (&options.search, dhcp && options.tells_search) {
+        _ if !dhcp => Vec::new(),
+        (_, false) => vec!["off".to_owned()],
+        (Some(domains), true) => or_off(domains.clone()),
+        (None, true) => Vec::new(),
+    };
+    let [tcp, udp, icmp] = options.protocols;
+    let denied = [(tcp, "tcp"), (udp, "udp"), (icmp, "icmp")].into_iter().filter(|(spoken, _)| !spoken);
+    RunFlags {
+        name: Some(format!("pasta-{}", std::process::id())),
+        log: Some(log(options).to_owned()),
+        tap: Some(net.tap.clone()),
+        mtu: Some(options.mtu.unwrap_or(PLAIN_MTU).to_string()),
+        lone: net.hosts.iter().map(ToString::to_string).collect(),
+        mac: options.mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":")),
+        advertise: (!options.advertise).then(|| "off".to_owned()),
+        dhcp: dhcp.then(|| "on".to_owned()),
+        dns_forward: or_off(listed(&options.dns_forward)),
+        dns,
+        search,
+        uplink: Some("sockets".to_owned()),
+        external: listed(&options.outbound),
+        egress: denied.map(|(_, protocol)| format!("deny:any/{protocol}")).collect(),
+        host_loopback: or_off(listed(&net.loopback)),
+        ..RunFlags::default()
+    }
+}
+
+/// The port forwards from the host to the namespace, as `--publish` has them.
+fn published(options: &Options, guests: &[IpAddr]) -> anyhow::Result<Vec<String>> {
+    let [serves_tcp, serves_udp, _] = options.protocols;
+    let wanted = [
+        ("-t", Protocol::Tcp, &options.ports.tcp, serves_tcp),
+        ("-u", Protocol::Udp, &options.ports.udp, serves_udp),
+    ];
+    let mut published = Vec::new();
+    for (option, protocol, texts, served) in wanted {
+        let rules = pasta_ports::read_all(texts, protocol, pasta_ports::ephemeral());
+        let rules = rules.map_err(|why| anyhow!("{option} {why}"))?.unwrap_or_default();
+        if rules.iter().any(|rule| rule.scan) {
+            bail!("{option} auto: tapnat does not look for what listens inside; name the ports, or none");
+        }
+        let forwards = rules.iter().filter(|_| served);
+        let forwards = forwards.flat_map(|rule| pasta_ports::forwards(rule, guests, |_, _| false));
+        published.extend(forwards.map(|forward| publish_text(&forward)));
+    }
+    Ok(published)
+}
+
+/// A forward as `--publish` has it. On any address of the host it is on the external one, whose sockets
+/// are bound to any.
+fn publish_text(forward: &Forward) -> String {
+    let Forward { protocol, host, guest } = forward;
+    let on = if host.ip().is_unspecified() { host.port().to_string() } else { host.to_string() };
+    format!("{on}:{guest}/{protocol}")
+}
+
+/// How much is logged, in a word; with a command, whose terminal it is, only what is wrong.
+fn log(options: &Options) -> &'static str {
+    let level = match (&options.target, options.log) {
+        (Target::Command(_), LogLevel::Info) => LogLevel::Warn,
+        (_, level) => level,
+    };
+    LEVELS.iter().find(|(_, known)| *known == level).map_or("info", |(word, _)| word)
+}
+
+/// What is made in the namespace.
+fn guest(options: &Options, net: &Net) -> GuestConfig {
+    let six = |net: &&IpNet| net.addr().is_ipv6();
+    let hosts: Vec<IpNet> = net.hosts.iter().map(|lone| lone.host).collect();
+    // Of IPv6 the kernel puts the latest one first.
+    let addresses = hosts.iter().filter(|net| !six(net)).chain(hosts.iter().rev().filter(six));
+    GuestConfig {
+        tap: net.tap.clone(),
+        offload: true,
+        mtu: options.mtu.unwrap_or(PLAIN_MTU),
+        mac: options.ns_mac,
+        addresses: addresses.copied().collect(),
+        routes: net.routes.clone(),
+        advertisements: options.config_net.then_some(false),
+        loopback: true,
+        configure: options.config_net,
+    }
+}

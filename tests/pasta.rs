@@ -1,0 +1,235 @@
+//! `pasta`, as Podman, Buildah and RootlessKit call it and as a person does: a user without any
+//! capability, namespaces of that user, and the lab's internet.
+//!
+//! The cases are those of Podman's `test/system/505-networking-pasta.bats`; docs/container-tools.md says
+//! which is where. Runs as root, since it becomes somebody else. Where it cannot run, it says why and skips;
+//! with `CI` set, skipping is failing.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/lab_harness.rs"]
+mod lab_harness;
+#[allow(dead_code, reason = "these tests start the gateway in their own way")]
+#[path = "support/lab_setup.rs"]
+mod lab_setup;
+#[path = "support/pasta_rig.rs"]
+mod pasta_rig;
+
+use lab_harness::Test;
+use lab_setup::SOON;
+use pasta_rig::*;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::process::ExitCode;
+use tapnat::lab::programs::{dns, http};
+use tapnat::lab::topology::{HOST, HOST_SIX, ROUTER, ROUTER_SIX, SERVERS, SERVERS_SIX, UPLINK};
+
+/// What Podman adds unless it is told otherwise.
+const PODMAN_END: [&str; 3] = ["--no-map-gw", "--quiet", "--netns"];
+const MAPPED: &str = "169.254.1.2";
+
+/// Podman's command line for a container with a web server at port 80, published at 8080.
+fn podman_line<'a>(options: &[&'a str], ports: &[&'a str], path: &'a str) -> Vec<&'a str> {
+    let mut words = vec!["--config-net"];
+    words.extend(options);
+    words.extend(ports);
+    words.extend(["--dns-forward", "169.254.1.1"]);
+    for none in ["-t", "-u", "-T", "-U"] {
+        if !ports.contains(&none) {
+            words.extend([none, "none"]);
+        }
+    }
+    words.extend(PODMAN_END);
+    words.extend([path, "--map-guest-addr", MAPPED]);
+    words
+}
+
+fn podman_and_its_container() {
+    let rig = Rig::new();
+    let mut guest = rig.guest();
+    let (path, note) = (guest.path(), rig.path("pid"));
+    let options = ["--pid", note.to_str().unwrap()];
+    rig.quiet(&podman_line(&options, &["-t", "8080-8080:80-80", "-t", "127.0.0.1/9090-9090:80-80"], &path));
+    let pid = read_pid(&note);
+    assert!(runs(&pid), "it goes on in the background");
+
+    let said = guest.says("ip -o addr; ip route; ip -6 route; ip -o link");
+    for word in [
+        format!("{UPLINK}    inet {HOST}/24"),
+        format!("{UPLINK}    inet6 {HOST_SIX}/64"),
+        format!("default via {ROUTER} dev {UPLINK}"),
+        format!("default via {ROUTER_SIX} dev {UPLINK}"),
+        "mtu 65520".to_owned(),
+        "lo: <LOOPBACK,UP".to_owned(),
+    ] {
+        assert!(said.contains(&word), "{word}: {said}");
+    }
+    assert_eq!(guest.seen_by((SERVERS[0], 80)), HOST.to_string());
+    let named = guest.netns.run(|| dns::resolve(([169, 254, 1, 1], 53), "www.example.org", SOON)).unwrap();
+    assert_eq!(named.unwrap(), Some(SERVERS[0]));
+    // Without --map-gw the router is the router.
+    assert_eq!(guest.seen_by((ROUTER, 80)), HOST.to_string());
+    let said = guest.says(&format!("ping -c 1 -W 5 {}; ping -c 1 -W 5 {}", SERVERS[1], SERVERS_SIX[0]));
+    assert_eq!(said.matches(" 1 received").count(), 2, "{said}");
+
+    let _web = http::serve(&guest.netns, (Ipv4Addr::UNSPECIFIED, 80)).unwrap();
+    let _web6 = http::serve(&guest.netns, (Ipv6Addr::UNSPECIFIED, 80));
+    assert_eq!(greeted(rig.internet(), (HOST, 8080)).unwrap(), ROUTER.to_string());
+    assert_eq!(
+        greeted(rig.host(), (HOST, 8080)).unwrap(),
+        MAPPED,
+        "the host itself, by the address that both have"
+    );
+    assert_eq!(greeted(rig.host(), ([127, 0, 0, 1], 8080)).unwrap(), ROUTER.to_string());
+    assert_eq!(greeted(rig.host(), ([127, 0, 0, 1], 9090)).unwrap(), ROUTER.to_string());
+    assert!(greeted(rig.internet(), (HOST, 9090)).is_err(), "only on loopback");
+    // And back: the address that stands for the host.
+    let _own = http::serve(rig.host(), (HOST, 8888)).unwrap();
+    guest.seen_by(([169, 254, 1, 2], 8888));
+
+    guest.unname();
+    ends(&pid);
+    let left: Vec<_> = std::fs::read_dir(rig.path("tapnat")).map(|_| ()).into_iter().collect();
+    assert!(left.is_empty() || !rig.path(&format!("tapnat/pasta-{pid}.sock")).exists(), "a socket is left");
+}
+
+fn podman_tries_again_without_what_is_not_known() {
+    let rig = Rig::new();
+    let mut guest = rig.guest();
+    let path = guest.path();
+    let output = rig.pasta(&["--config-net", "--quiet", "--netns", &path, "--map-something-else", MAPPED]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(told(&output).contains("unrecognized option '--map-something-else'"), "{output:?}");
+    let output = rig.pasta(&["--config-net", "--netns", "/nowhere/at/all"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(told(&output).starts_with("pasta: network namespace /nowhere/at/all: "), "{output:?}");
+    for probe in [&["--version"][..], &["--host-lo-to-ns-lo", "--version"], &["--help"]] {
+        assert_eq!(rig.pasta(probe).status.code(), Some(0), "{probe:?}");
+    }
+}
+
+fn addresses_routes_and_interfaces() {
+    let rig = Rig::new();
+    let asked = |options: &str, wanted: &[&str], unwanted: &[&str]| {
+        let guest = rig.guest();
+        let pid = guest.pid();
+        let mut words: Vec<&str> = "--config-net -q -t none -u none -T none -U none".split(' ').collect();
+        words.extend(options.split_whitespace());
+        words.push(&pid);
+        rig.quiet(&words);
+        let said = guest.says("ip -o addr; ip -o link; ip route; ip -6 route");
+        for word in wanted {
+            assert!(said.contains(word), "{options}: {word}: {said}");
+        }
+        for word in unwanted {
+            assert!(!said.contains(word), "{options}: {word}: {said}");
+        }
+    };
+    let (own, own_six) = (format!("inet {HOST}/24"), format!("inet6 {HOST_SIX}/64"));
+    asked("-a 192.0.2.1", &["inet 192.0.2.1/24", &own_six], &[&own]);
+    asked("-a 2001:db8::1", &["inet6 2001:db8::1/64", &own], &[&own_six]);
+    asked("-6", &[&own_six], &[&own]);
+    asked("-4", &[&own], &[&own_six, "default via 2001"]);
+    asked("-a 192.0.2.2 -g 192.0.2.1", &["inet 192.0.2.2/24", "default via 192.0.2.1 "], &[&own]);
+    asked("-a 2001:db8::2 -g 2001:db8::1", &["default via 2001:db8::1 "], &["default via 2001:db8:113"]);
+    asked("-m 1280", &["mtu 1280", &own_six], &["mtu 65520"]);
+    asked("-m 1000", &["mtu 1000", &own], &["inet6 2001"]);
+    asked("-I myname --ns-mac-addr 9a:dd:31:ea:92:98", &["myname", "9a:dd:31:ea:92:98"], &[UPLINK]);
+    asked("-a 192.168.0.2 -g 192.168.0.1 -n 255.255.255.0", &["inet 192.168.0.2/24"], &[]);
+    asked("--no-copy-routes --no-copy-addrs", &[&own, &own_six], &[]);
+}
+
+fn rootlesskit_and_its_child() {
+    let rig = Rig::new();
+    let mut guest = rig.guest();
+    let pid = guest.pid();
+    let line = "--stderr --ns-ifname=tap0 --mtu=65520 --config-net --address=10.0.2.100 --netmask=24 \
+                --gateway=10.0.2.2 --dns-forward=10.0.2.3 --ipv4-only --tcp-ports=none --udp-ports=none";
+    let note = rig.path("pid");
+    let mut words: Vec<&str> = line.split_whitespace().collect();
+    words.extend(["--pid", note.to_str().unwrap(), &pid]);
+    let output = rig.pasta(&words);
+    assert!(output.status.success(), "{output:?}");
+    let said = guest.says("ip -o addr; ip route");
+    assert!(said.contains("tap0    inet 10.0.2.100/24") && said.contains("default via 10.0.2.2"), "{said}");
+    assert_eq!(guest.seen_by((SERVERS[0], 80)), HOST.to_string());
+    // The gateway is the host's loopback, unless --no-map-gw is given.
+    let _own = http::serve(rig.host(), ([127, 0, 0, 1], 8888)).unwrap();
+    assert_eq!(guest.seen_by(([10, 0, 2, 2], 8888)), "127.0.0.1");
+    let gateway = read_pid(&note);
+    guest.end();
+    ends(&gateway);
+
+    // The same with a namespace that has a name of its own.
+    let mut guest = rig.guest();
+    let (users, path) =
+        (format!("--userns=/proc/{}/ns/user", guest.pid()), format!("--netns={}", guest.path()));
+    let mut words: Vec<&str> = line.split_whitespace().collect();
+    words.extend(["--no-map-gw", "--pid", note.to_str().unwrap(), &users, &path]);
+    let output = rig.pasta(&words);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(guest.seen_by((SERVERS[0], 80)), HOST.to_string());
+    let closed = guest.netns.run(|| http::get(([10, 0, 2, 2], 8888), "/", SOON)).unwrap();
+    assert!(closed.is_err(), "the gateway is nobody");
+    let gateway = read_pid(&note);
+    guest.unname();
+    ends(&gateway);
+}
+
+fn a_command_of_its_own() {
+    let rig = Rig::new();
+    let script = format!("id -u; ip -o addr show {UPLINK}; ping -c 1 -W 5 {} >&2; exit 7", SERVERS[0]);
+    let words = ["--config-net", "-t", "none", "-u", "none", "--", "sh", "-c", &script];
+    let output = rig.pasta(&words);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert!(said.starts_with("0\n") && said.contains(&format!("inet {HOST}/24")), "{said}");
+    assert!(told(&output).contains(" 1 received"), "{output:?}");
+    let bare = rig.pasta(&["ip", "-o", "link"]);
+    let said = String::from_utf8_lossy(&bare.stdout).into_owned();
+    assert!(said.contains("lo: <LOOPBACK,UP") && said.contains(UPLINK), "{bare:?}");
+    assert_eq!(rig.pasta(&["/no/such/program"]).status.code(), Some(127));
+}
+
+fn it_ends_with_the_namespace_or_not() {
+    let rig = Rig::new();
+    let mut guest = rig.guest();
+    let (path, note) = (guest.path(), rig.path("pid"));
+    let note = note.to_str().unwrap();
+    let quiet = ["-q", "-t", "none", "-u", "none", "--pid", note, "--netns", &path];
+    rig.quiet(&[&quiet[..], &["--no-netns-quit"]].concat());
+    let stays = read_pid(note.as_ref());
+    guest.unname();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(runs(&stays), "--no-netns-quit");
+    std::process::Command::new("kill").arg(&stays).status().unwrap();
+    ends(&stays);
+    // In the foreground it stays there.
+    let pid = guest.pid();
+    let mut child =
+        rig.command(&rig.path("pasta"), &["-f", "-q", "-t", "none", "-u", "none", &pid]).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none());
+    guest.end();
+    assert!(child.wait().unwrap().success());
+}
+
+fn tests() -> Vec<Test> {
+    let all: [(&str, fn()); 6] = [
+        ("podman_and_its_container", podman_and_its_container),
+        ("podman_tries_again_without_what_is_not_known", podman_tries_again_without_what_is_not_known),
+        ("addresses_routes_and_interfaces", addresses_routes_and_interfaces),
+        ("rootlesskit_and_its_child", rootlesskit_and_its_child),
+        ("a_command_of_its_own", a_command_of_its_own),
+        ("it_ends_with_the_namespace_or_not", it_ends_with_the_namespace_or_not),
+    ];
+    let impossible = impossible();
+    let test = |(name, run): (&str, fn())| Test {
+        name: name.to_owned(),
+        run: Box::new(run),
+        impossible: impossible.clone(),
+    };
+    all.into_iter().map(test).collect()
+}
+
+fn main() -> ExitCode {
+    lab_harness::main(tests)
+}
