@@ -12,6 +12,7 @@ pub mod fd;
 pub mod inet;
 pub mod landlock;
 pub mod memory;
+pub mod mount;
 pub mod netns;
 pub mod nsfs;
 pub mod packet;
