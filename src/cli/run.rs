@@ -41,6 +41,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let mut flags = args.flags.clone();
     handed::take(&mut flags)?;
     let settings = load(&flags, runtime_dir.as_deref())?;
+    // Later, a number that was not inherited may be that of something that the gateway has opened.
+    handed::check(&settings)?;
     log_to_stderr(settings.log);
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
