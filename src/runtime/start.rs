@@ -80,10 +80,22 @@ pub fn start(settings: &Settings, taps: Vec<OwnedFd>, clock: Clock) -> anyhow::R
     guard.silence(&config.nat.ports);
     let portless = Portless::default();
     let follows = settings.external.is_empty();
-    let (forward, resolver) = (settings.dns_forward.clone(), None);
+    let (forward, resolver, instead) = (settings.dns_forward.clone(), None, None);
     let first = None;
-    let host =
-        Host { forward, resolver, outside, packet, inside, made, lost, follows, portless, first, anywhere };
+    let host = Host {
+        forward,
+        resolver,
+        instead,
+        outside,
+        packet,
+        inside,
+        made,
+        lost,
+        follows,
+        portless,
+        first,
+        anywhere,
+    };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, arp, about })
 }
 
