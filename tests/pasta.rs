@@ -11,6 +11,8 @@ mod lab_harness;
 #[allow(dead_code, reason = "these tests start the gateway in their own way")]
 #[path = "support/lab_setup.rs"]
 mod lab_setup;
+#[path = "support/pasta_forwards.rs"]
+mod pasta_forwards;
 #[path = "support/pasta_rig.rs"]
 mod pasta_rig;
 
@@ -227,7 +229,7 @@ fn tests() -> Vec<Test> {
         run: Box::new(run),
         impossible: impossible.clone(),
     };
-    all.into_iter().map(test).collect()
+    all.into_iter().chain(pasta_forwards::TESTS).map(test).collect()
 }
 
 fn main() -> ExitCode {
