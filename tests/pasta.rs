@@ -214,8 +214,39 @@ fn it_ends_with_the_namespace_or_not() {
     assert!(child.wait().unwrap().success());
 }
 
+/// The address that packets leave from, of a host that has two, and would choose the other one.
+fn outbound_addresses() {
+    let rig = Rig::new();
+    let other = "203.0.113.77";
+    let lines =
+        format!("ip addr add {other}/24 dev {UPLINK}; ip route replace default via {ROUTER} src {other}");
+    assert_eq!(rig.on_host(&lines), "");
+    let seen = |options: &str| {
+        let guest = rig.guest();
+        let pid = guest.pid();
+        let mut words: Vec<&str> = "--config-net -q -4 -u none -T none -U none".split(' ').collect();
+        words.extend(options.split_whitespace());
+        words.push(&pid);
+        rig.quiet(&words);
+        let _web = http::serve(&guest.netns, (Ipv4Addr::UNSPECIFIED, 80)).unwrap();
+        // Ports of the host are open at its other addresses all the same.
+        for ip in [HOST, other.parse().unwrap()] {
+            greeted(rig.internet(), (ip, 8080)).unwrap_or_else(|error| panic!("{options}: {ip}: {error}"));
+        }
+        guest.seen_by((SERVERS[0], 80))
+    };
+    assert_eq!(seen("-t 8080:80"), other, "as the kernel chooses");
+    assert_eq!(seen(&format!("-o {HOST} -t 8080:80")), HOST.to_string(), "which the namespace has too");
+    assert_eq!(seen(&format!("-a {other} -o {HOST} -t 8080:80")), HOST.to_string());
+    assert_eq!(seen(&format!("-o {other} --no-copy-addrs -t 8080:80")), other);
+    assert_eq!(seen(&format!("--outbound-if4 {UPLINK} -t 8080:80")), HOST.to_string());
+    let output = rig.pasta(&["-o", "192.0.2.9", "1"]);
+    assert!(told(&output).starts_with("pasta: --outbound 192.0.2.9: no interface"), "{output:?}");
+}
+
 fn tests() -> Vec<Test> {
-    let all: [(&str, fn()); 6] = [
+    let all: [(&str, fn()); 7] = [
+        ("outbound_addresses", outbound_addresses),
         ("podman_and_its_container", podman_and_its_container),
         ("podman_tries_again_without_what_is_not_known", podman_tries_again_without_what_is_not_known),
         ("addresses_routes_and_interfaces", addresses_routes_and_interfaces),

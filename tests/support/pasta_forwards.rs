@@ -64,7 +64,7 @@ fn answers(option: &str, client: &Netns, to: SocketAddr) -> bool {
 fn forwards(option: &str, six: bool) {
     let rig = Rig::new();
     let (mut ports, mut served) = (Vec::new(), Vec::new());
-    for (place, (ip, _interface)) in (0u16..).zip(places(six)) {
+    for (place, (ip, interface)) in (0u16..).zip(places(six)) {
         for Case { first, last, delta } in CASES {
             // Each place has ports of its own inside, so that a wrong way shows.
             let (to, end) = (first + delta + 100 * place, last + delta + 100 * place);
@@ -72,7 +72,7 @@ fn forwards(option: &str, six: bool) {
             served.extend(to..=end);
         }
         let port = 8190 + place;
-        ports.extend([option.to_owned(), format!("{ip}/{port}:{}", port + 1000)]);
+        ports.extend([option.to_owned(), format!("{ip}%{interface}/{port}:{}", port + 1000)]);
         served.push(port + 1000);
     }
     let mut guest = rig.guest();
