@@ -664,3 +664,34 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn egress_rules_may_be_about_names_of_a_resolver_that_is_known() {
+    let base = "--inside 10.88.0.1/24 --dns-forward gateway --egress";
+    for rule in [
+        "allow:*.example.org:443/tcp",
+        "10.88.0.7=allow:any.example.org",
+        "deny:a.example.org/udp",
+        "allow:any:443/tcp",
+    ] {
+        let settings = given(&format!("{base} {rule}")).unwrap();
+        let shown = settings.egress.iter().map(tapnat::config::egress::text).next_back().unwrap();
+        assert_eq!(shown.replace("/32=", "="), rule);
+    }
+    for (line, problem) in [
+        ("--inside 10.88.0.1/24 --egress allow:a.example.org", "no resolver is to be believed"),
+        (
+            "--inside 10.88.0.1/24 --dhcp on --dns off --dns-forward off --egress allow:a.example.org",
+            "believed",
+        ),
+        (
+            "--inside 10.88.0.1/24 --dns-forward gateway --egress allow:a.example.org:443",
+            "ports of no protocol",
+        ),
+        ("--inside 10.88.0.1/24 --dns-forward gateway --egress allow:*.*.org", "does not begin with"),
+        ("--inside 10.88.0.1/24 --dns-forward gateway --egress allow:10.0.0.300", "does not begin with"),
+    ] {
+        let error = given(line).unwrap_err();
+        assert!(error.contains(problem), "{line}: {error}");
+    }
+}

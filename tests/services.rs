@@ -490,7 +490,7 @@ fn syn(from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Vec<u8> {
 
 #[test]
 fn the_first_rule_that_fits_decides() {
-    let all = EgressRule { allow: true, inside: None, remote: None, protocol: None, ports: None };
+    let all = EgressRule::about_all(true);
     let s1 = Some(Prefix::new(S1, 32));
     let rules = vec![
         EgressRule { remote: s1, protocol: Some(Protocol::Tcp), ports: Some(443..=444), ..all.clone() },

@@ -52,7 +52,8 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
     let dns = services::dns(raw, &inside, advertise, dhcp.is_some())?;
     let search = services::search(raw, dhcp.is_some())?;
     let dns_forward = services::dns_forward(raw, &inside, dhcp.is_some())?;
-    let egress = egress::rules(raw, &inside)?;
+    let egress =
+        egress::rules(raw, &inside, !dns_forward.is_empty() || dns.iter().flatten().next().is_some())?;
     let translations = six::translations(raw, &inside)?;
     let uplink = choose(raw, "uplink", &UPLINKS)?.unwrap_or_default();
     // Sockets listen on whatever address the host has.

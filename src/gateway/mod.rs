@@ -21,6 +21,7 @@ pub mod fragments;
 pub mod hop;
 pub mod identification;
 pub mod inside;
+mod names;
 pub mod ndp;
 pub mod neighbors;
 mod npt;
@@ -95,6 +96,8 @@ pub struct GatewayConfig {
     pub advertise: Option<Advertise>,
     /// Addresses of the gateway inside beside those of its subnets, such as that of its resolver.
     pub services: Vec<IpAddr>,
+    /// Resolvers, as hosts inside know them, whose answers egress rules about names believe.
+    pub resolvers: Vec<IpAddr>,
     /// Addresses for hosts inside by DHCP; `None` gives none.
     pub dhcp: Option<Dhcp>,
     /// Prefixes whose hosts are not translated by port but by prefix (RFC 6296). No two of their
@@ -131,6 +134,7 @@ impl GatewayConfig {
             errors_per_second: 1000,
             advertise: None,
             services: Vec::new(),
+            resolvers: Vec::new(),
             dhcp: None,
             translations: Vec::new(),
             reach: Reach::default(),

@@ -93,7 +93,7 @@ impl Nat {
         match effect {
             Effect::Reopen => {
                 if way == Way::Out {
-                    self.ask_egress(data.flow)?;
+                    self.ask_egress(data.flow, now)?;
                 }
                 self.reopen(id, way, now, seen);
                 self.sessions[id].windows.begin(way, &data.segment);

@@ -555,6 +555,10 @@ impl Worker {
                 let forgotten = counts.refusals_forgotten;
                 counters.links.push(("ports: refusals-forgotten".to_owned(), forgotten));
                 counters.links.push(("sessions: syns-forgotten".to_owned(), counts.knocks_lost));
+                counters.links.push(("names: known".to_owned(), counts.names.known as u64));
+                counters.links.push(("names: not-public".to_owned(), counts.names.refused));
+                counters.links.push(("names: forgotten".to_owned(), counts.names.lost));
+                counters.links.push(("names: unread".to_owned(), counts.names.unread));
                 if let Some(stock) = &self.stock {
                     counters.links.push(("guard: taken-by-host".to_owned(), stock.taken));
                     counters.links.push(("guard: lease-failed".to_owned(), stock.failed));

@@ -227,11 +227,14 @@ fn published(options: &Options, guests: &[IpAddr]) -> anyhow::Result<Vec<String>
     ];
     let mut published = Vec::new();
     for (option, protocol, texts, served) in wanted {
-        for text in texts {
-            let ports = pasta_ports::read(text).map_err(|why| anyhow!("{option} {text}: {why}"))?;
-            let forwards = if served { pasta_ports::forwards(&ports, protocol, guests) } else { Vec::new() };
-            published.extend(forwards.iter().map(publish_text));
+        let rules = pasta_ports::read_all(texts, protocol, pasta_ports::ephemeral());
+        let rules = rules.map_err(|why| anyhow!("{option} {why}"))?.unwrap_or_default();
+        if rules.iter().any(|rule| rule.scan) {
+            bail!("{option} auto: tapnat does not look for what listens inside; name the ports, or none");
         }
+        let forwards = rules.iter().filter(|_| served);
+        let forwards = forwards.flat_map(|rule| pasta_ports::forwards(rule, guests, |_, _| false));
+        published.extend(forwards.map(|forward| publish_text(&forward)));
     }
     Ok(published)
 }
