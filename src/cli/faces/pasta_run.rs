@@ -2,6 +2,7 @@
 
 use super::background::{self, Background};
 use super::forwards::Forward;
+use super::log_file::LogFile;
 use super::pasta::{Asked, Options, Target, USAGE, read};
 use super::pasta_net::{Net, net, on_address};
 use super::pasta_ports;
@@ -9,7 +10,7 @@ use super::{say, say_error, sweep};
 use crate::cli::args::runtime_dir;
 use crate::cli::exec::accompanied;
 use crate::cli::guest::Plan;
-use crate::cli::run::log_to_stderr;
+use crate::cli::run::{log_to, log_to_stderr};
 use crate::config::resolve::LEVELS;
 use crate::config::{LogLevel, RunFlags, load};
 use crate::flow::Protocol;
@@ -24,6 +25,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 /// MTU of a TAP that nobody changes, in bytes.
 const PLAIN_MTU: u16 = 1500;
@@ -65,7 +67,14 @@ fn start(args: &[OsString]) -> anyhow::Result<ExitCode> {
 
 fn run(options: &Options, second: Option<Background>) -> anyhow::Result<ExitCode> {
     let plan = plan(options)?;
-    log_to_stderr(plan.settings.log);
+    match &options.log_file {
+        None => log_to_stderr(plan.settings.log),
+        Some(path) => {
+            let file = LogFile::create(path, options.log_size);
+            let file = file.with_context(|| format!("--log-file {}", path.display()))?;
+            log_to(plan.settings.log, Mutex::new(file), false);
+        }
+    }
     for warning in &plan.settings.warnings {
         tracing::warn!("{warning}");
     }
