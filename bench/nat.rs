@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use tapnat::flow::{Data, Endpoint, Flow, Protocol, Segment, Summary, TcpFlags, Time};
 use tapnat::nat::{Decision, Nat, NatConfig};
+use tapnat::runtime::pages::Pages;
 
 /// Processor time of this thread.
 struct ProcessorTime;
@@ -92,6 +93,8 @@ fn empty(sessions: u32) -> Nat {
 fn table(sessions: u32, protocol: Protocol) -> Table {
     let mut nat = empty(sessions);
     let (mut out, mut back) = (Vec::new(), Vec::new());
+    // As the worker does between bursts.
+    let mut pages = Pages::default();
     // A step prime to the size visits all, far from one another.
     for n in (0..sessions).map(|n| (u64::from(n) * 7_368_787 % u64::from(sessions)) as u32) {
         let packet = flow(n, protocol);
@@ -111,6 +114,7 @@ fn table(sessions: u32, protocol: Protocol) -> Table {
                 assert!(matches!(passes, Decision::Translate { .. }), "{passes:?}");
             }
         }
+        pages.look(nat.live_sessions(), || nat.spans());
         out.push(later);
         back.push(answer);
     }
@@ -144,8 +148,10 @@ fn memory() {
     drop(nat);
     let before = resident();
     let mut nat = empty(1_000_000);
+    let mut pages = Pages::default();
     for n in 0..1_000_000 {
         black_box(nat.outbound(&flow(n, Protocol::Udp), Time::ZERO, &mut ()));
+        pages.look(nat.live_sessions(), || nat.spans());
     }
     let counts = nat.counts();
     println!(

@@ -10,7 +10,7 @@ mod lab_setup;
 
 use lab_harness::Test;
 use lab_setup::{Form, PLAIN, PROGRAM, SOON, World, at, eventually, page, peer_of};
-use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
@@ -61,6 +61,8 @@ impl Says {
     fn this(world: &World, name: &str, text: &str) -> Says {
         let path = world.folder.path().join(name);
         fs::write(&path, text).unwrap();
+        // As on a host of systemd, processes with mounts of their own see those that come later.
+        mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC).unwrap();
         mount_bind(&path, RESOLV_CONF).unwrap();
         Says(path)
     }

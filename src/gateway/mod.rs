@@ -45,7 +45,7 @@ pub use subnet::Subnet;
 
 use crate::flow::{Alias, Endpoint, LinkId, LinkInfo, Protocol, Time};
 use crate::nat::{
-    Counts, Nat, NatConfig, Observer, PortUse, PrefixTranslation, Reconfigured, Refusal, Wanted,
+    Counts, Nat, NatConfig, Observer, PortUse, PrefixTranslation, Reconfigured, Refusal, Span, Wanted,
 };
 use crate::wire::Buffer;
 use crate::wire::ethernet::{self, MacAddr};
@@ -374,6 +374,16 @@ impl Gateway {
     /// See [`Nat::give_back`].
     pub fn give_back(&mut self, now: Time) -> Option<(Protocol, Endpoint)> {
         self.nat.give_back(now)
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> usize {
+        self.nat.live_sessions()
+    }
+
+    /// See [`Nat::spans`].
+    pub fn spans(&self) -> impl Iterator<Item = Span> + '_ {
+        self.nat.spans()
     }
 
     /// How full the tables are.

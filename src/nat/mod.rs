@@ -79,6 +79,7 @@ mod remotes;
 mod rng;
 mod session;
 mod slab;
+mod span;
 mod tcp;
 mod wheel;
 mod window;
@@ -91,6 +92,7 @@ pub use leases::{Looked, PortUse, Wanted};
 pub use names::{Asked, NameCounts, NamePattern, Told};
 pub use npt::{PrefixTranslation, PrefixTranslationError, Unmapped};
 pub use reconfigure::{Cut, Reconfigured};
+pub use span::Span;
 pub use step::{Closed, Observer, Step};
 pub use view::{MappingView, SessionView, TcpState};
 
@@ -608,6 +610,16 @@ impl Nat {
         }
         self.close(row, Closed::Flushed, now, seen);
         true
+    }
+
+    /// How many sessions there are.
+    pub fn live_sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Where those tables lie in memory that packets read: others when there are more of them than before.
+    pub fn spans(&self) -> impl Iterator<Item = Span> + '_ {
+        self.sessions.spans().chain(self.mappings.spans()).chain([self.by_flow.span(), self.by_remote.span()])
     }
 
     /// How full the tables are.

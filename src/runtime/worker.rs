@@ -11,6 +11,7 @@ use super::host::Host;
 use super::links::{Links, Turned};
 use super::mailbox::{Letter, Mailbox};
 use super::memory::PortMemory;
+use super::pages::Pages;
 use super::poller::{LINKS, Poller, Woken};
 use super::sandbox;
 use super::signals::Signals;
@@ -111,6 +112,7 @@ pub struct Chores {
     slept: Duration,
     looked: Time,
     pub(super) admission: Admission,
+    pages: Pages,
 }
 
 impl Chores {
@@ -412,6 +414,7 @@ impl Worker {
         self.remember(now);
         self.lease(now);
         self.publish_board(now);
+        self.chores.pages.look(self.gateway.sessions(), || self.gateway.spans());
         // The clock goes on while the host sleeps: no time for a nap has passed where none has been.
         if now.since(std::mem::replace(&mut self.chores.looked, now)) >= A_NAP {
             let slept = self.clock.slept();
