@@ -145,7 +145,7 @@ pub fn again(
         None if config.host_by_uplink => {
             let families = addresses::families(settings);
             let outside = setup::outside(&netlink, settings.outside.as_deref(), &families);
-            way::socket_addresses(settings, outside.ok().as_ref()).0
+            way::socket_addresses(settings, outside.ok().as_ref()).external
         }
         None => {
             let outside = setup::outside(&netlink, Some(outside), &addresses::families(settings))?;
