@@ -164,7 +164,7 @@ impl Answering {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::{RunFlags, load};
     use crate::io::netlink::LinkFacts;
@@ -175,7 +175,8 @@ mod tests {
         load(&flags, None).unwrap()
     }
 
-    fn outside(addresses: &[&str]) -> Outside {
+    /// An interface with these addresses.
+    pub fn outside(addresses: &[&str]) -> Outside {
         let interface = LinkFacts {
             index: 1,
             name: "eth0".into(),
@@ -190,7 +191,7 @@ mod tests {
         Outside { interface, addresses: ips(addresses) }
     }
 
-    fn ips(words: &[&str]) -> Vec<IpAddr> {
+    pub fn ips(words: &[&str]) -> Vec<IpAddr> {
         words.iter().map(|word| word.parse().unwrap()).collect()
     }
 
