@@ -9,8 +9,8 @@ use rustix::time::{ClockId, clock_gettime};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-use tapnat::flow::{Data, Endpoint, Flow, Protocol, Segment, Summary, TcpFlags, Time};
-use tapnat::nat::{Decision, Nat, NatConfig};
+use tapnat::flow::{Data, Endpoint, Flow, Prefix, Protocol, Segment, Summary, TcpFlags, Time};
+use tapnat::nat::{Behaviour, Decision, Nat, NatConfig, Policy, Rule};
 use tapnat::runtime::pages::Pages;
 
 /// Processor time of this thread.
@@ -220,9 +220,44 @@ fn open_and_expire(criterion: &mut Criterion<ProcessorTime>) {
     group.finish();
 }
 
+/// What is done to settings.
+type Change = fn(&mut NatConfig);
+
+/// New settings with 100,000 sessions: for so long no packet is looked at.
+fn reload(criterion: &mut Criterion<ProcessorTime>) {
+    let mut group = criterion.benchmark_group("reload");
+    group.sample_size(10);
+    let sessions = 100_000;
+    let changes: [(&str, Change); 5] = [
+        ("timeouts", |config| config.policy.timeouts.tcp_established *= 2),
+        ("filtering", |config| config.policy.filtering = Behaviour::AddressAndPortDependent),
+        ("mapping", |config| config.policy.mapping = Behaviour::AddressAndPortDependent),
+        ("100-rules", |config| {
+            let policy = Policy { hairpin: false, ..config.policy.clone() };
+            let inside = |n: u32| Prefix::new(IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + n)), 32);
+            config.rules = (0..100).map(|n| Rule { inside: inside(n), policy: policy.clone() }).collect();
+        }),
+        // All sessions end.
+        ("addresses", |config| config.external = vec![IpAddr::from([203, 0, 113, 200])]),
+    ];
+    for (name, change) in changes {
+        group.bench_function(format!("{name}/{sessions}/tcp"), |bencher| {
+            let full = || table(sessions, Protocol::Tcp).nat;
+            let renew = |nat: &mut Nat| {
+                let mut config = nat.config().clone();
+                change(&mut config);
+                nat.retain(|_| true, Time::from_secs(1), &mut ());
+                nat.reconfigure(config, Time::from_secs(1), &mut ())
+            };
+            bencher.iter_batched_ref(full, renew, BatchSize::PerIteration);
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().with_measurement(ProcessorTime);
-    targets = decide, open_and_expire
+    targets = decide, open_and_expire, reload
 }
 criterion_main!(benches);

@@ -366,6 +366,10 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
             "--name: `../x` is no instance name; use 1 to 64 letters, digits, `-`, `_` and `.`, not beginning with a dot",
         ),
         (
+            "--tap-fd 5 --ready-fd 5",
+            "--ready-fd: `5` is the number of another descriptor's option; give each descriptor for one purpose",
+        ),
+        (
             "--tap-fd 1",
             "--tap-fd: `1` is not possible; give a number from 3 to 2147483647 (the number of an inherited descriptor)",
         ),

@@ -7,9 +7,10 @@ use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use support::*;
-use tapnat::flow::{Prefix, Protocol, TcpFlags};
-use tapnat::gateway::{Command, DropReason, Fate, GatewayConfig, OUTSIDE, Reply};
+use tapnat::flow::{Alias, Prefix, Protocol, TcpFlags};
+use tapnat::gateway::{ALIASES, Command, DropReason, Fate, GatewayConfig, OUTSIDE, Reply};
 use tapnat::nat::{EgressRule, NameCounts, NamePattern, Refusal};
+use tapnat::wire::craft::IcmpError;
 use tapnat::wire::dns::Message;
 use tapnat::wire::{MacAddr, Offload, Segment, SegmentKind, craft};
 
@@ -283,6 +284,56 @@ fn answers_by_tcp_and_in_super_frames_are_read_and_broken_ones_counted() {
         rig.outside(&craft::udp(at(RESOLVER, 53), at(X, port), &bytes));
     }
     assert_eq!(rig.counts(), NameCounts { known: 2, unread: 2, ..NameCounts::default() });
+}
+
+#[test]
+fn a_resolver_of_the_hosts_that_is_silent_is_noticed() {
+    let host = at(Ipv4Addr::new(127, 0, 0, 53), 53).into();
+    let mut config = config();
+    config.aliases = vec![Alias { inside: GATEWAY.into(), port: Some(53), host }];
+    let mut rig = Rig::with(config);
+    let ask = |rig: &mut Rig| {
+        let packet = craft::udp(at(A, 1053), at(GATEWAY, 53), &question(7, NAME));
+        assert_eq!(rig.from(MAC_A, &packet), Fate::Pass(ALIASES));
+        rig.take(ALIASES).pop().unwrap()
+    };
+    let asked = ask(&mut rig);
+    rig.wait(1_999);
+    assert!(!rig.gateway.resolver_is_silent());
+    let reply = craft::udp(at(GATEWAY, 53), at(X, source_port(&asked)), &answer(7, NAME, &[S1]));
+    rig.receive(ALIASES, &reply, Offload::default());
+    rig.wait(3_600_000);
+    assert!(!rig.gateway.resolver_is_silent(), "it has answered, and is not asked");
+    ask(&mut rig);
+    rig.wait(1_000);
+    ask(&mut rig);
+    rig.wait(1_000);
+    assert_eq!((rig.gateway.resolver_is_silent(), rig.gateway.resolver_is_silent()), (true, false));
+    // Who says that nobody is there is believed if it is the host, not if it comes by the uplink.
+    let asked = ask(&mut rig);
+    let error = |from: Ipv4Addr| craft::icmp_error(IcmpError::PortUnreachable, from, X, &asked);
+    rig.outside(&error(R9));
+    assert!(!rig.gateway.resolver_is_silent());
+    rig.receive(ALIASES, &error(GATEWAY), Offload::default());
+    assert!(rig.gateway.resolver_is_silent());
+}
+
+#[test]
+fn hours_of_sleep_end_what_is_over_at_once_and_no_more() {
+    let mut rig = usual();
+    rig.told(MAC_A, A, NAME, &[S1]);
+    for port in 0..200 {
+        rig.from(MAC_A, &craft::tcp(at(A, 2000 + port), at(S1, 443), TcpFlags::SYN, 1, b""));
+    }
+    assert_eq!(rig.gateway.counts().sessions, 201);
+    rig.sent.clear();
+    rig.wait(9 * 3_600_000);
+    assert_eq!(rig.gateway.counts().sessions, 0);
+    assert!(rig.sent.len() <= 2, "nobody is told of it packet by packet: {}", rig.sent.len());
+    assert!(rig.gateway.next_deadline().is_none_or(|next| next > rig.now), "nothing is left to do");
+    assert_eq!(rig.opens(MAC_A, A, S1, 443), DENIED, "what was told is over");
+    rig.told(MAC_A, A, NAME, &[S1]);
+    assert_eq!(rig.opens(MAC_A, A, S1, 443), PASSES);
 }
 
 proptest! {

@@ -14,7 +14,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_chang
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 use tapnat::lab::programs::{dns, http, now};
@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         let lease = Test { impossible: udhcpc, ..case("udhcpc_gets_an_address", udhcpc_gets_an_address) };
         let mut tests: Vec<Test> = names.into();
         tests.extend([lease, case("what_is_denied_is_refused_at_once", what_is_denied_is_refused_at_once)]);
+        tests.push(case("the_next_resolver_is_asked_instead_of_a_silent_one", the_next_resolver_is_asked));
         tests.extend(forms.map(|(word, form)| Test {
             name: format!("a_name_opens_its_addresses_{word}"),
             run: Box::new(move || a_name_opens_its_addresses(form)),
@@ -187,6 +188,31 @@ fn what_is_denied_is_refused_at_once() {
         "{stats}"
     );
     drop(gateway);
+}
+
+fn the_next_resolver_is_asked() {
+    let world = World::new(Options::default());
+    let (silent, known) = (Ipv4Addr::new(127, 0, 0, 54), Ipv4Addr::new(192, 0, 2, 77));
+    // Nobody is at the first one, and the second one says nothing.
+    let _says = Says::this(
+        &world,
+        "one",
+        &format!("nameserver 127.0.0.55\nnameserver {silent}\nnameserver 127.0.0.53\n"),
+    );
+    let _stub = dns::serve(world.on("host"), STUB, vec![(NAME.to_owned(), known)]).unwrap();
+    let _deaf = world.on("host").run(|| UdpSocket::bind(at(silent, 53))).unwrap().unwrap();
+    let gateway = world.gateway(PLAIN, &["--dns-forward", "gateway"]);
+    let start = now();
+    let ask = || world.on("red").run(|| dns::resolve(at(GATEWAY, 53), NAME, SOON / 20));
+    eventually("the third one is asked", SOON, || matches!(ask(), Ok(Ok(Some(found))) if found == known));
+    assert!(now() - start < SOON, "before programs give up");
+    let said = gateway.0.said();
+    for line in [
+        "127.0.0.55:53 does not answer; 127.0.0.54:53 is asked for names",
+        "127.0.0.54:53 does not answer; 127.0.0.53:53 is asked for names",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
 }
 
 fn a_name_opens_its_addresses(form: Form) {

@@ -30,6 +30,7 @@ pub mod overload;
 pub mod reach;
 pub mod reconfigure;
 pub mod services;
+pub mod silence;
 pub mod speech;
 pub mod subnet;
 pub mod unsolicited;
@@ -55,6 +56,7 @@ use fragments::Fragments;
 use neighbors::Neighbors;
 use overload::Overload;
 use services::dhcp::Leases;
+use silence::Silence;
 use speech::Speech;
 use std::net::IpAddr;
 use unsolicited::Unsolicited;
@@ -190,6 +192,7 @@ pub struct Gateway {
     schedule: Schedule,
     leases: Leases,
     names: Names,
+    silence: Silence,
     counters: Counters,
     overload: Overload,
 }
@@ -207,6 +210,7 @@ impl Gateway {
             schedule: Schedule::new(&seed),
             leases: Leases::default(),
             names: Names::default(),
+            silence: Silence::default(),
             counters: Counters::default(),
             overload: Overload::default(),
             config,
@@ -318,6 +322,7 @@ impl Gateway {
         self.advertise(now, out);
         self.answer_unsolicited(now, out);
         self.overload.tick(now);
+        self.silence.tick(now);
         let (questions, lost) = self.neighbors.tick(now);
         for question in questions {
             self.ask(question, out);
@@ -337,6 +342,7 @@ impl Gateway {
             self.next_advertisement(),
             self.unsolicited.next_deadline(),
             self.overload.next_deadline(),
+            self.silence.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }

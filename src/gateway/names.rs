@@ -1,10 +1,11 @@
-//! Listens to what hosts inside ask their resolvers and are told, for egress rules about names.
+//! Listens to what hosts inside ask their resolvers and are told: for egress rules about names, and to
+//! notice a resolver of the host that does not answer.
 //!
 //! Only resolvers are believed that the configuration names: a host may have a friend outside who
 //! answers whatever it likes. Of TCP what is read lies whole in a segment, as ordinary answers do.
 
-use super::Gateway;
-use crate::flow::{Data, Endpoint, Flow, Protocol, Summary, Time};
+use super::{Gateway, HOST};
+use crate::flow::{Alias, Data, Endpoint, Flow, LinkId, Protocol, Summary, Time};
 use crate::nat::Asked;
 use crate::wire::dns::{self, Message};
 use crate::wire::{Buffer, Packet};
@@ -14,7 +15,13 @@ impl Gateway {
     #[inline]
     pub(super) fn hear_question(&mut self, packet: &Packet, buffer: &Buffer, now: Time) {
         let Summary::Data(Data { flow, .. }) = &packet.summary else { return };
-        if flow.destination.port != dns::PORT || !self.believes(flow.protocol, flow.destination) {
+        if flow.destination.port != dns::PORT {
+            return;
+        }
+        if self.forwards_names(flow.protocol, flow.destination) {
+            self.silence.asked(now);
+        }
+        if !self.believes(flow.protocol, flow.destination) {
             return;
         }
         for message in messages(packet, buffer).filter(|message| !message.answer) {
@@ -26,13 +33,29 @@ impl Gateway {
     #[inline]
     pub(super) fn hear_answer(
         &mut self,
+        from: LinkId,
         packet: &Packet,
         inside: Option<Endpoint>,
         buffer: &Buffer,
         now: Time,
     ) {
-        let Summary::Data(Data { flow, .. }) = &packet.summary else { return };
-        if flow.source.port != dns::PORT || !self.believes(flow.protocol, flow.source) {
+        let flow = match &packet.summary {
+            Summary::Data(Data { flow, .. }) => flow,
+            Summary::Error(error) => {
+                let about = error.about;
+                if from == HOST && self.forwards_names(about.protocol, about.destination) {
+                    self.silence.refused();
+                }
+                return;
+            }
+        };
+        if flow.source.port != dns::PORT {
+            return;
+        }
+        if from == HOST && self.forwards_names(flow.protocol, flow.source) {
+            self.silence.answered();
+        }
+        if !self.believes(flow.protocol, flow.source) {
             return;
         }
         let source = inside.unwrap_or(flow.destination);
@@ -44,6 +67,17 @@ impl Gateway {
             let addresses = addresses.filter(|_| whole || message.failed);
             self.nat.name_answered(&asked(flow, &message), addresses.as_deref(), now);
         }
+    }
+
+    /// Whether somebody asked there by UDP is asking the host's resolver.
+    fn forwards_names(&self, protocol: Protocol, end: Endpoint) -> bool {
+        let dns = |alias: &Alias| alias.port == Some(dns::PORT) && alias.covers(protocol, end);
+        protocol == Protocol::Udp && self.config.aliases.iter().any(dns)
+    }
+
+    /// Whether the host's resolver does not answer, and another should be asked; says so once.
+    pub fn resolver_is_silent(&mut self) -> bool {
+        self.silence.take()
     }
 
     /// Whether what this resolver says counts.

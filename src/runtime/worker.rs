@@ -387,6 +387,7 @@ impl Worker {
             | Note::LinkUp(_)
             | Note::Reloaded(..)
             | Note::ResolverChanged(_)
+            | Note::ResolverBack(_)
             | Note::NamespaceGone(..)
             | Note::Stopping(_) => {
                 tracing::info!("{}", note.text());
@@ -410,6 +411,7 @@ impl Worker {
             self.gateway.tick(now, out, &mut Watching::new(&self.feed));
             self.flush(out, now);
         }
+        self.ask_another(now);
         self.admit(now);
         self.remember(now);
         self.lease(now);
