@@ -158,6 +158,30 @@ pub fn a_deleted_interface_is_bound_again() {
     assert_eq!(status.code(), Some(0), "{}", setup.gateway.0.said());
 }
 
+/// A second interface would take a second socket: the one that there is stays, and goes on.
+pub fn the_way_out_stays_on_its_interface() {
+    let mut setup = handed(Options::default(), &[]);
+    assert_ping(setup.on("red"), ROUTER);
+    let other = || {
+        let netlink = Netlink::open().unwrap();
+        netlink.add_veth("eth1", "far1").unwrap();
+        let index = |name| netlink.link(name).unwrap().unwrap().index;
+        netlink.add_address(index("eth1"), [203, 0, 114, 1].into(), 24).unwrap();
+        ["far1", "eth1"].into_iter().for_each(|name| netlink.set_up(index(name), true).unwrap());
+    };
+    setup.on("host").run(other).unwrap();
+    let mut route = Command::new("ip");
+    setup.on("host").confine(&mut route);
+    let status = route.args(["route", "replace", "default", "via", "203.0.114.254", "dev", "eth1"]).status();
+    assert!(status.unwrap().success());
+    // Longer than the host is let come to rest.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_ping(setup.on("red"), ROUTER);
+    let said = setup.gateway.0.said();
+    assert!(!said.contains("WARN") && !said.contains("eth1"), "{said}");
+    assert!(setup.gateway.0.ended().unwrap().is_none());
+}
+
 /// Frames for others that were queued before tapnat had the socket.
 pub fn what_came_before_the_filter_is_forgotten() {
     let ready = Ready::new(Options::default());
