@@ -38,13 +38,14 @@ pub const EVERY_FORM: [Named; 8] = [
 ];
 
 /// Tests to which only the uplink matters.
-pub const EVERY_UPLINK: [Named; 10] = [
+pub const EVERY_UPLINK: [Named; 11] = [
     ("last_hop_gives_time_exceeded", last_hop_gives_time_exceeded),
     ("too_big_for_inside_is_told_outside", too_big_for_inside_is_told_outside),
     ("a_container_configures_itself", a_container_configures_itself),
     ("nothing_is_advertised_unasked_for", nothing_is_advertised_unasked_for),
     ("ipv6_alone_and_beside_ipv4", ipv6_alone_and_beside_ipv4),
     ("a_prefix_is_translated_whole", a_prefix_is_translated_whole),
+    ("a_prefix_without_a_way_out_is_told", a_prefix_without_a_way_out_is_told),
     ("hairpin_between_containers", hairpin_between_containers),
     ("inside_addresses_never_leave", inside_addresses_never_leave),
     ("the_hosts_own_connections_are_undisturbed", the_hosts_own_connections_are_undisturbed),
@@ -391,6 +392,28 @@ fn a_prefix_is_translated_whole(form: Form) {
     }
     assert_ne!(seen[0], seen[1]);
     setup.world.assert_checksums_right();
+}
+
+/// Where the host has no IPv6 outside, it is said that this is why: no other `--uplink` would help.
+fn a_prefix_without_a_way_out_is_told(_form: Form) {
+    let world = World::new(Options::default());
+    let control = world.control();
+    let arguments = [
+        "run",
+        "--control",
+        control.to_str().unwrap(),
+        "--bridge",
+        BRIDGE,
+        "--inside",
+        INSIDE_SIX,
+        "--prefix-translation",
+        "fd00:88::/64=2001:db8:88::/64",
+    ];
+    let refused = Product::start(Path::new(PROGRAM), world.on("host"), &arguments, SOON).unwrap_err();
+    let told = refused.to_string();
+    assert!(told.contains("prefix-translation fd00:88::/64"), "{told}");
+    assert!(told.contains("there is no IPv6 default route"), "{told}");
+    assert!(!told.contains("use --uplink packet"), "{told}");
 }
 
 fn hairpin_between_containers(form: Form) {
