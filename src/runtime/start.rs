@@ -81,10 +81,22 @@ pub fn start(settings: &Settings, taps: Vec<OwnedFd>, clock: Clock) -> anyhow::R
     guard.silence(&config.nat.ports);
     let portless = Portless::default();
     let follows = settings.external.is_empty();
-    let (forward, resolver) = (settings.dns_forward.clone(), None);
+    let (forward, resolver, instead) = (settings.dns_forward.clone(), None, None);
     let first = None;
-    let host =
-        Host { forward, resolver, outside, packet, inside, made, lost, follows, portless, first, anywhere };
+    let host = Host {
+        forward,
+        resolver,
+        instead,
+        outside,
+        packet,
+        inside,
+        made,
+        lost,
+        follows,
+        portless,
+        first,
+        anywhere,
+    };
     Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, answering, about })
 }
 
@@ -138,7 +150,7 @@ pub fn again(
         None if config.host_by_uplink => {
             let families = addresses::families(settings);
             let outside = setup::outside(&netlink, settings.outside.as_deref(), &families);
-            way::socket_addresses(settings, outside.ok().as_ref()).0
+            way::socket_addresses(settings, outside.ok().as_ref()).external
         }
         None => {
             let outside = setup::outside(&netlink, Some(outside), &addresses::families(settings))?;

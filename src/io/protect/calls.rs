@@ -1,5 +1,8 @@
 //! The system calls that a running gateway makes, each with its reason; all others are refused.
 //!
+//! A table names the calls that every processor has, another the older forms of x86-64; the numbers are the
+//! C library's for the processor that is compiled for.
+//!
 //! The list is what `strace -c` showed of gateways of `tests/netns.rs` after their start (packet, raw,
 //! tcx, reload), and what sockets, other C libraries and inotify need besides: it is wider than what
 //! was observed. A call that is missing is
@@ -223,6 +226,32 @@ fn compile(rules: Rules, otherwise: SeccompAction, listed: SeccompAction) -> io:
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    /// What older forms on x86-64 are on other processors, which have the newer alone.
+    const NEWER: [(&str, &str); 11] = [
+        ("SYS_open", "SYS_openat"),
+        ("SYS_stat", "SYS_newfstatat"),
+        ("SYS_lstat", "SYS_newfstatat"),
+        ("SYS_access", "SYS_faccessat"),
+        ("SYS_readlink", "SYS_readlinkat"),
+        ("SYS_unlink", "SYS_unlinkat"),
+        ("SYS_dup2", "SYS_dup3"),
+        ("SYS_poll", "SYS_ppoll"),
+        ("SYS_epoll_wait", "SYS_epoll_pwait"),
+        ("SYS_time", "SYS_clock_gettime"),
+        ("SYS_getrlimit", "SYS_prlimit64"),
+    ];
+
+    /// The list is made from what the tests call on one processor; another must lack nothing of it.
+    #[test]
+    fn what_is_possible_on_one_processor_is_so_on_the_other() {
+        let listed = |name: &str| CALLS.iter().any(|(known, ..)| *known == name);
+        for (older, newer) in NEWER {
+            assert!(listed(newer) && !listed(older), "{older} {newer}");
+        }
+        let known = |older: &&(&str, i64, &str)| NEWER.iter().any(|(name, _)| *name == older.0);
+        assert_eq!(OLDER.iter().find(|older| !known(older)), None);
+    }
 
     #[test]
     fn the_list_compiles_names_nothing_twice_and_starts_no_programs() {
