@@ -9,8 +9,9 @@ use rustix::time::{ClockId, clock_gettime};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-use tapnat::flow::{Data, Endpoint, Flow, Protocol, Segment, Summary, TcpFlags, Time};
-use tapnat::nat::{Decision, Nat, NatConfig};
+use tapnat::flow::{Data, Endpoint, Flow, Prefix, Protocol, Segment, Summary, TcpFlags, Time};
+use tapnat::nat::{Behaviour, Decision, Nat, NatConfig, Policy, Rule};
+use tapnat::runtime::pages::Pages;
 
 /// Processor time of this thread.
 struct ProcessorTime;
@@ -92,6 +93,8 @@ fn empty(sessions: u32) -> Nat {
 fn table(sessions: u32, protocol: Protocol) -> Table {
     let mut nat = empty(sessions);
     let (mut out, mut back) = (Vec::new(), Vec::new());
+    // As the worker does between bursts.
+    let mut pages = Pages::default();
     // A step prime to the size visits all, far from one another.
     for n in (0..sessions).map(|n| (u64::from(n) * 7_368_787 % u64::from(sessions)) as u32) {
         let packet = flow(n, protocol);
@@ -111,6 +114,7 @@ fn table(sessions: u32, protocol: Protocol) -> Table {
                 assert!(matches!(passes, Decision::Translate { .. }), "{passes:?}");
             }
         }
+        pages.look(nat.live_sessions(), || nat.spans());
         out.push(later);
         back.push(answer);
     }
@@ -144,8 +148,10 @@ fn memory() {
     drop(nat);
     let before = resident();
     let mut nat = empty(1_000_000);
+    let mut pages = Pages::default();
     for n in 0..1_000_000 {
         black_box(nat.outbound(&flow(n, Protocol::Udp), Time::ZERO, &mut ()));
+        pages.look(nat.live_sessions(), || nat.spans());
     }
     let counts = nat.counts();
     println!(
@@ -214,9 +220,44 @@ fn open_and_expire(criterion: &mut Criterion<ProcessorTime>) {
     group.finish();
 }
 
+/// What is done to settings.
+type Change = fn(&mut NatConfig);
+
+/// New settings with 100,000 sessions: for so long no packet is looked at.
+fn reload(criterion: &mut Criterion<ProcessorTime>) {
+    let mut group = criterion.benchmark_group("reload");
+    group.sample_size(10);
+    let sessions = 100_000;
+    let changes: [(&str, Change); 5] = [
+        ("timeouts", |config| config.policy.timeouts.tcp_established *= 2),
+        ("filtering", |config| config.policy.filtering = Behaviour::AddressAndPortDependent),
+        ("mapping", |config| config.policy.mapping = Behaviour::AddressAndPortDependent),
+        ("100-rules", |config| {
+            let policy = Policy { hairpin: false, ..config.policy.clone() };
+            let inside = |n: u32| Prefix::new(IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + n)), 32);
+            config.rules = (0..100).map(|n| Rule { inside: inside(n), policy: policy.clone() }).collect();
+        }),
+        // All sessions end.
+        ("addresses", |config| config.external = vec![IpAddr::from([203, 0, 113, 200])]),
+    ];
+    for (name, change) in changes {
+        group.bench_function(format!("{name}/{sessions}/tcp"), |bencher| {
+            let full = || table(sessions, Protocol::Tcp).nat;
+            let renew = |nat: &mut Nat| {
+                let mut config = nat.config().clone();
+                change(&mut config);
+                nat.retain(|_| true, Time::from_secs(1), &mut ());
+                nat.reconfigure(config, Time::from_secs(1), &mut ())
+            };
+            bencher.iter_batched_ref(full, renew, BatchSize::PerIteration);
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().with_measurement(ProcessorTime);
-    targets = decide, open_and_expire
+    targets = decide, open_and_expire, reload
 }
 criterion_main!(benches);

@@ -322,6 +322,18 @@ fn a_reload_shows_the_difference_and_what_became_of_flows() {
     );
 }
 
+/// Later, the number might be that of something which the gateway has opened itself.
+#[test]
+fn descriptors_that_were_not_inherited_are_refused_before_anything_is_opened() {
+    for option in ["--ready-fd", "--tap-fd", "--raw-fd"] {
+        for number in ["3", "5", "9"] {
+            let output = tapnat(&["run", "--inside", "10.88.0.1/24", option, number]);
+            let said = format!("tapnat: {option} {number}: it is not open; give one that is inherited\n");
+            assert_eq!((output.status.code(), text(&output.stderr)), (Some(1), said));
+        }
+    }
+}
+
 #[test]
 fn lookup_as_a_table_and_as_json() {
     let bench = Bench::new(kinds());

@@ -366,6 +366,10 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
             "--name: `../x` is no instance name; use 1 to 64 letters, digits, `-`, `_` and `.`, not beginning with a dot",
         ),
         (
+            "--tap-fd 5 --ready-fd 5",
+            "--ready-fd: `5` is the number of another descriptor's option; give each descriptor for one purpose",
+        ),
+        (
             "--tap-fd 1",
             "--tap-fd: `1` is not possible; give a number from 3 to 2147483647 (the number of an inherited descriptor)",
         ),
@@ -662,5 +666,36 @@ proptest::proptest! {
             proptest::prop_assert_eq!(spec.ports.len(), spec.inside_ports.len());
             proptest::prop_assert_eq!(&spec.to_string().parse::<tapnat::config::PublishSpec>().unwrap(), &spec);
         }
+    }
+}
+
+#[test]
+fn egress_rules_may_be_about_names_of_a_resolver_that_is_known() {
+    let base = "--inside 10.88.0.1/24 --dns-forward gateway --egress";
+    for rule in [
+        "allow:*.example.org:443/tcp",
+        "10.88.0.7=allow:any.example.org",
+        "deny:a.example.org/udp",
+        "allow:any:443/tcp",
+    ] {
+        let settings = given(&format!("{base} {rule}")).unwrap();
+        let shown = settings.egress.iter().map(tapnat::config::egress::text).next_back().unwrap();
+        assert_eq!(shown.replace("/32=", "="), rule);
+    }
+    for (line, problem) in [
+        ("--inside 10.88.0.1/24 --egress allow:a.example.org", "no resolver is to be believed"),
+        (
+            "--inside 10.88.0.1/24 --dhcp on --dns off --dns-forward off --egress allow:a.example.org",
+            "believed",
+        ),
+        (
+            "--inside 10.88.0.1/24 --dns-forward gateway --egress allow:a.example.org:443",
+            "ports of no protocol",
+        ),
+        ("--inside 10.88.0.1/24 --dns-forward gateway --egress allow:*.*.org", "does not begin with"),
+        ("--inside 10.88.0.1/24 --dns-forward gateway --egress allow:10.0.0.300", "does not begin with"),
+    ] {
+        let error = given(line).unwrap_err();
+        assert!(error.contains(problem), "{line}: {error}");
     }
 }

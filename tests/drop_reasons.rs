@@ -64,6 +64,7 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
     ("multicast-listener", || neighbor(&v6::listener_report())),
     ("bad-dhcp", || asked_for_an_address((15, 30), 0)),
     ("dhcp-exhausted", || asked_for_an_address((1, 1), 255)),
+    ("dhcp-mac-limit", asked_under_many_names),
     ("ttl-expired", || inside(&with_ttl(query(), 1))),
     ("too-big", || inside(&unfragmentable(craft::udp(at(A, 1000), at(S1, 53), &[0; 1473])))),
     ("martian-source", || inside(&craft::udp(at(Ipv4Addr::LOCALHOST, 1000), at(S1, 53), b""))),
@@ -136,16 +137,30 @@ fn asked_for_an_address((first, last): (u8, u8), end: u8) -> Rig {
     let mut config = config();
     let lease = Duration::from_secs(60);
     config.dhcp = Some(Dhcp { first: ip(first), last: ip(last), lease, dns: None, search: None });
+    let mut rig = Rig::with(config);
+    rig.frame(&asking_for_an_address(&[end]));
+    rig
+}
+
+/// A frame from host A with these options at its end.
+fn asking_for_an_address(end: &[u8]) -> Vec<u8> {
     let mut message = vec![0; 240];
     message[..3].copy_from_slice(&[1, 1, 6]);
     message[28..34].copy_from_slice(&MAC_A.0);
     message[236..].copy_from_slice(&[99, 130, 83, 99]);
-    message.extend([53, 1, 1, end]);
+    message.extend([53, 1, 1]);
+    message.extend(end);
     let packet = craft::udp(at(Ipv4Addr::UNSPECIFIED, 68), at(Ipv4Addr::BROADCAST, 67), &message);
     let ethertype = tapnat::wire::ethernet::IPV4;
     let header = Frame { destination: MacAddr::BROADCAST, source: MAC_A, ethertype };
-    let mut rig = Rig::with(config);
-    rig.frame(&[&header.to_bytes()[..], &packet].concat());
+    [&header.to_bytes()[..], &packet].concat()
+}
+
+fn asked_under_many_names() -> Rig {
+    let mut rig = asked_for_an_address((15, 30), 255);
+    for name in 0..8 {
+        rig.frame(&asking_for_an_address(&[61, 2, 0, name, 255]));
+    }
     rig
 }
 

@@ -34,7 +34,8 @@ const NONE: [&str; 8] = ["-t", "none", "-u", "none", "-T", "none", "-U", "none"]
 fn behind(rig: &Rig, options: &[&str]) -> Guest {
     let guest = rig.guest();
     let pid = guest.pid();
-    let words = [&["--config-net", "-q"], options, &[&pid]].concat();
+    // The internet of the lab has the gateway's address.
+    let words = [&["--config-net", "-q", "--no-map-gw"], options, &[&pid]].concat();
     rig.quiet(&words);
     guest
 }
@@ -151,7 +152,7 @@ fn the_namespaces_loopback_from_the_hosts() {
     // From elsewhere the namespace's own address is meant, where nobody listens.
     assert!(greeted(rig.internet(), (HOST, 8080)).is_err());
     let far = guest.netns.run(|| TcpListener::bind((HOST, 80))).unwrap().unwrap();
-    rig.internet().run(|| TcpStream::connect((HOST, 8080))).unwrap().unwrap();
+    let _client = rig.internet().run(|| TcpStream::connect((HOST, 8080))).unwrap().unwrap();
     far.accept().unwrap();
 }
 
@@ -164,7 +165,7 @@ fn pesto_changes_ports() {
     options.extend(["-c", socket]);
     let mut guest = rig.guest();
     let (path, note) = (guest.path(), rig.path("pid"));
-    let line = ["--config-net", "-q", "--pid", note.to_str().unwrap(), "--netns", &path];
+    let line = ["--config-net", "-q", "--no-map-gw", "--pid", note.to_str().unwrap(), "--netns", &path];
     rig.quiet(&[&line, options.as_slice()].concat());
     let pesto = |words: &[&str]| {
         let mut command = rig.command(&rig.path("pesto"), &[words, &[socket]].concat());
@@ -213,7 +214,8 @@ fn a_command_and_its_ports() {
     let rig = Rig::new();
     let _own = http::serve(rig.host(), (LOCAL, 8070)).unwrap();
     // All four are auto where nobody says otherwise.
-    let script = "for i in 1 2 3 4 5 6 7 8 9; do curl -s -m 5 http://127.0.0.1:8070/ && exit 5; sleep 0.5; done";
+    let script =
+        "for i in 1 2 3 4 5 6 7 8 9; do curl -s -m 5 http://127.0.0.1:8070/ && exit 5; sleep 0.5; done";
     let output = rig.pasta(&["--config-net", "--", "sh", "-c", script]);
     assert_eq!(output.status.code(), Some(5), "{output:?}");
     // A port that is taken is told.

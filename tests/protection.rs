@@ -8,8 +8,13 @@ mod lab_harness;
 #[allow(dead_code, reason = "each test program uses a part")]
 mod lab_setup;
 
+#[allow(dead_code, reason = "shared with programs that use other parts")]
+#[path = "support/lab_sockets.rs"]
+mod lab_sockets;
 #[path = "support/lab_tcx.rs"]
 mod lab_tcx;
+#[path = "support/protection_rights.rs"]
+mod protection_rights;
 
 use lab_harness::Test;
 use lab_setup::*;
@@ -18,6 +23,7 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -25,9 +31,10 @@ use tapnat::config::{RunFlags, SandboxChoice, load};
 use tapnat::control::About;
 use tapnat::io::netlink::Netlink;
 use tapnat::io::protect::places::{Place, Right, version};
-use tapnat::io::protect::{self, Needs};
+use tapnat::io::protect::{self, Needs, Stage};
+use tapnat::lab::product::Product;
 use tapnat::lab::programs::http;
-use tapnat::lab::topology::{BRIDGE, CONTAINERS, HOST, Options, ROUTER, SERVERS, UPLINK};
+use tapnat::lab::topology::{BRIDGE, CONTAINERS, HOST, INSIDE, Options, ROUTER, SERVERS, UPLINK};
 use tapnat::runtime::sandbox;
 
 /// A test that takes a form of the gateway, by its name.
@@ -86,11 +93,122 @@ fn every_thread_has_given_up_the_same(form: Form) {
         let values = of_every_thread(id, key);
         assert!(values.iter().all(|value| value == want), "{key}: {values:?} of {threads:?}, want {want}");
     }
-    let stats = tapnat(&setup, &["stats"]);
-    let gave_up = stats.lines().find(|line| line.contains("gave up")).unwrap();
-    for word in ["no-new-privs: on", "capabilities: kept cap_net_", "landlock: ABI ", "seccomp: "] {
+    let gave_up = gave_up(&setup.world);
+    let stages = [
+        "no-new-privs: on",
+        "own mount namespace",
+        "capabilities: kept cap_net_",
+        "landlock: ABI ",
+        "seccomp: ",
+    ];
+    for word in stages {
         assert!(gave_up.contains(word), "{gave_up}");
     }
+    only_places_are_there(&setup.world, id);
+}
+
+/// What the process sees as the root of all files has the way to its places, and nothing else.
+fn only_places_are_there(world: &World, id: u32) {
+    let root = PathBuf::from(format!("/proc/{id}/root"));
+    let (seen, own) = [root.join("etc/passwd"), "/etc/passwd".into()].map(|path| path.exists()).into();
+    assert!(own && !seen, "{}", gave_up(world));
+    let folder = world.folder.path().strip_prefix("/").unwrap();
+    let above = |name: &str| folder.iter().next().unwrap() == name || ["dev", "proc"].contains(&name);
+    let cwd = std::env::current_dir().unwrap();
+    let cwd = cwd.strip_prefix("/").unwrap().iter().next().map(|name| name.to_owned());
+    for entry in fs::read_dir(&root).unwrap() {
+        let name = entry.unwrap().file_name();
+        assert!(above(name.to_str().unwrap()) || Some(&name) == cwd.as_ref(), "{name:?}");
+    }
+    assert!(root.join(folder).join("control").exists(), "the control socket is in its place");
+    let mounts = |id: &str| fs::read_link(format!("/proc/{id}/ns/mnt")).unwrap();
+    assert_ne!(mounts(&id.to_string()), mounts("self"));
+}
+
+/// Who keeps no capability gets its mounts by way of a user namespace, and serves as before.
+fn without_capabilities_a_user_namespace_does() {
+    let ready = lab_sockets::Ready::new(Options::default());
+    let folder = ready.world.folder.path();
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
+    let program = folder.join("tapnat");
+    fs::copy(PROGRAM, &program).unwrap();
+    let mut words = ready.words(&[], &["--sandbox", "strict"]);
+    let at_program = words.iter().position(|word| word == PROGRAM).unwrap();
+    words[at_program] = program.to_str().unwrap().to_owned();
+    words.splice(0..0, ["--reuid=65534", "--regid=65534", "--clear-groups"].map(str::to_owned));
+    let started = Product::start(Path::new("setpriv"), ready.world.on("host"), &words, SOON * 2);
+    let gateway = Gateway(started.unwrap_or_else(|error| panic!("{error}")));
+    let id = gateway.0.id();
+    let user = |id: &str| fs::read_link(format!("/proc/{id}/ns/user")).unwrap();
+    assert_ne!(user(&id.to_string()), user("self"), "{}", gave_up(&ready.world));
+    only_places_are_there(&ready.world, id);
+    let kept = of_every_thread(id, "CapPrm");
+    assert!(kept.iter().all(|set| *set == format!("{:016x}", 0)), "{kept:?}");
+    let server = at(SERVERS[0], 80);
+    assert_eq!(page(ready.world.on("red"), server, "/bytes/100000").unwrap().length, 100_000);
+    let said = gave_up(&ready.world);
+    assert!(
+        said.contains("namespaces: own user and mount namespace") && said.contains("none kept"),
+        "{said}"
+    );
+}
+
+/// The line of `tapnat stats` about it.
+fn gave_up(world: &World) -> String {
+    let output = Command::new(PROGRAM).arg("stats").arg("--control").arg(world.control()).output();
+    let said = String::from_utf8(output.unwrap().stdout).unwrap();
+    said.lines().find(|line| line.contains("gave up")).unwrap_or_default().to_owned()
+}
+
+/// Why no other user can be had here.
+fn nobody_is_impossible() -> Option<String> {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let whole = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    (!whole).then(|| "only root of the machine becomes another user".to_owned())
+}
+
+/// Relative to the directory it was started in, and through links, as ever.
+fn relative_paths_and_links_lead_where_they_did() {
+    let world = World::new(Options::default());
+    let folder = world.folder.path();
+    fs::create_dir_all(folder.join("real/settings")).unwrap();
+    fs::create_dir(folder.join("start")).unwrap();
+    std::os::unix::fs::symlink("real", folder.join("link")).unwrap();
+    fs::write(folder.join("real/settings/gateway.toml"), "ports = '61000-61999'\n").unwrap();
+    let control = folder.join("link/control.sock");
+    let start = folder.join("start");
+    let words = [
+        "-c",
+        "cd \"$1\" && shift && exec \"$@\"",
+        "sh",
+        start.to_str().unwrap(),
+        PROGRAM,
+        "run",
+        "--config",
+        "../link/settings/gateway.toml",
+        "--control",
+        "../link/control.sock",
+        "--inside",
+        INSIDE,
+        "--tap",
+        TAP,
+        "--bridge",
+        BRIDGE,
+        "--sandbox",
+        "strict",
+    ];
+    let mut gateway =
+        Gateway(Product::start(Path::new("/bin/sh"), world.on("host"), &words, SOON * 2).unwrap());
+    let ask = |words: &[&str]| {
+        let output = Command::new(PROGRAM).args(words).arg("--control").arg(&control).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(ask(&["stats"]).contains("own mount namespace"));
+    fs::write(folder.join("real/settings/gateway.toml"), "ports = '50000-50999'\n").unwrap();
+    assert!(ask(&["reload"]).contains("ports"));
+    assert_eq!(gateway.0.terminate(SOON).unwrap().unwrap().code(), Some(0), "{}", gateway.0.said());
+    assert!(!control.exists(), "the control socket is still there");
 }
 
 /// Ordinary sockets need no right to packets.
@@ -198,37 +316,47 @@ fn kind(error: std::io::Error) -> ErrorKind {
 
 /// What this program says of itself when it is protected.
 fn confession(what: &str, folder: &Path) -> String {
-    let output = Command::new(std::env::current_exe().unwrap()).arg(CONFESS).arg(what).arg(folder).output();
-    let output = output.unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let output = command.arg(CONFESS).arg(what).arg(folder).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     said
 }
 
+/// By all stages together, and where the host has no namespaces for us.
 fn forbidden_calls_and_files_are_refused() {
+    refused_in("all", "NotFound", "ReadOnlyFilesystem");
+    refused_in("landlock", "PermissionDenied", "PermissionDenied");
+}
+
+/// `elsewhere` is said of what is in no place, `change` of what is changed in a place to be read.
+fn refused_in(stages: &str, elsewhere: &str, change: &str) {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("open")).unwrap();
     fs::write(folder.path().join("open/file"), "may be read").unwrap();
     fs::write(folder.path().join("secret"), "may not").unwrap();
     let name = SocketAddr::from_abstract_name(folder.path().as_os_str().as_encoded_bytes()).unwrap();
     let _abstract = UnixListener::bind_addr(&name).unwrap();
-    let said = confession("all", folder.path());
-    let mut want = vec![
+    let said = confession(stages, folder.path());
+    let moved = [
+        format!("write open/file: {change}"),
+        format!("read secret: {elsewhere}"),
+        format!("read /etc/passwd: {elsewhere}"),
+        format!("make a file: {change}"),
+        format!("a thread reads secret: {elsewhere}"),
+    ];
+    let mut want: Vec<&str> = moved.iter().map(String::as_str).collect();
+    want.extend([
         "read open/file: ok",
-        "write open/file: PermissionDenied",
-        "read secret: PermissionDenied",
-        "read /etc/passwd: PermissionDenied",
-        "make a file: PermissionDenied",
         "start a program: PermissionDenied",
         "a socket of another family: PermissionDenied",
         "unshare: PermissionDenied",
         "code in memory: PermissionDenied",
-        "a thread reads secret: PermissionDenied",
         "a UDP socket: ok",
         "a port below 1024: PermissionDenied",
         "a call of the list: ok",
         "calls refused: 3",
-    ];
+    ]);
     if version().is_ok_and(|version| version >= 6) {
         want.push("an abstract socket of others: PermissionDenied");
     }
@@ -265,7 +393,7 @@ fn confess(what: &str, folder: PathBuf) -> ExitCode {
         signals: false,
         bpf: false,
     };
-    for outcome in protect::enter(&needs) {
+    for outcome in protect::enter_but(&needs, if what == "all" { &[] } else { &[Stage::Namespaces] }) {
         outcome.result.unwrap();
     }
     let say = |what: &str, result: Result<(), ErrorKind>| match result {
@@ -309,7 +437,9 @@ fn tests() -> Vec<Test> {
     let tcx = lab_tcx::impossible();
     let mut all: Vec<Test> = Vec::new();
     let mut add = |name: String, run: Box<dyn Fn()>, impossible| all.push(Test { name, run, impossible });
-    let once: [(&str, fn()); 5] = [
+    let once: [(&str, fn()); 7] = [
+        ("relative_paths_and_links_lead_where_they_did", relative_paths_and_links_lead_where_they_did),
+        ("each_capability_is_missed", protection_rights::each_capability_is_missed),
         ("with_sockets_less_is_kept", with_sockets_less_is_kept),
         ("forbidden_calls_and_files_are_refused", forbidden_calls_and_files_are_refused),
         (
@@ -322,6 +452,8 @@ fn tests() -> Vec<Test> {
     for (name, test) in once {
         add(name.to_owned(), Box::new(test), None);
     }
+    let name = "without_capabilities_a_user_namespace_does".to_owned();
+    add(name, Box::new(without_capabilities_a_user_namespace_does), nobody_is_impossible());
     for form in every_form() {
         let named: [Named; 2] = [
             ("every_thread_has_given_up_the_same", every_thread_has_given_up_the_same),
@@ -339,6 +471,9 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
     match words.as_slice() {
         [_, flag, what, folder] if flag == CONFESS => confess(what, folder.into()),
+        [_, flag, dropped, folder] if flag == protection_rights::TRY => {
+            protection_rights::try_all(dropped, Path::new(folder))
+        }
         _ => lab_harness::main(tests),
     }
 }

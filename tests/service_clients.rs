@@ -10,11 +10,11 @@ mod lab_setup;
 
 use lab_harness::Test;
 use lab_setup::{Form, PLAIN, PROGRAM, SOON, World, at, eventually, page, peer_of};
-use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 use tapnat::lab::programs::{dns, http, now};
@@ -44,6 +44,12 @@ fn main() -> ExitCode {
         let lease = Test { impossible: udhcpc, ..case("udhcpc_gets_an_address", udhcpc_gets_an_address) };
         let mut tests: Vec<Test> = names.into();
         tests.extend([lease, case("what_is_denied_is_refused_at_once", what_is_denied_is_refused_at_once)]);
+        tests.push(case("the_next_resolver_is_asked_instead_of_a_silent_one", the_next_resolver_is_asked));
+        tests.extend(forms.map(|(word, form)| Test {
+            name: format!("a_name_opens_its_addresses_{word}"),
+            run: Box::new(move || a_name_opens_its_addresses(form)),
+            impossible: None,
+        }));
         tests
     })
 }
@@ -56,6 +62,8 @@ impl Says {
     fn this(world: &World, name: &str, text: &str) -> Says {
         let path = world.folder.path().join(name);
         fs::write(&path, text).unwrap();
+        // As on a host of systemd, processes with mounts of their own see those that come later.
+        mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC).unwrap();
         mount_bind(&path, RESOLV_CONF).unwrap();
         Says(path)
     }
@@ -179,6 +187,60 @@ fn what_is_denied_is_refused_at_once() {
         stats.lines().any(|line| line.contains("egress-denied") && line.trim().ends_with('4')),
         "{stats}"
     );
+    drop(gateway);
+}
+
+fn the_next_resolver_is_asked() {
+    let world = World::new(Options::default());
+    let (silent, known) = (Ipv4Addr::new(127, 0, 0, 54), Ipv4Addr::new(192, 0, 2, 77));
+    // Nobody is at the first one, and the second one says nothing.
+    let _says = Says::this(
+        &world,
+        "one",
+        &format!("nameserver 127.0.0.55\nnameserver {silent}\nnameserver 127.0.0.53\n"),
+    );
+    let _stub = dns::serve(world.on("host"), STUB, vec![(NAME.to_owned(), known)]).unwrap();
+    let _deaf = world.on("host").run(|| UdpSocket::bind(at(silent, 53))).unwrap().unwrap();
+    let gateway = world.gateway(PLAIN, &["--dns-forward", "gateway"]);
+    let start = now();
+    let ask = || world.on("red").run(|| dns::resolve(at(GATEWAY, 53), NAME, SOON / 20));
+    eventually("the third one is asked", SOON, || matches!(ask(), Ok(Ok(Some(found))) if found == known));
+    assert!(now() - start < SOON, "before programs give up");
+    let said = gateway.0.said();
+    for line in [
+        "127.0.0.55:53 does not answer; 127.0.0.54:53 is asked for names",
+        "127.0.0.54:53 does not answer; 127.0.0.53:53 is asked for names",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+}
+
+fn a_name_opens_its_addresses(form: Form) {
+    let world = World::new(Options::default());
+    let _says = Says::this(&world, "one", "nameserver 127.0.0.53\n");
+    let private = Ipv4Addr::new(192, 168, 7, 7);
+    let zone = vec![(NAME.to_owned(), SERVERS[0]), ("private.example.org".to_owned(), private)];
+    let _stub = dns::serve(world.on("host"), STUB, zone).unwrap();
+    let rules = [&format!("allow:{GATEWAY}:53/udp"), "allow:*.example.org:80/tcp", "deny:any"];
+    let rules = rules.iter().flat_map(|rule| ["--egress", rule]);
+    let options: Vec<&str> = ["--dns-forward", "gateway"].into_iter().chain(rules).collect();
+    let gateway = world.gateway(form, &options);
+    let opens = |host, server| page(world.on(host), at(server, 80), "/").map_err(|error| error.kind());
+    let refused = Some(ErrorKind::HostUnreachable);
+    assert_eq!(opens("red", SERVERS[0]).err(), refused, "{form}: nobody has asked");
+    assert_eq!(asked(&world, GATEWAY), Some(SERVERS[0]), "{form}");
+    let found = world.on("red").run(|| dns::resolve(at(GATEWAY, 53), "private.example.org", SOON));
+    assert_eq!(found.unwrap().unwrap(), Some(private), "{form}: it may be asked for");
+    assert!(opens("red", SERVERS[0]).is_ok(), "{form}");
+    assert_eq!(opens("blue", SERVERS[0]).err(), refused, "{form}: another host");
+    assert_eq!(opens("red", SERVERS[1]).err(), refused, "{form}: another server");
+    assert_eq!(opens("red", private).err(), refused, "{form}: a private address");
+    let stats = Command::new(PROGRAM).args(["stats", "--control"]).arg(world.control()).output().unwrap();
+    let stats = String::from_utf8(stats.stdout).unwrap();
+    for (word, count) in [("names: known", "1"), ("names: not-public", "1"), ("egress-denied", "4")] {
+        let line = stats.lines().find(|line| line.contains(word));
+        assert!(line.is_some_and(|line| line.trim().ends_with(count)), "{form} {word}: {stats}");
+    }
     drop(gateway);
 }
 

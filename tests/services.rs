@@ -490,7 +490,7 @@ fn syn(from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Vec<u8> {
 
 #[test]
 fn the_first_rule_that_fits_decides() {
-    let all = EgressRule { allow: true, inside: None, remote: None, protocol: None, ports: None };
+    let all = EgressRule::about_all(true);
     let s1 = Some(Prefix::new(S1, 32));
     let rules = vec![
         EgressRule { remote: s1, protocol: Some(Protocol::Tcp), ports: Some(443..=444), ..all.clone() },
@@ -610,4 +610,45 @@ fn a_new_connection_in_the_place_of_one_from_outside_is_asked_about() {
     let again = segment(TcpFlags::SYN, 900_000, 0);
     assert_eq!(out(&mut rig, again), DENIED);
     assert_eq!(rig.gateway.counts().sessions, 1);
+}
+
+#[test]
+fn a_syn_in_the_midst_of_one_from_outside_is_asked_about() {
+    let mut config = config();
+    config.nat.egress = vec![deny((S1, 32))];
+    let mut rig = Rig::with(config);
+    let forward = Command::Publish {
+        protocol: Protocol::Tcp,
+        outside: Endpoint::new(X, 80),
+        inside: Endpoint::new(B, 80),
+    };
+    rig.gateway.apply(forward, rig.now, &mut ());
+    let tcp = |flags, sequence, acknowledgment| craft::Tcp {
+        flags,
+        sequence,
+        acknowledgment,
+        ..craft::Tcp::default()
+    };
+    rig.outside(&tcp(TcpFlags::SYN, 1, 0).packet(at(S1, 5), at(X, 80), b""));
+    rig.from(MAC_B, &tcp(TcpFlags::SYN.with(TcpFlags::ACK), 100, 2).packet(at(B, 80), at(S1, 5), b""));
+    rig.outside(&tcp(TcpFlags::ACK, 2, 101).packet(at(S1, 5), at(X, 80), b""));
+    let again = tcp(TcpFlags::SYN, 900_000, 0).packet(at(B, 80), at(S1, 5), b"");
+    assert_eq!(rig.from(MAC_B, &again), DENIED);
+    let data = tcp(TcpFlags::ACK, 101, 2).packet(at(B, 80), at(S1, 5), b"data");
+    assert_eq!(rig.from(MAC_B, &data), Fate::Pass(OUTSIDE), "the connection goes on");
+}
+
+#[test]
+fn clients_of_one_mac_do_not_use_up_the_range() {
+    let mut rig = Rig::with(giving(50, 90));
+    let named = |name: u8| message(MAC_C, DISCOVER).with(61, &[0, name]);
+    let had: BTreeSet<_> = (0..8).map(|name| say(&mut rig, &named(name)).unwrap().address).collect();
+    assert_eq!(had.len(), 8);
+    assert_eq!(refused(&mut rig, &named(8)), DropReason::DhcpMacLimit);
+    let wants = message(MAC_C, REQUEST).with(61, &[0, 8]).asking(inside_ip(80));
+    assert_eq!(refused(&mut rig, &wants), DropReason::DhcpMacLimit);
+    assert!(had.contains(&say(&mut rig, &named(3)).unwrap().address), "who has one keeps it");
+    assert!(say(&mut rig, &message(MAC_D, DISCOVER)).is_some(), "others are served");
+    rig.wait(31_000);
+    assert!(say(&mut rig, &named(8)).is_some(), "offers that nobody took are over");
 }

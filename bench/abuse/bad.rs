@@ -41,7 +41,7 @@ fn broken(packet: Packet) -> Vec<u8> {
 }
 
 fn orphan(packet: Packet, id: u16) -> Vec<u8> {
-    Packet { offset: 1480, id, ..packet }.bytes()
+    Packet { offset: 1480, id: id.into(), ..packet }.bytes()
 }
 
 /// `count` packets of each kind, the kinds taking turns, from varied ports.

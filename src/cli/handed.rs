@@ -4,7 +4,7 @@
 //! They are numbered from 3 on; `LISTEN_FDS` says how many there are, `LISTEN_FDNAMES` what they are called,
 //! `LISTEN_PID` for which process they are: one that inherited the variables by chance is none.
 
-use crate::config::RunFlags;
+use crate::config::{RunFlags, Settings, TapChoice};
 use crate::io::sys::fd;
 use anyhow::{Context, bail, ensure};
 use std::os::fd::RawFd;
@@ -41,6 +41,21 @@ pub fn take(flags: &mut RunFlags) -> anyhow::Result<()> {
         );
         fd::keep(number).with_context(|| format!("LISTEN_FDS: descriptor {number} is not open"))?;
         *place = Some(number.to_string());
+    }
+    Ok(())
+}
+
+/// Sees to it that the descriptors which `settings` name are open, and not inherited by programs that are
+/// started. It is for the first moment, at which nothing but what was inherited is open.
+///
+/// # Errors
+/// One is not open.
+pub fn check(settings: &Settings) -> anyhow::Result<()> {
+    let tap = if let TapChoice::Fd(number) = settings.tap { Some(number) } else { None };
+    let named = [("--tap-fd", tap), ("--raw-fd", settings.raw_fd), ("--ready-fd", settings.ready_fd)];
+    for (flag, number) in named {
+        let Some(number) = number else { continue };
+        ensure!(fd::keep(number).is_ok(), "{flag} {number}: it is not open; give one that is inherited");
     }
     Ok(())
 }

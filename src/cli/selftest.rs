@@ -110,7 +110,7 @@ struct Row {
 #[derive(Serialize)]
 struct Line<'a> {
     number: u16,
-    requirement: &'a str,
+    requirement: String,
     level: &'a str,
     document: &'a str,
     name: String,
@@ -245,7 +245,7 @@ fn findings(
 fn line<'a>(row: &'a Row, finding: &'a Finding, contender: &'a str) -> Line<'a> {
     Line {
         number: row.requirement.number,
-        requirement: row.requirement.id,
+        requirement: row.requirement.place(),
         level: row.requirement.level.word(),
         document: row.group.name,
         name: row.requirement.slug(),
@@ -290,7 +290,7 @@ fn summary(rows: &[Row], names: &[&str]) -> Vec<String> {
             let won = only_by(rows, from, to);
             let mut places: Vec<String> = won
                 .iter()
-                .map(|row| format!("{} ({})", row.requirement.number, row.requirement.id))
+                .map(|row| format!("{} ({})", row.requirement.number, row.requirement.place()))
                 .collect();
             places.dedup();
             let places = if places.is_empty() { "none".to_owned() } else { places.join(", ") };

@@ -1,5 +1,5 @@
-//! Who may talk to whom, as text: `[INSIDE=]allow|deny:TO`, where `TO` is `any` or a destination as in
-//! [`super::exempt`], and `any` may have ports and a protocol too.
+//! Who may talk to whom, as text: `[INSIDE=]allow|deny:TO`, where `TO` is a destination as in
+//! [`super::exempt`], or `any` or a name in the place of its prefix.
 
 use super::error::ConfigError;
 use super::exempt;
@@ -8,26 +8,31 @@ use super::raw::{Raw, Written};
 use super::resolve::Checked;
 use super::rule::prefix;
 use crate::flow::Prefix;
-use crate::nat::{EgressRule, Exemption};
+use crate::nat::{EgressRule, Exemption, NamePattern};
 use ipnet::IpNet;
 
 /// How to write one.
-const SHAPE: &str = "write [INSIDE=]allow:TO or [INSIDE=]deny:TO, where TO is any or ADDR[/LEN], and may \
-                     end with [:PORT[-PORT]][/tcp|udp|icmp]; e.g. deny:10.0.0.0/8 or \
-                     10.88.0.7=allow:any:443/tcp";
+const SHAPE: &str = "write [INSIDE=]allow:TO or [INSIDE=]deny:TO, where TO is any, ADDR[/LEN], NAME or *.NAME, \
+                     and may end with [:PORT[-PORT]][/tcp|udp|icmp]; e.g. deny:10.0.0.0/8, \
+                     10.88.0.7=allow:any:443/tcp or allow:*.example.org:443/tcp";
 /// Rules at most; each costs whoever opens a session.
 const MOST: usize = 1024;
 /// What every destination begins with in [`exempt`]'s words.
 const EVERYWHERE: &str = "0.0.0.0/0";
 
-/// Reads the rules, with those that are always there.
+/// Reads the rules, with those that are always there. `resolvers` says whether hosts have a resolver that
+/// is known.
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn rules(raw: &Raw, inside: &[IpNet]) -> Checked<Vec<EgressRule>> {
+pub fn rules(raw: &Raw, inside: &[IpNet], resolvers: bool) -> Checked<Vec<EgressRule>> {
     let mut rules: Vec<EgressRule> = Vec::new();
     for written in raw.many("egress") {
         let rule = rule(written, inside)?;
+        if rule.name.is_some() && !resolvers {
+            let cure = "add --dns-forward gateway, or --dns with the servers that hosts ask";
+            return Err(ConfigError::at(written, "is about a name, and no resolver is to be believed", cure));
+        }
         if rules.contains(&rule) {
             return Err(ConfigError::at(written, "is given twice", "give it once"));
         }
@@ -51,7 +56,8 @@ fn rule(written: &Written, nets: &[IpNet]) -> Checked<EgressRule> {
         _ => return Err(ConfigError::at(written, "neither allows nor denies", SHAPE)),
     };
     let inside = inside.map(|inside| of_inside(written, inside, nets)).transpose()?;
-    let (remote, rest) = destination(to).map_err(|bad| ConfigError::at(written, bad.problem, bad.cure))?;
+    let To { remote, name, rest } =
+        destination(to).map_err(|bad| ConfigError::at(written, bad.problem, bad.cure))?;
     let Exemption { protocol, ports, .. } = rest;
     if let (Some(inside), Some(remote)) = (inside, remote)
         && inside.ip.is_ipv4() != remote.ip.is_ipv4()
@@ -59,7 +65,7 @@ fn rule(written: &Written, nets: &[IpNet]) -> Checked<EgressRule> {
         let cure = "name a destination of the inside hosts' family";
         return Err(ConfigError::at(written, "is about addresses of two families", cure));
     }
-    Ok(EgressRule { allow, inside, remote, protocol, ports })
+    Ok(EgressRule { allow, inside, remote, name, protocol, ports })
 }
 
 fn of_inside(written: &Written, text: &str, nets: &[IpNet]) -> Checked<Prefix> {
@@ -72,23 +78,34 @@ fn of_inside(written: &Written, text: &str, nets: &[IpNet]) -> Checked<Prefix> {
     Ok(inside)
 }
 
-/// Where to; `None` for everywhere.
-fn destination(text: &str) -> Result<(Option<Prefix>, Exemption), BadSpec> {
-    match text.strip_prefix("any") {
-        Some(rest) => Ok((None, exempt::parse(&format!("{EVERYWHERE}{rest}"))?)),
-        None => {
-            let to = exempt::parse(text)?;
-            Ok((Some(to.remote), to))
-        }
+/// Where to.
+struct To {
+    remote: Option<Prefix>,
+    name: Option<NamePattern>,
+    /// Protocol and ports.
+    rest: Exemption,
+}
+
+fn destination(text: &str) -> Result<To, BadSpec> {
+    let (front, behind) = text.split_at(text.find([':', '/']).unwrap_or(text.len()));
+    let name = NamePattern::parse(front).filter(|_| front != "any");
+    if name.is_none() && front != "any" {
+        let rest = exempt::parse(text)?;
+        return Ok(To { remote: Some(rest.remote), name, rest });
     }
+    Ok(To { remote: None, name, rest: exempt::parse(&format!("{EVERYWHERE}{behind}"))? })
 }
 
 /// Writes what [`rules`] reads.
 pub fn text(rule: &EgressRule) -> String {
-    let EgressRule { allow, inside, remote, protocol, ports } = rule.clone();
+    let EgressRule { allow, inside, remote, name, protocol, ports } = rule.clone();
     let to =
         exempt::text(&Exemption { remote: remote.unwrap_or(Prefix::new([0, 0, 0, 0], 0)), protocol, ports });
-    let to = if remote.is_none() { to.replacen(EVERYWHERE, "any", 1) } else { to };
+    let to = match name {
+        Some(name) => to.replacen(EVERYWHERE, &name.to_string(), 1),
+        None if remote.is_none() => to.replacen(EVERYWHERE, "any", 1),
+        None => to,
+    };
     let inside = inside.map(|inside| format!("{inside}=")).unwrap_or_default();
     format!("{inside}{}:{to}", if allow { "allow" } else { "deny" })
 }

@@ -52,7 +52,8 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
     let dns = services::dns(raw, &inside, advertise, dhcp.is_some())?;
     let search = services::search(raw, dhcp.is_some())?;
     let dns_forward = services::dns_forward(raw, &inside, dhcp.is_some())?;
-    let egress = egress::rules(raw, &inside)?;
+    let egress =
+        egress::rules(raw, &inside, !dns_forward.is_empty() || dns.iter().flatten().next().is_some())?;
     let translations = six::translations(raw, &inside)?;
     let uplink = choose(raw, "uplink", &UPLINKS)?.unwrap_or_default();
     // Sockets listen on whatever address the host has.
@@ -101,11 +102,12 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         refusal: choose(raw, "refusal", &REFUSALS)?.unwrap_or_default(),
         limits,
         sandbox: choose(raw, "sandbox", &SANDBOXES)?.unwrap_or_default(),
-        ready_fd: number(raw, "ready-fd", 1..=i32::MAX, "the number of an open descriptor")?,
+        ready_fd: number(raw, "ready-fd", 3..=i32::MAX, "the number of an inherited descriptor")?,
         log: choose(raw, "log", &LEVELS)?.unwrap_or_default(),
         warnings: Vec::new(),
     };
     distinct_interfaces(raw, &settings)?;
+    distinct(raw, &settings.tap, [("raw-fd", settings.raw_fd), ("ready-fd", settings.ready_fd)])?;
     Ok(Settings { warnings: warnings(raw, &settings), ..settings })
 }
 
@@ -235,6 +237,20 @@ fn raw_fd(raw: &Raw, uplink: UplinkChoice) -> Checked<Option<i32>> {
         }
         _ => Ok(number),
     }
+}
+
+/// Sees to it that no descriptor is given for two purposes: each is taken over by one who closes it.
+fn distinct(raw: &Raw, tap: &TapChoice, others: [(&'static str, Option<i32>); 2]) -> Checked<()> {
+    let tap = if let TapChoice::Fd(number) = tap { Some(*number) } else { None };
+    let mut before = vec![tap];
+    for (key, number) in others {
+        if let (Some(written), true) = (raw.one(key), number.is_some() && before.contains(&number)) {
+            let cure = "give each descriptor for one purpose";
+            return Err(ConfigError::at(written, "is the number of another descriptor's option", cure));
+        }
+        before.push(number);
+    }
+    Ok(())
 }
 
 fn interface(raw: &Raw, key: &str) -> Checked<Option<String>> {

@@ -148,6 +148,7 @@ impl Settings {
             advertise: (self.advertise && six).then(advertise),
             services: self.dns_forward.iter().filter(|address| !gateway(address)).copied().collect(),
             dhcp: self.dhcp.map(dhcp),
+            resolvers: self.dns.iter().flatten().chain(&self.dns_forward).copied().collect(),
             translations: self.translations.clone(),
             aliases: self.aliases.clone(),
             ..config

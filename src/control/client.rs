@@ -17,6 +17,9 @@ pub enum ClientError {
     /// The connection broke.
     #[error("the gateway at {0} hung up: {1}; see its log")]
     Broken(PathBuf, io::Error),
+    /// The connection ended, and nobody is there any more.
+    #[error("the gateway at {0} has ended")]
+    Ended(PathBuf),
     /// What is there is no gateway of ours, or one of another time.
     #[error(
         "{0} does not speak protocol {PROTOCOL} of tapnat: {1}; use the tapnat that the gateway was started with"
@@ -99,7 +102,10 @@ impl Client {
 
     fn line(&mut self) -> Result<Vec<u8>, ClientError> {
         let mut line = Vec::new();
-        let broken = |error: io::Error| ClientError::Broken(self.path.clone(), error);
+        let broken = |error: io::Error| match UnixStream::connect(&self.path) {
+            Ok(_) => ClientError::Broken(self.path.clone(), error),
+            Err(_) => ClientError::Ended(self.path.clone()),
+        };
         (&mut self.stream).take(LONGEST_ANSWER).read_until(b'\n', &mut line).map_err(broken)?;
         match line.last() {
             Some(b'\n') => Ok(line),
@@ -161,5 +167,40 @@ impl Iterator for Answers<'_> {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_gateway_that_has_ended_is_told_from_one_that_hangs_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gw.sock");
+        for stays in [true, false] {
+            let listener = UnixListener::bind(&path).unwrap();
+            let client = std::thread::spawn({
+                let path = path.clone();
+                move || {
+                    let mut client = Client::connect(&path).unwrap();
+                    client.all(&Request::Stats {}).unwrap_err().to_string()
+                }
+            });
+            let (mut stream, _) = listener.accept().unwrap();
+            let greeting =
+                Greeting { tapnat: String::new(), protocol: PROTOCOL, name: String::new(), pid: 1 };
+            let line = serde_json::to_string(&greeting).unwrap() + "\n";
+            stream.write_all(line.as_bytes()).unwrap();
+            let listener = stays.then_some(listener);
+            BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+            drop(stream);
+            let said = client.join().unwrap();
+            let word = if stays { "hung up" } else { "has ended" };
+            assert!(said.contains(word), "{said}");
+            drop(listener);
+            std::fs::remove_file(&path).unwrap();
+        }
     }
 }

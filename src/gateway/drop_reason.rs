@@ -34,6 +34,8 @@ pub enum DropReason {
     /// A host asks for an address by DHCP and all of the range are leased or in use. Widen `--dhcp`, or
     /// shorten `--dhcp-lease`.
     DhcpExhausted,
+    /// A host asks for an address by DHCP under yet another name, and has eight already under others.
+    DhcpMacLimit,
     /// Time to live or hop limit used up; answered with Time Exceeded (RFC 1812 §5.3.1).
     TtlExpired,
     /// Too big for the next link and not to be fragmented; answered with Fragmentation Needed
@@ -104,7 +106,7 @@ impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = ParseError::WORDS.len() + Refusal::ALL.len() + Self::OWN.len();
 
-    const OWN: [DropReason; 28] = [
+    const OWN: [DropReason; 29] = [
         DropReason::ShortFrame,
         DropReason::OtherMac,
         DropReason::UnknownEtherType,
@@ -114,6 +116,7 @@ impl DropReason {
         DropReason::MulticastListener,
         DropReason::BadDhcp,
         DropReason::DhcpExhausted,
+        DropReason::DhcpMacLimit,
         DropReason::TtlExpired,
         DropReason::TooBig,
         DropReason::MartianSource,
@@ -150,25 +153,26 @@ impl DropReason {
             DropReason::MulticastListener => own + 6,
             DropReason::BadDhcp => own + 7,
             DropReason::DhcpExhausted => own + 8,
-            DropReason::TtlExpired => own + 9,
-            DropReason::TooBig => own + 10,
-            DropReason::MartianSource => own + 11,
-            DropReason::MartianDestination => own + 12,
-            DropReason::SpoofedSource => own + 13,
-            DropReason::MacMismatch => own + 14,
-            DropReason::InsideDestination => own + 15,
-            DropReason::NotOurAddress => own + 16,
-            DropReason::IcmpType => own + 17,
-            DropReason::BadMtu => own + 18,
-            DropReason::UnmappedAddress => own + 19,
-            DropReason::SourceRoute => own + 20,
-            DropReason::FragmentOrphan => own + 21,
-            DropReason::FragmentLimit => own + 22,
-            DropReason::FragmentOverlap => own + 23,
-            DropReason::NoNeighbor => own + 24,
-            DropReason::NeighborLimit => own + 25,
-            DropReason::NoRoute => own + 26,
-            DropReason::SendFailed => own + 27,
+            DropReason::DhcpMacLimit => own + 9,
+            DropReason::TtlExpired => own + 10,
+            DropReason::TooBig => own + 11,
+            DropReason::MartianSource => own + 12,
+            DropReason::MartianDestination => own + 13,
+            DropReason::SpoofedSource => own + 14,
+            DropReason::MacMismatch => own + 15,
+            DropReason::InsideDestination => own + 16,
+            DropReason::NotOurAddress => own + 17,
+            DropReason::IcmpType => own + 18,
+            DropReason::BadMtu => own + 19,
+            DropReason::UnmappedAddress => own + 20,
+            DropReason::SourceRoute => own + 21,
+            DropReason::FragmentOrphan => own + 22,
+            DropReason::FragmentLimit => own + 23,
+            DropReason::FragmentOverlap => own + 24,
+            DropReason::NoNeighbor => own + 25,
+            DropReason::NeighborLimit => own + 26,
+            DropReason::NoRoute => own + 27,
+            DropReason::SendFailed => own + 28,
         }
     }
 
@@ -186,6 +190,7 @@ impl DropReason {
             DropReason::MulticastListener => "multicast-listener",
             DropReason::BadDhcp => "bad-dhcp",
             DropReason::DhcpExhausted => "dhcp-exhausted",
+            DropReason::DhcpMacLimit => "dhcp-mac-limit",
             DropReason::TtlExpired => "ttl-expired",
             DropReason::TooBig => "too-big",
             DropReason::MartianSource => "martian-source",

@@ -294,6 +294,7 @@ impl Gateway {
             edit.identification = Some(self.fragments.next_identification());
         }
         edit.clamp_mss = self.mss_limit(packet);
+        self.hear_question(packet, frame, now);
         packet.apply(&edit, frame, 0);
         match exit {
             Exit::Host => Fate::Pass(HOST),
@@ -333,7 +334,7 @@ impl Gateway {
         seen: &mut impl Observer,
     ) -> Result<(Edit, Exit), Fate> {
         let decision = match (self.translate_out(&packet.summary), packet.fragment) {
-            (Some(Ok(decision)), _) => self.unless_denied(packet, decision),
+            (Some(Ok(decision)), _) => self.unless_denied(packet, decision, now),
             (Some(Err(NoCounterpart(reason))), _) => {
                 self.complain(INSIDE, reason, packet, frame, now, out);
                 return Err(Fate::Dropped(DropReason::UnmappedAddress));
@@ -362,10 +363,10 @@ impl Gateway {
 
     /// The decision about a packet of a translated prefix, which has no session and is asked about
     /// each time.
-    fn unless_denied(&self, packet: &Packet, decision: Decision) -> Decision {
+    fn unless_denied(&self, packet: &Packet, decision: Decision, now: Time) -> Decision {
         let Summary::Data(data) = &packet.summary else { return decision };
         let Flow { protocol, source, destination } = data.flow;
-        match self.config.nat.may_leave(protocol, source.ip, destination) {
+        match self.nat.may_leave(protocol, source.ip, destination, Some(now)) {
             true => decision,
             false => Decision::Refuse(Refusal::EgressDenied),
         }

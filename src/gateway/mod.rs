@@ -21,6 +21,7 @@ pub mod fragments;
 pub mod hop;
 pub mod identification;
 pub mod inside;
+mod names;
 pub mod ndp;
 pub mod neighbors;
 mod npt;
@@ -29,6 +30,7 @@ pub mod overload;
 pub mod reach;
 pub mod reconfigure;
 pub mod services;
+pub mod silence;
 pub mod speech;
 pub mod subnet;
 pub mod unsolicited;
@@ -44,7 +46,7 @@ pub use subnet::Subnet;
 
 use crate::flow::{Alias, Endpoint, LinkId, LinkInfo, Protocol, Time};
 use crate::nat::{
-    Counts, Nat, NatConfig, Observer, PortUse, PrefixTranslation, Reconfigured, Refusal, Wanted,
+    Counts, Nat, NatConfig, Observer, PortUse, PrefixTranslation, Reconfigured, Refusal, Span, Wanted,
 };
 use crate::wire::Buffer;
 use crate::wire::ethernet::{self, MacAddr};
@@ -54,6 +56,7 @@ use fragments::Fragments;
 use neighbors::Neighbors;
 use overload::Overload;
 use services::dhcp::Leases;
+use silence::Silence;
 use speech::Speech;
 use std::net::IpAddr;
 use unsolicited::Unsolicited;
@@ -95,6 +98,8 @@ pub struct GatewayConfig {
     pub advertise: Option<Advertise>,
     /// Addresses of the gateway inside beside those of its subnets, such as that of its resolver.
     pub services: Vec<IpAddr>,
+    /// Resolvers, as hosts inside know them, whose answers egress rules about names believe.
+    pub resolvers: Vec<IpAddr>,
     /// Addresses for hosts inside by DHCP; `None` gives none.
     pub dhcp: Option<Dhcp>,
     /// Prefixes whose hosts are not translated by port but by prefix (RFC 6296). No two of their
@@ -131,6 +136,7 @@ impl GatewayConfig {
             errors_per_second: 1000,
             advertise: None,
             services: Vec::new(),
+            resolvers: Vec::new(),
             dhcp: None,
             translations: Vec::new(),
             reach: Reach::default(),
@@ -186,6 +192,7 @@ pub struct Gateway {
     schedule: Schedule,
     leases: Leases,
     names: Names,
+    silence: Silence,
     counters: Counters,
     overload: Overload,
 }
@@ -203,6 +210,7 @@ impl Gateway {
             schedule: Schedule::new(&seed),
             leases: Leases::default(),
             names: Names::default(),
+            silence: Silence::default(),
             counters: Counters::default(),
             overload: Overload::default(),
             config,
@@ -314,6 +322,7 @@ impl Gateway {
         self.advertise(now, out);
         self.answer_unsolicited(now, out);
         self.overload.tick(now);
+        self.silence.tick(now);
         let (questions, lost) = self.neighbors.tick(now);
         for question in questions {
             self.ask(question, out);
@@ -333,6 +342,7 @@ impl Gateway {
             self.next_advertisement(),
             self.unsolicited.next_deadline(),
             self.overload.next_deadline(),
+            self.silence.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -370,6 +380,16 @@ impl Gateway {
     /// See [`Nat::give_back`].
     pub fn give_back(&mut self, now: Time) -> Option<(Protocol, Endpoint)> {
         self.nat.give_back(now)
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> usize {
+        self.nat.live_sessions()
+    }
+
+    /// See [`Nat::spans`].
+    pub fn spans(&self) -> impl Iterator<Item = Span> + '_ {
+        self.nat.spans()
     }
 
     /// How full the tables are.

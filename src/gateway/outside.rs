@@ -103,6 +103,7 @@ impl Gateway {
         }
         edit.spend_hop = from != HOST;
         edit.clamp_mss = self.mss_limit(packet);
+        self.hear_answer(from, packet, edit.destination, buffer, now);
         packet.apply(&edit, buffer, 0);
         match (exit, edit.destination) {
             (Exit::Inside | Exit::Hairpin, Some(destination)) => {

@@ -1,16 +1,18 @@
-//! Gives up what the process does not need any more, in four stages, for good.
+//! Gives up what the process does not need any more, in five stages, for good.
 //!
 //! 1. *no-new-privs*: no program that it might start has more rights than it;
-//! 2. *capabilities*: only those that are named stay; none can come back;
-//! 3. *landlock*: files are reached in the named places only, abstract sockets and processes of
+//! 2. *namespaces*: nothing but the named places is there, in a mount namespace of its own ([`root`]);
+//! 3. *capabilities*: only those that are named stay; none can come back;
+//! 4. *landlock*: files are reached in the named places only, abstract sockets and processes of
 //!    others not at all ([`places`]);
-//! 4. *seccomp*: only the system calls of a list are possible ([`calls`]).
+//! 5. *seccomp*: only the system calls of a list are possible ([`calls`]).
 //!
-//! The second and third are for the calling thread and those that it starts later: the caller has one
+//! All but the first and last are for the calling thread and those that it starts later: the caller has one
 //! thread only. A stage that the host does not allow is told and left out; the others still stand.
 
 pub mod calls;
 pub mod places;
+pub mod root;
 
 use crate::io::sys::seccomp;
 use places::Place;
@@ -38,6 +40,8 @@ pub struct Needs {
 pub enum Stage {
     /// No rights are gained by starting programs.
     NoNewPrivs,
+    /// Files are not there.
+    Namespaces,
     /// Capabilities are dropped.
     Capabilities,
     /// Files are out of reach.
@@ -51,6 +55,7 @@ impl Stage {
     pub fn word(self) -> &'static str {
         match self {
             Stage::NoNewPrivs => "no-new-privs",
+            Stage::Namespaces => "namespaces",
             Stage::Capabilities => "capabilities",
             Stage::Landlock => "landlock",
             Stage::Seccomp => "seccomp",
@@ -69,13 +74,24 @@ pub struct Outcome {
 
 /// Goes through all stages. Each is tried, whatever became of the ones before.
 pub fn enter(needs: &Needs) -> Vec<Outcome> {
-    let of = |stage, result| Outcome { stage, result };
-    vec![
-        of(Stage::NoNewPrivs, no_new_privs()),
-        of(Stage::Capabilities, drop_capabilities(needs.capabilities)),
-        of(Stage::Landlock, places::confine(&needs.places, needs.signals)),
-        of(Stage::Seccomp, calls::confine(needs.bpf)),
-    ]
+    enter_but(needs, &[])
+}
+
+/// Goes through the stages, but not those of `without`: to see what the others do by themselves.
+pub fn enter_but(needs: &Needs, without: &[Stage]) -> Vec<Outcome> {
+    // In a user namespace there are others that look alike and do not count outside.
+    let had = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.permitted);
+    let kept = had & needs.capabilities;
+    let all = [Stage::NoNewPrivs, Stage::Namespaces, Stage::Capabilities, Stage::Landlock, Stage::Seccomp];
+    let enter = |stage| match stage {
+        Stage::NoNewPrivs => no_new_privs(),
+        Stage::Namespaces => namespaces(had, kept, &needs.places),
+        Stage::Capabilities => drop_capabilities(kept),
+        Stage::Landlock => places::confine(&needs.places, needs.signals),
+        Stage::Seccomp => calls::confine(needs.bpf),
+    };
+    let wanted = all.into_iter().filter(|stage| !without.contains(stage));
+    wanted.map(|stage| Outcome { stage, result: enter(stage) }).collect()
 }
 
 /// Leaves a process that makes sockets for others no more than that takes.
@@ -96,6 +112,19 @@ pub fn refused() -> (u64, Option<i64>) {
 fn no_new_privs() -> io::Result<String> {
     set_no_new_privs(true)?;
     Ok("on".to_owned())
+}
+
+/// A root directory of its own. A process that keeps no capability gets it by way of a user namespace;
+/// one that does would lose it there.
+fn namespaces(had: CapabilitySet, kept: CapabilitySet, places: &[Place]) -> io::Result<String> {
+    match (had.contains(CapabilitySet::SYS_ADMIN), kept.is_empty()) {
+        (true, _) => root::confine(places, false),
+        (false, true) => root::confine(places, true),
+        (false, false) => Err(io::Error::other(
+            "the capabilities that are kept would not count in a user namespace, and without one \
+             CAP_SYS_ADMIN is needed",
+        )),
+    }
 }
 
 /// Keeps `kept` of the capabilities that there are.

@@ -4,9 +4,14 @@
 //! configuration asks for every session at once. What is opened from outside, by a port forward or
 //! a filter that lets it in, is not asked about: the answers belong to it. Packets that have no
 //! session (exempt ones, those of translated prefixes) are asked about one by one.
+//!
+//! A rule about a name is about the addresses that the host was told for it (see `names`). A name
+//! is what its owner makes of it, so such a rule allows nothing that another one denies by prefix,
+//! wherever that stands in the list.
 
-use super::{Nat, NatConfig, Refusal};
-use crate::flow::{Endpoint, Flow, Prefix, Protocol};
+use super::names::NamePattern;
+use super::{Nat, Refusal};
+use crate::flow::{Endpoint, Flow, Prefix, Protocol, Time};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
@@ -31,6 +36,8 @@ pub struct EgressRule {
     pub inside: Option<Prefix>,
     /// Only these remotes.
     pub remote: Option<Prefix>,
+    /// Only addresses that the host was told for these names.
+    pub name: Option<NamePattern>,
     /// Only this protocol.
     pub protocol: Option<Protocol>,
     /// Only these ports of the remote; protocols without ports then do not fit.
@@ -40,7 +47,12 @@ pub struct EgressRule {
 impl EgressRule {
     /// Denies everybody everything with `remote`.
     pub fn deny(remote: Prefix) -> Self {
-        EgressRule { allow: false, inside: None, remote: Some(remote), protocol: None, ports: None }
+        EgressRule { remote: Some(remote), ..EgressRule::about_all(false) }
+    }
+
+    /// Allows or denies everybody everything.
+    pub fn about_all(allow: bool) -> Self {
+        EgressRule { allow, inside: None, remote: None, name: None, protocol: None, ports: None }
     }
 
     /// The rules if nobody gives others: cloud metadata is denied.
@@ -63,7 +75,8 @@ impl EgressRule {
         rules
     }
 
-    /// Whether the rule is about packets of `protocol` from `inside` to `remote`.
+    /// Whether the rule is about packets of `protocol` from `inside` to `remote`, if that has the right
+    /// name.
     pub fn covers(&self, protocol: Protocol, inside: IpAddr, remote: Endpoint) -> bool {
         let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);
         self.inside.is_none_or(|only| only.covers(inside))
@@ -73,19 +86,32 @@ impl EgressRule {
     }
 }
 
-impl NatConfig {
-    /// Whether the inside host `inside` may talk to `remote`: the first rule that fits decides, and
-    /// what none fits is allowed.
-    pub fn may_leave(&self, protocol: Protocol, inside: IpAddr, remote: Endpoint) -> bool {
-        let first = self.egress.iter().find(|rule| rule.covers(protocol, inside, remote));
-        first.is_none_or(|rule| rule.allow)
-    }
-}
-
 impl Nat {
+    /// Whether the inside host `inside` may talk to `remote`: the first rule that fits decides, and
+    /// what none fits is allowed. Names count that the host was told and that hold at `now`; with
+    /// `None`, those that it was ever told.
+    pub fn may_leave(&self, protocol: Protocol, inside: IpAddr, remote: Endpoint, now: Option<Time>) -> bool {
+        let fits = |rule: &&EgressRule| {
+            rule.covers(protocol, inside, remote)
+                && rule.name.as_ref().is_none_or(|name| {
+                    self.names.says(inside, remote.ip, name, now)
+                        && !(rule.allow && self.denied_by_prefix(protocol, inside, remote))
+                })
+        };
+        self.config.egress.iter().find(fits).is_none_or(|rule| rule.allow)
+    }
+
+    /// Whether some rule denies this for the address it is about, and not for all there are.
+    fn denied_by_prefix(&self, protocol: Protocol, inside: IpAddr, remote: Endpoint) -> bool {
+        self.config.egress.iter().any(|rule| {
+            let prefix = rule.name.is_none() && rule.remote.is_some_and(|remote| remote.length > 0);
+            !rule.allow && prefix && rule.covers(protocol, inside, remote)
+        })
+    }
+
     /// Asks the rules about a packet from the inside.
-    pub(super) fn ask_egress(&self, flow: Flow) -> Result<(), Refusal> {
-        match self.config.may_leave(flow.protocol, flow.source.ip, flow.destination) {
+    pub(super) fn ask_egress(&self, flow: Flow, now: Time) -> Result<(), Refusal> {
+        match self.may_leave(flow.protocol, flow.source.ip, flow.destination, Some(now)) {
             true => Ok(()),
             false => Err(Refusal::EgressDenied),
         }
@@ -95,9 +121,10 @@ impl Nat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nat::NatConfig;
 
     fn all(allow: bool, remote: Option<Prefix>) -> EgressRule {
-        EgressRule { allow, inside: None, remote, protocol: None, ports: None }
+        EgressRule { remote, ..EgressRule::about_all(allow) }
     }
 
     #[test]
@@ -106,7 +133,8 @@ mod tests {
         let may = |rules: Vec<EgressRule>| {
             let mut config = NatConfig::new(vec![inside]);
             config.egress = EgressRule::before_wider(rules);
-            config.may_leave(Protocol::Tcp, inside, Endpoint::new(METADATA[0], 80))
+            let nat = Nat::new(config, [0; 32]);
+            nat.may_leave(Protocol::Tcp, inside, Endpoint::new(METADATA[0], 80), None)
         };
         let (one, wide) = (Prefix::new(METADATA[0], 32), Prefix::new(METADATA[0], 16));
         assert!(!may(vec![]));

@@ -5,7 +5,7 @@
 //! over an exemption: an exempt remote that talks to a port forward is answered from there.
 
 use super::{Exit, Nat, Refusal, Verdict};
-use crate::flow::{Data, Edit, Endpoint, ErrorAbout, Flow, Protocol, Summary};
+use crate::flow::{Data, Edit, Endpoint, ErrorAbout, Flow, Protocol, Summary, Time};
 use crate::nat::Exemption;
 
 impl Exemption {
@@ -46,8 +46,8 @@ impl Nat {
     }
 
     /// What is said of an exempt packet from the inside.
-    pub(super) fn pass_exempt(&self, flow: Flow) -> Verdict {
-        self.ask_egress(flow)?;
+    pub(super) fn pass_exempt(&self, flow: Flow, now: Time) -> Verdict {
+        self.ask_egress(flow, now)?;
         Ok((Edit::default(), Exit::Outside))
     }
 

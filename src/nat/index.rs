@@ -13,6 +13,8 @@
 //! for two cache lines a search.) A removal moves the places after it back, so there are no
 //! tombstones and nothing ever needs cleaning. At most three quarters of the places are taken.
 
+use super::span::Span;
+
 /// The index.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -38,6 +40,11 @@ impl Index {
     /// Bytes held, touched or not.
     pub(super) fn bytes(&self) -> usize {
         self.places.len() * size_of::<u32>()
+    }
+
+    /// Where it lies.
+    pub(super) fn span(&self) -> Span {
+        Span::of(&self.places)
     }
 
     #[inline]

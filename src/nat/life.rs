@@ -71,7 +71,7 @@ impl Nat {
         if protocol == Protocol::Tcp && !data.tcp.opens() {
             return Err(Refusal::NoSession);
         }
-        self.ask_egress(data.flow)?;
+        self.ask_egress(data.flow, now)?;
         self.host_may_open(inside)?;
         self.host_may_open_now(inside, now)?;
         self.make_room(now, seen)?;

@@ -8,6 +8,7 @@ use super::Behaviour;
 use super::hash::Hash;
 use super::index::Index;
 use super::slab::{NONE, Row, Slab};
+use super::span::Span;
 use crate::flow::{Endpoint, Protocol};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -115,6 +116,11 @@ impl Mappings {
 
     pub(super) fn bytes(&self) -> usize {
         self.rows.bytes() + self.parts.bytes() + self.by_inside.bytes()
+    }
+
+    /// Where rows and index are.
+    pub(super) fn spans(&self) -> impl Iterator<Item = Span> + '_ {
+        self.rows.spans().chain([self.by_inside.span()])
     }
 
     /// The part of the remote in row `id`'s key.

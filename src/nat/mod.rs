@@ -24,7 +24,7 @@
 //! `index`; `life` opens and ends them, and `pass` is what packets do to them; `choose` says what
 //! the outside is, from `addresses`, `ports` (a `pool` each, and the `held` ones) and `blocks`;
 //! `leases` is where they come from; `policies` how each host is treated, `exempt` which packets are
-//! not translated at all; `egress` who may go out, `filter` who may come in, and `admit` asks without consequences; `tcp`
+//! not translated at all; `egress` who may go out, by `names` too, `filter` who may come in, and `admit` asks without consequences; `tcp`
 //! says what a segment means, `window` whether its numbers can be true, and `knocks` keeps SYNs in
 //! mid-connection; `wheel` when things end; `icmp` what errors mean; `reconfigure` what a new
 //! configuration leaves alive.
@@ -68,6 +68,7 @@ mod index;
 mod knocks;
 mod life;
 mod mapping;
+pub mod names;
 mod pace;
 mod pass;
 mod policies;
@@ -78,6 +79,7 @@ mod remotes;
 mod rng;
 mod session;
 mod slab;
+mod span;
 mod tcp;
 mod wheel;
 mod window;
@@ -87,8 +89,10 @@ pub use config::{Behaviour, Exemption, Limits, NatConfig, Policy, PortChoice, Ru
 pub use decision::{Decision, Exit, Refusal};
 pub use egress::EgressRule;
 pub use leases::{Looked, PortUse, Wanted};
+pub use names::{Asked, NameCounts, NamePattern, Told};
 pub use npt::{PrefixTranslation, PrefixTranslationError, Unmapped};
 pub use reconfigure::{Cut, Reconfigured};
+pub use span::Span;
 pub use step::{Closed, Observer, Step};
 pub use view::{MappingView, SessionView, TcpState};
 
@@ -103,6 +107,7 @@ use hosts::Hosts;
 use index::Index;
 use knocks::Knocks;
 use mapping::{Mapping, Mappings, Standing};
+use names::Names;
 use policies::Policies;
 use ports::{Place, Ports};
 use rng::Rng;
@@ -148,6 +153,8 @@ pub struct Nat {
     closing: VecDeque<(u32, u32)>,
     /// SYNs in mid-connection.
     knocks: Knocks,
+    /// Names that rules are about, and their addresses.
+    names: Names,
     /// What the last new configuration has cut.
     cut: Vec<Cut>,
     /// The latest time that was handed in, for calls that hand in none.
@@ -180,6 +187,7 @@ impl Nat {
             wheel: Wheel::new(),
             closing: VecDeque::new(),
             knocks: Knocks::default(),
+            names: Names::default(),
             cut: Vec::new(),
             clock: Time::ZERO,
             policies,
@@ -265,7 +273,7 @@ impl Nat {
             if !self.leave_exempt(data.flow) {
                 return Err(Refusal::UnsolicitedQuery);
             }
-            return self.pass_exempt(data.flow);
+            return self.pass_exempt(data.flow, now);
         }
         let id = match self.find(protocol, inside, remote, now, seen) {
             Some(id) if !self.sessions[id].local() => id,
@@ -273,7 +281,7 @@ impl Nat {
             None if self.addresses.home(&self.hash, remote.ip).is_some() => {
                 return self.leave_to_us(data, now, seen);
             }
-            None if self.leave_exempt(data.flow) => return self.pass_exempt(data.flow),
+            None if self.leave_exempt(data.flow) => return self.pass_exempt(data.flow, now),
             None => self.open_outbound(data, false, now, seen)?,
         };
         self.pass(id, Way::Out, data, now, seen)?;
@@ -604,6 +612,16 @@ impl Nat {
         true
     }
 
+    /// How many sessions there are.
+    pub fn live_sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Where those tables lie in memory that packets read: others when there are more of them than before.
+    pub fn spans(&self) -> impl Iterator<Item = Span> + '_ {
+        self.sessions.spans().chain(self.mappings.spans()).chain([self.by_flow.span(), self.by_remote.span()])
+    }
+
     /// How full the tables are.
     pub fn counts(&self) -> Counts {
         let indices = self.by_flow.bytes() + self.by_remote.bytes() + self.peers.bytes();
@@ -618,6 +636,7 @@ impl Nat {
             leases_skipped: self.asking.skipped,
             refusals_forgotten: self.ports.refusals_forgotten(),
             knocks_lost: self.knocks.lost,
+            names: self.names.counts,
             bytes: self.sessions.bytes()
                 + self.mappings.bytes()
                 + self.hosts.bytes()
@@ -673,6 +692,8 @@ pub struct Counts {
     pub refusals_forgotten: u64,
     /// SYNs in mid-connection that were forgotten because too many came.
     pub knocks_lost: u64,
+    /// Names that egress rules are about.
+    pub names: NameCounts,
     /// Bytes held by tables and indices.
     pub bytes: usize,
 }

@@ -93,11 +93,13 @@ impl Nat {
         match effect {
             Effect::Reopen => {
                 if way == Way::Out {
-                    self.ask_egress(data.flow)?;
+                    self.ask_egress(data.flow, now)?;
                 }
                 self.reopen(id, way, now, seen);
                 self.sessions[id].windows.begin(way, &data.segment);
             }
+            // A SYN from the inside asks for a connection of its own, whoever opened this one.
+            Effect::Knock if way == Way::Out => self.ask_egress(data.flow, now)?,
             Effect::Resync(..) if self.over(id) => self.reopen(id, way.back(), now, seen),
             _ => {}
         }

@@ -158,7 +158,7 @@ impl Nat {
             Some(_) => local && self.may_reach_us(policy, protocol, remote).is_ok(),
             None => !local && (published || !self.exempts(protocol, remote)),
         };
-        let leaves = !self.sessions[id].outward() || self.config.may_leave(protocol, inside.ip, remote);
+        let leaves = !self.sessions[id].outward() || self.may_leave(protocol, inside.ip, remote, None);
         self.addresses.uses(external) && port && reached && leaves
     }
 

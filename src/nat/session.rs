@@ -3,6 +3,7 @@
 use super::hash::Hash;
 use super::remotes::{Remotes, Short};
 use super::slab::{NONE, Row, Slab};
+use super::span::Span;
 use super::tcp::State;
 use super::window::Windows;
 use super::{Timeouts, wheel};
@@ -160,6 +161,11 @@ impl Sessions {
 
     pub(super) fn bytes(&self) -> usize {
         self.rows.bytes() + self.links.bytes() + self.remotes.bytes()
+    }
+
+    /// Where the rows are that packets read.
+    pub(super) fn spans(&self) -> impl Iterator<Item = Span> + '_ {
+        self.rows.spans()
     }
 
     /// Takes a row for a session that begins at `now`.

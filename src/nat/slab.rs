@@ -1,15 +1,19 @@
-//! Rows with stable numbers, in chunks that never move.
+//! Rows with stable numbers, in pieces that never move.
 //!
-//! A slab grows by one chunk at a time, so no packet pays for copying what is there, and a freed
-//! row is the next one given out. Freed rows are chained through the rows themselves.
+//! A slab grows by one piece at a time, so no packet pays for copying what is there. The room of a piece
+//! costs no memory until it is used, since the system gives it when it is first written; and a large
+//! slab lies in few places, which large pages of memory can cover. A freed row is the next one given out.
+//! Freed rows are chained through the rows themselves.
 
+use super::span::Span;
 use std::ops::{Index, IndexMut};
 
 /// The number that is no row.
 pub(super) const NONE: u32 = u32::MAX;
 
-const CHUNK_BITS: u32 = 10;
-const CHUNK: usize = 1 << CHUNK_BITS;
+const PIECE_BITS: u32 = 18;
+/// Rows of a piece.
+const PIECE: usize = 1 << PIECE_BITS;
 
 /// A row: while it is free, it keeps the number of the next free row.
 pub(super) trait Row: Copy + Default {
@@ -22,15 +26,21 @@ pub(super) trait Row: Copy + Default {
 /// The rows.
 #[derive(Debug)]
 pub(super) struct Slab<T> {
-    chunks: Vec<Box<[T; CHUNK]>>,
+    pieces: Vec<Vec<T>>,
     free: u32,
     used: u32,
     len: u32,
 }
 
+/// In which piece a row is, and where there.
+#[inline]
+fn place(id: u32) -> (usize, usize) {
+    ((id >> PIECE_BITS) as usize, id as usize & (PIECE - 1))
+}
+
 impl<T: Row> Slab<T> {
     pub(super) fn new() -> Self {
-        Slab { chunks: Vec::new(), free: NONE, used: 0, len: 0 }
+        Slab { pieces: Vec::new(), free: NONE, used: 0, len: 0 }
     }
 
     /// How many rows are taken.
@@ -43,9 +53,14 @@ impl<T: Row> Slab<T> {
         self.used
     }
 
-    /// Bytes held.
+    /// Bytes in use, now or before.
     pub(super) fn bytes(&self) -> usize {
-        self.chunks.len() * size_of::<[T; CHUNK]>() + self.chunks.capacity() * size_of::<Box<[T; CHUNK]>>()
+        self.used as usize * size_of::<T>()
+    }
+
+    /// Where the pieces are.
+    pub(super) fn spans(&self) -> impl Iterator<Item = Span> + '_ {
+        self.pieces.iter().map(Span::of)
     }
 
     /// Takes a row. Its content is what its last owner left, or the default.
@@ -57,10 +72,11 @@ impl<T: Row> Slab<T> {
             return id;
         }
         let id = self.used;
-        if id as usize == self.chunks.len() * CHUNK {
-            let rows = vec![T::default(); CHUNK].into_boxed_slice();
-            self.chunks.push(rows.try_into().ok().expect("the slice has exactly CHUNK rows"));
+        let (piece, _) = place(id);
+        if piece == self.pieces.len() {
+            self.pieces.push(Vec::with_capacity(PIECE));
         }
+        self.pieces[piece].push(T::default());
         self.used += 1;
         id
     }
@@ -79,14 +95,16 @@ impl<T> Index<u32> for Slab<T> {
 
     #[inline]
     fn index(&self, id: u32) -> &T {
-        &self.chunks[(id >> CHUNK_BITS) as usize][id as usize & (CHUNK - 1)]
+        let (piece, at) = place(id);
+        &self.pieces[piece][at]
     }
 }
 
 impl<T> IndexMut<u32> for Slab<T> {
     #[inline]
     fn index_mut(&mut self, id: u32) -> &mut T {
-        &mut self.chunks[(id >> CHUNK_BITS) as usize][id as usize & (CHUNK - 1)]
+        let (piece, at) = place(id);
+        &mut self.pieces[piece][at]
     }
 }
 
@@ -106,7 +124,7 @@ mod tests {
     #[test]
     fn freed_rows_come_again_and_numbers_stay() {
         let mut slab: Slab<u32> = Slab::new();
-        let ids: Vec<u32> = (0..3000)
+        let ids: Vec<u32> = (0..300_000)
             .map(|n| {
                 let id = slab.take();
                 slab[id] = n;
@@ -115,10 +133,13 @@ mod tests {
             .collect();
         slab.give_back(ids[5]);
         slab.give_back(ids[2000]);
-        assert_eq!(slab.len(), 2998);
+        assert_eq!(slab.len(), 299_998);
         assert_eq!(slab.take(), ids[2000]);
         assert_eq!(slab.take(), ids[5]);
-        assert_eq!(slab.take(), 3000);
-        assert_eq!(slab[ids[2999]], 2999);
+        assert_eq!(slab.take(), 300_000);
+        for n in [0, 1, PIECE - 1, PIECE, 299_999] {
+            assert_eq!(slab[ids[n]], n as u32);
+        }
+        assert_eq!(slab.spans().map(|span| span.length).sum::<usize>(), 2 * PIECE * size_of::<u32>());
     }
 }

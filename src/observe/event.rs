@@ -201,6 +201,10 @@ pub enum Note {
     BlockReturned(BlockView),
     /// The host looks names up elsewhere: its DNS servers, the first one asked first.
     ResolverChanged(Vec<SocketAddr>),
+    /// The host's DNS server, the first, does not answer; the second is asked for a while.
+    ResolverSilent(SocketAddr, SocketAddr),
+    /// The host's first DNS server is asked again.
+    ResolverBack(SocketAddr),
     /// One of the namespaces that are served is gone: what has ended, and how many are left.
     NamespaceGone(String, usize),
     /// More bad packets come than are worth reading: from a MAC inside, or by the uplink.
@@ -228,6 +232,8 @@ impl Note {
             Note::BlockLent(..) => "block-lent",
             Note::BlockReturned(..) => "block-returned",
             Note::ResolverChanged(..) => "resolver-changed",
+            Note::ResolverSilent(..) => "resolver-silent",
+            Note::ResolverBack(..) => "resolver-back",
             Note::NamespaceGone(..) => "namespace-gone",
             Note::Flood(..) => "flood",
             Note::FloodOver(..) => "flood-over",
@@ -265,6 +271,10 @@ impl Note {
                 let servers: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
                 format!("the host asks {} for names now", servers.join(", "))
             }
+            Note::ResolverSilent(silent, next) => {
+                format!("{silent} does not answer; {next} is asked for names")
+            }
+            Note::ResolverBack(first) => format!("{first} is asked for names again"),
             Note::NamespaceGone(what, left) => {
                 format!("{what}: its TAP is taken away; namespaces left: {left}")
             }

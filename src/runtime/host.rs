@@ -3,7 +3,7 @@
 use super::links::Links;
 use super::poller::Poller;
 use super::portless::Portless;
-use crate::flow::{Endpoint, Prefix};
+use crate::flow::{Endpoint, Prefix, Time};
 use crate::gateway::{GatewayConfig, INSIDE};
 use crate::io::filter::{First, Wanted};
 use crate::io::guard::Guard;
@@ -39,6 +39,8 @@ pub struct Host {
     pub forward: Vec<IpAddr>,
     /// How the host looks names up, if that is of interest.
     pub resolver: Option<ResolvConf>,
+    /// Which of its servers is asked first instead of the first one, and since when.
+    pub instead: Option<(usize, Time)>,
 }
 
 impl Host {

@@ -16,6 +16,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+/// How long another server is asked before the first one has its turn again.
+const INSTEAD: Duration = Duration::from_secs(30);
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -110,15 +112,28 @@ pub fn names(conf: &ResolvConf) -> Names {
     Names { servers: servers.collect(), search: conf.search.clone() }
 }
 
+/// Which of the servers is to be asked instead of the first one, and since when another is, if this was so
+/// before: the next one after a silence, the first one again after a while.
+fn turn(instead: Option<(usize, Time)>, servers: usize, silent: bool, now: Time) -> Option<(usize, Time)> {
+    let (turn, since) = instead.unwrap_or((0, now));
+    if silent {
+        let next = (turn + 1) % servers.max(1);
+        return (next != 0).then_some((next, since));
+    }
+    instead.filter(|_| now.since(since) < INSTEAD)
+}
+
 impl Host {
-    /// These aliases, with those of the host's first DNS server of each family in the place of earlier
-    /// ones. They come first: the same address may stand for all else of the host.
+    /// These aliases, with those of the host's DNS server of each family whose turn it is in the place of
+    /// earlier ones. They come first: the same address may stand for all else of the host.
     pub(super) fn aliases(&self, aliases: &[Alias]) -> Vec<Alias> {
         let ours = |alias: &Alias| alias.port == Some(PORT) && self.forward.contains(&alias.inside);
         let servers = self.resolver.as_ref().map_or(&[][..], |conf| &conf.servers);
+        let turn = self.instead.map_or(0, |(turn, _)| turn);
         let server = |inside: &IpAddr| {
-            let of_family = servers.iter().find(|server| server.is_ipv4() == inside.is_ipv4());
-            of_family.or(servers.first()).copied()
+            let mut turns = servers.iter().cycle().skip(turn).take(servers.len());
+            let first = turns.clone().next();
+            turns.find(|server| server.is_ipv4() == inside.is_ipv4()).or(first).copied()
         };
         let dns = self.forward.iter().filter_map(|inside| Some((*inside, server(inside)?)));
         let dns = dns.map(|(inside, host)| Alias { inside, port: Some(PORT), host });
@@ -144,9 +159,28 @@ impl Worker {
     fn use_resolver(&mut self, conf: &ResolvConf) {
         self.gateway.set_names(names(conf));
         self.host.resolver = Some(conf.clone());
+        self.host.instead = None;
+        self.turn_to_resolver(self.clock.now());
+    }
+
+    fn turn_to_resolver(&mut self, now: Time) {
         let aliases = self.host.aliases(&self.gateway.config().aliases);
-        let now = self.clock.now();
         self.carry_out(Command::SetAliases(aliases), now);
+    }
+
+    /// Has the next server asked for a while if the one that is asked does not answer.
+    pub(super) fn ask_another(&mut self, now: Time) {
+        let silent = self.gateway.resolver_is_silent();
+        let servers = self.host.resolver.as_ref().map(|conf| conf.servers.clone()).unwrap_or_default();
+        let before = self.host.instead;
+        let after = turn(before, servers.len(), silent, now);
+        let at = |instead: Option<(usize, Time)>| servers.get(instead.map_or(0, |(turn, _)| turn)).copied();
+        let (Some(was), Some(is)) = (at(before), at(after)) else { return };
+        self.host.instead = after;
+        if was != is {
+            self.turn_to_resolver(now);
+            self.note(if silent { Note::ResolverSilent(was, is) } else { Note::ResolverBack(is) }, now);
+        }
     }
 
     /// Takes that the host looks names up otherwise than before.
@@ -186,6 +220,18 @@ mod tests {
         fs::write(dir.path().join("new"), server(3)).unwrap();
         fs::rename(dir.path().join("new"), &two).unwrap();
         assert_eq!(told().as_deref(), Some("192.0.2.3"));
+    }
+
+    #[test]
+    fn servers_take_turns_and_the_first_one_has_its_turn_again() {
+        let at = Time::from_secs;
+        let second = turn(None, 3, true, at(5));
+        assert_eq!((turn(None, 3, false, at(5)), second), (None, Some((1, at(5)))));
+        assert_eq!(turn(second, 3, false, at(34)), second);
+        assert_eq!(turn(second, 3, true, at(34)), Some((2, at(5))));
+        assert_eq!(turn(second, 3, false, at(35)), None);
+        assert_eq!(turn(Some((2, at(5))), 3, true, at(9)), None, "after the last the first");
+        assert_eq!((turn(None, 1, true, at(5)), turn(None, 0, true, at(5))), (None, None));
     }
 
     #[test]

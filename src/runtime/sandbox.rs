@@ -6,7 +6,7 @@
 use crate::config::{RunFlags, SandboxChoice, Settings, TapChoice};
 use crate::control::About;
 use crate::io::protect::places::{Place, Right};
-use crate::io::protect::{self, Needs};
+use crate::io::protect::{self, Needs, Stage};
 use crate::io::resolver;
 use anyhow::bail;
 use rustix::process::{WaitId, WaitIdOptions, geteuid, waitid};
@@ -45,7 +45,8 @@ pub fn enter(
         let stage = outcome.stage.word();
         match outcome.result {
             Ok(left) => lines.push(format!("{stage}: {left}")),
-            Err(why) if strict => {
+            // Where a host has no namespace for us, Landlock still keeps the same files away.
+            Err(why) if strict && outcome.stage != Stage::Namespaces => {
                 bail!("--sandbox strict: {stage}: {why}; use --sandbox auto, which does without")
             }
             Err(why) => lines.push(format!("{stage}: not on this host ({why})")),
@@ -117,6 +118,8 @@ fn places(settings: &Settings, config: Option<PathBuf>, control: PathBuf) -> Vec
     places.extend(config.map(|folder| Place::new(folder, Right::Read)));
     if settings.tells_names() {
         places.extend(resolver::directories().into_iter().map(|folder| Place::new(folder, Right::Read)));
+        // The file there may be a link, today or tomorrow.
+        places.push(Place::new(directory(Path::new(resolver::PATH)), Right::Look));
     }
     if matches!(settings.tap, TapChoice::Name(_)) {
         places.push(Place::new("/dev/net/tun", Right::Device));

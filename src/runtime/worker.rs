@@ -11,6 +11,7 @@ use super::host::Host;
 use super::links::{Links, Turned};
 use super::mailbox::{Letter, Mailbox};
 use super::memory::PortMemory;
+use super::pages::Pages;
 use super::poller::{LINKS, Poller, Woken};
 use super::sandbox;
 use super::signals::Signals;
@@ -111,6 +112,7 @@ pub struct Chores {
     slept: Duration,
     looked: Time,
     pub(super) admission: Admission,
+    pages: Pages,
 }
 
 impl Chores {
@@ -385,6 +387,7 @@ impl Worker {
             | Note::LinkUp(_)
             | Note::Reloaded(..)
             | Note::ResolverChanged(_)
+            | Note::ResolverBack(_)
             | Note::NamespaceGone(..)
             | Note::Stopping(_) => {
                 tracing::info!("{}", note.text());
@@ -408,10 +411,12 @@ impl Worker {
             self.gateway.tick(now, out, &mut Watching::new(&self.feed));
             self.flush(out, now);
         }
+        self.ask_another(now);
         self.admit(now);
         self.remember(now);
         self.lease(now);
         self.publish_board(now);
+        self.chores.pages.look(self.gateway.sessions(), || self.gateway.spans());
         // The clock goes on while the host sleeps: no time for a nap has passed where none has been.
         if now.since(std::mem::replace(&mut self.chores.looked, now)) >= A_NAP {
             let slept = self.clock.slept();
@@ -555,6 +560,10 @@ impl Worker {
                 let forgotten = counts.refusals_forgotten;
                 counters.links.push(("ports: refusals-forgotten".to_owned(), forgotten));
                 counters.links.push(("sessions: syns-forgotten".to_owned(), counts.knocks_lost));
+                counters.links.push(("names: known".to_owned(), counts.names.known as u64));
+                counters.links.push(("names: not-public".to_owned(), counts.names.refused));
+                counters.links.push(("names: forgotten".to_owned(), counts.names.lost));
+                counters.links.push(("names: unread".to_owned(), counts.names.unread));
                 if let Some(stock) = &self.stock {
                     counters.links.push(("guard: taken-by-host".to_owned(), stock.taken));
                     counters.links.push(("guard: lease-failed".to_owned(), stock.failed));

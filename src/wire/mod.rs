@@ -14,6 +14,7 @@ pub mod buffer;
 pub mod checksum;
 pub mod craft;
 pub mod display;
+pub mod dns;
 pub mod encapsulate;
 pub mod error;
 pub mod ethernet;

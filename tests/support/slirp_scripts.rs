@@ -224,6 +224,8 @@ fn exit_fd() {
         let said = rig.refused(&words(&["-e", text], &guest.pid()));
         assert!(said.contains("exit-fd must be a non-negative integer"), "{said}");
     }
+    let said = rig.refused(&words(&["-e", "9", "-r", "9"], &guest.pid()));
+    assert!(said.contains("descriptor 9 is given for two purposes"), "{said}");
     let said = rig.refused(&words(&["-e", "97"], &guest.pid()));
     assert!(said.contains("exit-fd 97: not an open descriptor"), "{said}");
 }

@@ -211,3 +211,46 @@ fn nobody_inside_is_a_reset_for_the_client() {
     let error = client.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
+
+#[test]
+fn what_has_ended_takes_no_room_and_what_is_too_much_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut rig =
+        Rig::new(listener.local_addr().unwrap(), TcpLimits { connections: 1, ..TcpLimits::default() });
+    // The inside closes last: its FIN may come again, so the connection is remembered for a while.
+    let first = rig.connect(61000);
+    rig.until(|inside, _| inside.tcp(first).state() == State::Established);
+    drop(listener.accept().unwrap());
+    rig.until(|inside, _| inside.tcp(first).state() == State::CloseWait);
+    rig.inside.tcp(first).close();
+    rig.until(|inside, _| inside.tcp(first).state() == State::Closed);
+    assert_eq!(rig.tcp.connections(), 1, "it is not remembered");
+    let second = rig.connect(61001);
+    rig.until(|inside, _| inside.tcp(second).state() == State::Established);
+    assert_eq!(rig.counter("tcp-connections-full"), 0);
+    let third = rig.connect(61002);
+    let mut turns = 0;
+    rig.until(|_, _| {
+        turns += 1;
+        turns > 5
+    });
+    assert_ne!(rig.inside.tcp(third).state(), State::Established);
+    assert_eq!((rig.counter("tcp-connections-full"), rig.errors.len()), (1, 1));
+}
+
+#[test]
+fn of_very_many_that_end_at_once_some_are_forgotten_and_counted() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let limits = TcpLimits { lingering: 2, ..TcpLimits::default() };
+    let mut rig = Rig::new(listener.local_addr().unwrap(), limits);
+    for port in 61000..61005 {
+        let handle = rig.connect(port);
+        rig.until(|inside, _| inside.tcp(handle).state() == State::Established);
+        drop(listener.accept().unwrap());
+        rig.until(|inside, _| inside.tcp(handle).state() == State::CloseWait);
+        rig.inside.tcp(handle).close();
+        rig.until(|inside, _| inside.tcp(handle).state() == State::Closed);
+    }
+    assert!(rig.tcp.connections() <= 2, "{}", rig.tcp.connections());
+    assert!(rig.counter("tcp-linger-full") >= 1);
+}

@@ -12,7 +12,6 @@ use tapnat::flow::{Endpoint, Flow, Protocol, Segment, TcpFlags, Time};
 use tapnat::io::uplink::sockets::tcp::connection::{Connection, Shared, Turn};
 use tapnat::io::uplink::sockets::tcp::header;
 use tapnat::io::uplink::sockets::tcp::machine::{Bounds, Incoming, Machine};
-use tapnat::io::uplink::sockets::tcp::stream::SCRATCH;
 use tapnat::wire::Buffer;
 
 #[derive(Clone, Debug)]
@@ -78,7 +77,7 @@ impl Odd {
         Odd {
             connection: Connection::new(flow, machine, Script(remote.clone())),
             remote,
-            shared: Shared { kept: 0, kept_most: 100_000, scratch: vec![0; SCRATCH], kept_full: 0, early: 0 },
+            shared: Shared::new(100_000),
             now: Time::ZERO,
             buffer: Buffer::new(),
             last: (u32::MAX - 2, u32::MAX - 4),

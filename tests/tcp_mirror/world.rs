@@ -14,7 +14,6 @@ use tapnat::flow::{Endpoint, Flow, Protocol, Summary, Time};
 use tapnat::io::uplink::sockets::tcp::connection::{Connection, Shared, Turn};
 use tapnat::io::uplink::sockets::tcp::header;
 use tapnat::io::uplink::sockets::tcp::machine::{Bounds, Incoming, Machine};
-use tapnat::io::uplink::sockets::tcp::stream::SCRATCH;
 use tapnat::wire::{Buffer, Offload, Packet};
 
 /// How the wire and the ends behave.
@@ -129,7 +128,7 @@ impl World {
             now: Time::ZERO,
             connection,
             remote: script,
-            shared: Shared { kept: 0, kept_most: 1 << 20, scratch: vec![0; SCRATCH], kept_full: 0, early: 0 },
+            shared: Shared::new(1 << 20),
             received: Vec::new(),
             over: false,
             silent: false,

@@ -15,6 +15,7 @@
 pub mod background;
 pub mod forwards;
 pub mod getopt;
+pub mod log_file;
 pub mod pasta;
 pub mod pasta_board;
 pub mod pasta_live;

@@ -159,6 +159,7 @@ impl<F: Forwarder, S: Splicer> Board<F, S> {
                 }
                 Err(why) => {
                     // A port that only happens to be there as well is somebody's own.
+                    tracing::debug!("not forwarded: {why}");
                     let first = self.failed.insert(one, AGAIN).is_none();
                     told.extend(Some(why).filter(|_| first && !scan));
                 }
@@ -192,8 +193,8 @@ fn wanted(rules: &Rules, around: &Around, seen: &Seen) -> BTreeMap<Wanted, bool>
     for scan in [false, true] {
         for rule in rules.host.iter().filter(|rule| rule.scan == scan) {
             let udp = rule.protocol == Protocol::Udp;
-            let listens = |port, six| listens(&seen.inside, udp, port, six, around.lo_to_lo, true);
-            for forward in forwards(rule, &around.guests, listens) {
+            let ports = |six| ports(&seen.inside, udp, six, around.lo_to_lo, true);
+            for forward in forwards(rule, &around.guests, &[ports(false), ports(true)]) {
                 publish(rule, forward, around).into_iter().for_each(|one| want(one, scan));
             }
         }
@@ -235,24 +236,27 @@ fn splice(rule: &Rule, seen: &Seen) -> Vec<Wanted> {
         if named.is_some_and(|ip| ip.is_ipv4() != local.is_ipv4()) {
             continue;
         }
-        for (port, to) in rule.pairs() {
-            if !rule.scan || listens(&seen.host, udp, to, local.is_ipv6(), true, false) {
-                let at = SocketAddr::new(rule.at.unwrap_or(local), port);
-                let to = SocketAddr::new(rule.target.unwrap_or(local), to);
-                all.push(Wanted::Spliced(Splice { udp, listens: Side::Inside, at, to }));
-            }
+        let pairs = match rule.scan {
+            true => rule.pairs_to(&ports(&seen.host, udp, local.is_ipv6(), true, false)),
+            false => rule.pairs().collect(),
+        };
+        for (port, to) in pairs {
+            let at = SocketAddr::new(rule.at.unwrap_or(local), port);
+            let to = SocketAddr::new(rule.target.unwrap_or(local), to);
+            all.push(Wanted::Spliced(Splice { udp, listens: Side::Inside, at, to }));
         }
     }
     all
 }
 
-/// Whether somebody listens to a port: on the loopback if `near`, on other addresses if `far`.
-fn listens(all: &BTreeSet<Listening>, udp: bool, port: u16, six: bool, near: bool, far: bool) -> bool {
-    all.iter().any(|one| {
+/// The ports that somebody listens to: on the loopback if `near`, on other addresses if `far`.
+fn ports(all: &BTreeSet<Listening>, udp: bool, six: bool, near: bool, far: bool) -> BTreeSet<u16> {
+    let reached = |one: &&Listening| {
         let family = one.ip.is_ipv6() == six || (one.ip.is_ipv6() && one.ip.is_unspecified());
-        let reached = one.ip.is_unspecified() || if one.ip.is_loopback() { near } else { far };
-        one.udp == udp && one.port == port && family && reached
-    })
+        let place = one.ip.is_unspecified() || if one.ip.is_loopback() { near } else { far };
+        one.udp == udp && family && place
+    };
+    all.iter().filter(reached).map(|one| one.port).collect()
 }
 
 /// The loopback of the same family.

@@ -63,6 +63,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
 
 fn run(options: &Options) -> anyhow::Result<()> {
     let runtime_dir = runtime_dir();
+    distinct(options)?;
     let ready_fd = options.ready_fd.map(|number| inherited("ready-fd", number)).transpose()?;
     let exit_fd = options.exit_fd.map(|number| inherited("exit-fd", number)).transpose()?;
     let bound = bound(options)?;
@@ -104,6 +105,17 @@ fn run(options: &Options) -> anyhow::Result<()> {
         let _ = fs::remove_file(path);
     }
     ran
+}
+
+/// Each descriptor is taken over, and closed, by one who has it alone.
+fn distinct(options: &Options) -> anyhow::Result<()> {
+    let tap = if let Target::TapFd(number) = options.target { Some(number) } else { None };
+    let mut all: Vec<i32> = [options.ready_fd, options.exit_fd, tap].into_iter().flatten().collect();
+    all.sort_unstable();
+    match all.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => bail!("descriptor {} is given for two purposes; give each one of its own", pair[0]),
+        None => Ok(()),
+    }
 }
 
 /// A descriptor that was inherited, which programs started from here shall not inherit.

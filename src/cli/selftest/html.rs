@@ -71,7 +71,7 @@ fn write_row(out: &mut impl Write, row: &Row, names: &[&str]) -> io::Result<()> 
         out,
         "<tr><td class=\"n\">{}</td><td class=\"id\">{}<br><span class=\"level\">{}</span></td>",
         requirement.number,
-        escaped(requirement.id),
+        escaped(&requirement.place()),
         requirement.level.word()
     )?;
     for finding in &row.findings {

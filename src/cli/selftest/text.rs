@@ -23,7 +23,7 @@ pub(super) fn list(chosen: &[(&Group, &Requirement)], paint: Paint) -> Vec<Strin
     ];
     let row = |(group, requirement): &(&Group, &Requirement)| -> Vec<Cell> {
         let words =
-            [group.name, requirement.id, requirement.level.word(), requirement.name, requirement.title];
+            [group.name, &requirement.place(), requirement.level.word(), requirement.name, requirement.title];
         let number = requirement.number.to_string();
         std::iter::once(number).chain(words.map(str::to_owned)).map(Cell::from).collect()
     };
@@ -39,7 +39,7 @@ pub(super) fn report(rows: &[Row], names: &[&str], packets: bool, paint: Paint) 
         let requirement = row.requirement;
         let mut cells: Vec<Cell> = vec![
             requirement.number.to_string().into(),
-            requirement.id.to_owned().into(),
+            requirement.place().into(),
             requirement.level.word().to_owned().into(),
         ];
         cells.extend(row.findings.iter().map(|finding| cell(&finding.outcome)));
@@ -51,7 +51,7 @@ pub(super) fn report(rows: &[Row], names: &[&str], packets: bool, paint: Paint) 
     for row in rows {
         for (finding, name) in row.findings.iter().zip(names) {
             let Some(reason) = finding.outcome.reason() else { continue };
-            let (number, id) = (row.requirement.number, row.requirement.id);
+            let (number, id) = (row.requirement.number, row.requirement.place());
             reasons.push(format!("  {number} {id}, {name}: {}: {reason}", finding.outcome.word()));
         }
     }
@@ -77,7 +77,8 @@ fn transcripts(rows: &[Row], names: &[&str], paint: Paint) -> Vec<String> {
     let mut lines = Vec::new();
     for row in rows {
         for (finding, name) in row.findings.iter().zip(names) {
-            let (number, id, title) = (row.requirement.number, row.requirement.id, row.requirement.title);
+            let (number, id, title) =
+                (row.requirement.number, row.requirement.place(), row.requirement.title);
             let heading = format!("{number} {id}, {name}, {}: {title}", finding.outcome.word());
             lines.push(paint.ink(Ink::Cyan, &heading));
             lines.extend(finding.packets.iter().map(|packet| format!("    {packet}")));

@@ -63,8 +63,7 @@ impl Tcx {
     /// `EPERM` without CAP_BPF and CAP_NET_ADMIN, `EINVAL` before Linux 6.6.
     pub fn attach(interface: u32, externals: &[IpAddr]) -> io::Result<Tcx> {
         let externals = fitting(externals);
-        let length = OF_RANGE + OF_ADDRESS * u32::try_from(externals.len().max(1)).unwrap_or(1);
-        let bits = BitMap::new(length)?;
+        let bits = BitMap::new(length(&externals))?;
         let program = bpf::load_classifier("tapnat_guard", &assemble(&externals, bits.map()))?;
         let link = bpf::attach_ingress(&program, interface)?;
         Ok(Tcx { bits, program, link, externals })
@@ -98,6 +97,12 @@ impl Tcx {
             self.bits.set(usize::from(port), ports.iter().any(|range| range.contains(&port)));
         }
     }
+}
+
+/// Bytes of the map for these addresses: a power of two.
+fn length(externals: &[IpAddr]) -> u32 {
+    let addresses = u32::try_from(externals.len().max(1)).unwrap_or(1);
+    (OF_RANGE + OF_ADDRESS * addresses).next_power_of_two()
 }
 
 fn fitting(externals: &[IpAddr]) -> Vec<IpAddr> {
@@ -277,12 +282,21 @@ impl Assembler {
         self.require(0, 0);
     }
 
-    /// r3 = 0 or 1: the bit of the port in r0 among those that start at r7.
-    fn bit_of_port(&mut self, map: &OwnedFd) {
+    /// r3 = 0 or 1: the bit of the port in r0 among those that start at r7. `map` has `length` bytes, a
+    /// power of two.
+    ///
+    /// Without CAP_PERFMON the kernel wants the same bounds for a place in the map on each way that leads
+    /// here, and r7 is another number on each. So something is added that is zero, which the kernel
+    /// cannot know: the upper half of what was read from a packet.
+    fn bit_of_port(&mut self, map: &OwnedFd, length: u32) {
         self.move_register(1, 0);
         self.shift_right(1, 3);
         self.and(1, BITS.cast_signed() - 1);
         self.add(1, 7);
+        self.move_register(4, 0);
+        self.shift_right(4, 32);
+        self.add(1, 4);
+        self.and(1, length.cast_signed() - 1);
         self.map_value(2, map);
         self.add(2, 1);
         self.load_byte(3, 2);
@@ -342,8 +356,9 @@ fn assemble(externals: &[IpAddr], map: &OwnedFd) -> Vec<Instruction> {
         code.require(0, IPV6);
         ipv6(&mut code, &six);
     }
-    transport(&mut code, map);
-    unsolicited(&mut code, map, !four.is_empty(), !six.is_empty());
+    let length = length(externals);
+    transport(&mut code, map, length);
+    unsolicited(&mut code, map, length, !four.is_empty(), !six.is_empty());
     code.here(Label::Drop);
     code.set(0, DROP);
     code.exit();
@@ -390,7 +405,7 @@ fn ipv6(code: &mut Assembler, externals: &[(i32, Ipv6Addr)]) {
 }
 
 /// Drops the packet if the bit of its destination port is set.
-fn transport(code: &mut Assembler, map: &OwnedFd) {
+fn transport(code: &mut Assembler, map: &OwnedFd, length: u32) {
     code.here(Label::Transport);
     code.move_register(9, 0);
     code.branch(0, TCP, Label::Port);
@@ -398,14 +413,14 @@ fn transport(code: &mut Assembler, map: &OwnedFd) {
     code.require(0, UDP);
     code.here(Label::Port);
     code.packet_at(Width::Half, 8, LINK + 2);
-    code.bit_of_port(map);
+    code.bit_of_port(map, length);
     code.branch(3, 0, Label::Unleased);
     code.jump(Label::Drop);
 }
 
 /// Goes on to the drop if the packet is a SYN to a port of the range and the host has no socket for
 /// it. The protocol is in r9, the length of the IP header in r8.
-fn unsolicited(code: &mut Assembler, map: &OwnedFd, four: bool, six: bool) {
+fn unsolicited(code: &mut Assembler, map: &OwnedFd, length: u32, four: bool, six: bool) {
     const FIN_SYN_RST_ACK: i32 = 0x17;
     const SYN: i32 = 0x02;
     const TUPLE: i32 = -40;
@@ -414,7 +429,7 @@ fn unsolicited(code: &mut Assembler, map: &OwnedFd, four: bool, six: bool) {
     code.require(9, TCP);
     code.packet_at(Width::Half, 8, LINK + 2);
     code.set(7, 0);
-    code.bit_of_port(map);
+    code.bit_of_port(map, length);
     code.refuse(3, 0);
     code.packet_at(Width::Byte, 8, LINK + 13);
     code.and(0, FIN_SYN_RST_ACK);

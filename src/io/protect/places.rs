@@ -20,6 +20,8 @@ const SCOPES: u32 = 6;
 /// What may be done in a place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Right {
+    /// Names are looked up, links followed; nothing is opened.
+    Look,
     /// Files are read, directories listed.
     Read,
     /// Files that are there are read and written.
@@ -51,6 +53,8 @@ impl Place {
 fn rights(right: Right) -> BitFlags<AccessFs> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     match right {
+        // Landlock never forbids it.
+        Right::Look => BitFlags::empty(),
         Right::Read => read,
         Right::Write => read | AccessFs::WriteFile | AccessFs::Truncate,
         Right::Device => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev,
@@ -78,7 +82,7 @@ pub fn confine(places: &[Place], signals: bool) -> io::Result<String> {
     let ruleset = ruleset.handle_access(AccessFs::from_all(NEWEST)).map_err(failed)?;
     let mut ruleset = ruleset.scope(scopes).map_err(failed)?.create().map_err(failed)?;
     let mut count = 0;
-    for place in places {
+    for place in places.iter().filter(|place| place.right != Right::Look) {
         let Ok(handle) = PathFd::new(&place.path) else { continue };
         let mut access = rights(place.right);
         if !place.path.is_dir() {

@@ -34,7 +34,7 @@ pub fn offloads_off(name: &str) -> io::Result<()> {
             ));
         }
         for (to, from) in request.ifr_name.iter_mut().zip(bytes) {
-            *to = from.cast_signed();
+            *to = *from as libc::c_char;
         }
         request.ifr_ifru.ifru_data = (&raw mut value).cast();
         // SAFETY: the request names a terminated interface name and points to a value of the size

@@ -11,6 +11,8 @@ pub mod ethtool;
 pub mod fd;
 pub mod inet;
 pub mod landlock;
+pub mod memory;
+pub mod mount;
 pub mod netns;
 pub mod nsfs;
 pub mod packet;

@@ -144,8 +144,7 @@ pub struct Maps {
 /// `EINVAL` if the process has more than one thread; `EPERM`, `ENOSPC` or `EACCES` where the host
 /// forbids user namespaces. The text says what was tried.
 pub fn unshare_into(maps: Option<Maps>) -> io::Result<()> {
-    let uid = rustix::process::getuid().as_raw();
-    let gid = rustix::process::getgid().as_raw();
+    let own = own_ids();
     let mut flags = UnshareFlags::NEWNET | UnshareFlags::NEWNS;
     if maps.is_some() {
         flags |= UnshareFlags::NEWUSER;
@@ -161,12 +160,19 @@ pub fn unshare_into(maps: Option<Maps>) -> io::Result<()> {
             error,
         )
     })?;
-    if let Some(inside) = maps {
-        write("/proc/self/setgroups", "deny")?;
-        write("/proc/self/uid_map", &format!("{} {uid} 1\n", inside.uid))?;
-        write("/proc/self/gid_map", &format!("{} {gid} 1\n", inside.gid))?;
-    }
-    Ok(())
+    maps.map_or(Ok(()), |maps| map_ids(maps, own))
+}
+
+/// User and group of the caller, as which no new user namespace knows it yet.
+pub(super) fn own_ids() -> (u32, u32) {
+    (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw())
+}
+
+/// Says in the user namespace that the caller has just entered who it is there; `own` was it outside.
+pub(super) fn map_ids(Maps { uid, gid }: Maps, own: (u32, u32)) -> io::Result<()> {
+    write("/proc/self/setgroups", "deny")?;
+    write("/proc/self/uid_map", &format!("{uid} {} 1\n", own.0))?;
+    write("/proc/self/gid_map", &format!("{gid} {} 1\n", own.1))
 }
 
 /// Takes the calling process into namespaces of its own, as [`unshare_into`]; with `user` as root of

@@ -1,13 +1,12 @@
 //! Attacks on NATs that were published, and bugs that others shipped.
 
 use super::contender::{PLAIN, Setup};
-use super::packet::{
-    ACK, Packet, RST, SYN, TCP, at, data, echo, error, fresh, ip, joined, query, tcp, tcp_with, udp, udp_with,
-};
+use super::packet::{ACK, Packet, RST, SYN, TCP, Told, data, fresh, joined, tcp, tcp_with, udp, udp_with};
 use super::trial::Place::World;
-use super::trial::{A, B, C, HOSTS, Place, R9, S1, S2, Trial, X, X2, x};
+use super::trial::{A, B, C, HOSTS, Place, R9, S1, S2, Trial, X, X2};
 use super::{Fault, Shown, demand, requirements};
-use std::net::{Ipv4Addr, UdpSocket};
+use crate::io::netlink::Family;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
 const POOL: Setup = Setup { externals: 2, ..PLAIN };
@@ -52,7 +51,7 @@ requirements! {
 }
 
 fn forged_resets_do_not_break_a_connection(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 7300), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 7300), lab.at(S1, 80))?;
     c.works(lab)?;
     for seq in [0, 1, c.peer.wrapping_add(0x3000_0000)] {
         lab.send(World, &tcp_with(c.remote, c.external, RST, seq, 0, &[], &[]))?;
@@ -66,7 +65,7 @@ fn forged_resets_do_not_break_a_connection(lab: &mut Trial) -> Shown {
 }
 
 fn a_neighbour_cannot_take_over_a_connection(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 7301), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 7301), lab.at(S1, 80))?;
     c.works(lab)?;
     for flags in [RST, RST | ACK] {
         // From B's wire: as the server to A, and as A to the server.
@@ -74,7 +73,7 @@ fn a_neighbour_cannot_take_over_a_connection(lab: &mut Trial) -> Shown {
         lab.send(Place::B, &tcp(c.inside, c.remote, flags, c.seq.wrapping_add(0x1000_0000), 0, &[]))?;
     }
     lab.sync()?;
-    let theirs = lab.out(&tcp(at(B, 7301), c.remote, SYN, fresh() << 8, 0, &[]))?.from();
+    let theirs = lab.out(&tcp(lab.at(B, 7301), c.remote, SYN, fresh() << 8, 0, &[]))?.from();
     demand(theirs != c.external, format!("B got {theirs}, which is A's"))?;
     lab.forget();
     c.works(lab)?;
@@ -84,14 +83,18 @@ fn a_neighbour_cannot_take_over_a_connection(lab: &mut Trial) -> Shown {
 fn no_host_gets_the_port_of_a_local_service(lab: &mut Trial) -> Shown {
     for wanted in [1194, 41_194] {
         // The NAT may hold any port of its range, and then nobody listens there.
-        let free = |port: u16| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).ok().map(|it| (port, it));
+        let any: IpAddr = match lab.family {
+            Family::Four => Ipv4Addr::UNSPECIFIED.into(),
+            Family::Six => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let free = |port: u16| UdpSocket::bind((any, port)).ok().map(|it| (port, it));
         let bound = lab.gateway_netns().run(|| (wanted..wanted + 50).find_map(free))?;
         let (port, service) = bound.ok_or_else(|| std::io::Error::other("no port is left to listen on"))?;
         service.set_read_timeout(Some(Duration::from_secs(2)))?;
         lab.say(format!("a program on the gateway's host listens on UDP {port}"));
-        let external = lab.open(at(A, port), at(S1, 7777))?;
+        let external = lab.open(lab.at(A, port), lab.at(S1, 7777))?;
         demand(external.port() != port, format!("A got {external}, on which a program listens"))?;
-        lab.send(World, &udp(at(S1, 7777), x(port)))?;
+        lab.send(World, &udp(lab.at(S1, 7777), lab.at(X, port)))?;
         lab.nothing(&HOSTS, "a packet for the program")?;
         let heard = service.recv(&mut [0; 64]).is_ok();
         demand(heard, format!("the program on port {port} did not get its packet"))?;
@@ -100,7 +103,7 @@ fn no_host_gets_the_port_of_a_local_service(lab: &mut Trial) -> Shown {
 }
 
 fn a_sip_segment_opens_no_pinhole(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 7302), at(S1, 5060))?;
+    let mut c = lab.connect(lab.at(A, 7302), lab.at(S1, 5060))?;
     let mut first = b"POST / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
     first.resize(600, b'A');
     let segment = c.out(0, &first);
@@ -110,20 +113,20 @@ fn a_sip_segment_opens_no_pinhole(lab: &mut Trial) -> Shown {
     let segment = c.out(0, text);
     lab.out(&segment)?;
     for port in [4444, 5060] {
-        lab.blocked(World, &tcp(at(S2, 1234), x(port), SYN, 0x1000, 0, &[]), &HOSTS)?;
-        lab.blocked(World, &udp(at(S1, 1234), x(port)), &HOSTS)?;
+        lab.blocked(World, &tcp(lab.at(S2, 1234), lab.at(X, port), SYN, 0x1000, 0, &[]), &HOSTS)?;
+        lab.blocked(World, &udp(lab.at(S1, 1234), lab.at(X, port)), &HOSTS)?;
     }
     Ok(())
 }
 
 fn a_flood_from_one_host_does_not_hurt_another(lab: &mut Trial) -> Shown {
-    let remote = at(S1, 4000);
+    let remote = lab.at(S1, 4000);
     let theirs: Vec<_> =
-        (7303..7308).map(|port| Ok((port, lab.open(at(B, port), remote)?))).collect::<Shown<_>>()?;
+        (7303..7308).map(|port| Ok((port, lab.open(lab.at(B, port), remote)?))).collect::<Shown<_>>()?;
     lab.say("A opens 3000 flows");
     lab.unwritten(|lab| {
         for port in 10_000..13_000 {
-            lab.send(Place::A, &udp(at(A, port), at(S2, 4000)))?;
+            lab.send(Place::A, &udp(lab.at(A, port), lab.at(S2, 4000)))?;
             if port % 50 == 0 {
                 lab.sync()?;
                 lab.forget();
@@ -132,20 +135,20 @@ fn a_flood_from_one_host_does_not_hurt_another(lab: &mut Trial) -> Shown {
         lab.collect(World)
     })?;
     for (port, external) in theirs {
-        lab.back(&udp(remote, external), at(B, port))?;
-        lab.open(at(B, port + 10), remote)?;
+        lab.back(&udp(remote, external), lab.at(B, port))?;
+        lab.open(lab.at(B, port + 10), remote)?;
     }
     Ok(())
 }
 
 fn tiny_and_overlapping_fragments_are_dropped(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 7320), at(S1, 80));
+    let (a, remote) = (lab.at(A, 7320), lab.at(S1, 80));
     let syn = tcp(a, remote, SYN, 0x1000, 0, &[]);
     let tiny = Packet { mf: true, df: false, payload: syn.payload[..8].to_vec(), ..syn.clone() };
     lab.blocked(Place::A, &tiny, &[World])?;
     let rest = Packet { offset: 8, df: false, payload: syn.payload[8..].to_vec(), ..syn };
     lab.blocked(Place::A, &rest, &[World])?;
-    let whole = udp_with(at(A, 7321), at(S1, 4000), &data(2000));
+    let whole = udp_with(lab.at(A, 7321), lab.at(S1, 4000), &data(2000));
     let pieces = whole.cut(800);
     let overlapping = Packet { offset: 400, ..pieces[1].clone() };
     lab.forget();
@@ -156,32 +159,32 @@ fn tiny_and_overlapping_fragments_are_dropped(lab: &mut Trial) -> Shown {
     demand(joined(&came).is_none(), "overlapping fragments made a datagram")?;
     let huge = Packet { offset: 65_528, mf: false, ..pieces[2].clone() };
     lab.blocked(Place::A, &huge, &[World])?;
-    lab.open(at(A, 7322), at(S1, 4000))?;
+    lab.open(lab.at(A, 7322), lab.at(S1, 4000))?;
     Ok(())
 }
 
 fn errors_to_another_address_are_dropped(lab: &mut Trial) -> Shown {
-    let sent = lab.out(&udp(at(A, 7323), at(S1, 4000)))?;
+    let sent = lab.out(&udp(lab.at(A, 7323), lab.at(S1, 4000)))?;
     let other = if sent.source == X { X2 } else { X };
-    lab.blocked(World, &error(R9, other, 3, 3, [0; 4], &sent), &HOSTS)
+    lab.blocked(World, &lab.tell(R9, other, Told::Port, &sent), &HOSTS)
 }
 
 fn errors_with_wild_sequence_numbers_are_dropped(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 7324), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 7324), lab.at(S1, 80))?;
     c.works(lab)?;
     let mut sent = lab.out(&c.out(0, &data(100)))?;
     lab.forget();
-    lab.back(&error(R9, X, 3, 1, [0; 4], &sent), at(A, 0))?;
+    lab.back(&lab.tell(R9, X, Told::Host, &sent), lab.at(A, 0))?;
     let wild = c.seq.wrapping_add(0x4000_0000);
     sent.payload[4..8].copy_from_slice(&wild.to_be_bytes());
-    lab.blocked(World, &error(R9, X, 3, 4, [0, 0, 2, 0], &sent), &HOSTS)
+    lab.blocked(World, &lab.tell(R9, X, Told::TooBig(1400), &sent), &HOSTS)
 }
 
 fn answers_are_no_oracle(lab: &mut Trial) -> Shown {
     // A first probe, a second after the flood: what S2 is told must be the same.
     let told = |lab: &mut Trial, port: u16| -> Shown<bool> {
         lab.forget();
-        lab.send(World, &udp(at(S2, 4000), x(port)))?;
+        lab.send(World, &udp(lab.at(S2, 4000), lab.at(X, port)))?;
         Ok(lab.look(World, |p| p.is_error() && p.destination == S2)?.is_some())
     };
     let before = told(lab, 50_001)?;
@@ -189,7 +192,7 @@ fn answers_are_no_oracle(lab: &mut Trial) -> Shown {
     lab.say("S1 probes 1000 UDP ports");
     lab.unwritten(|lab| {
         for port in 0..1000 {
-            lab.send(World, &udp(at(S1, 4000), x(51_000 + port)))?;
+            lab.send(World, &udp(lab.at(S1, 4000), lab.at(X, 51_000 + port)))?;
         }
         lab.sync()
     })?;
@@ -199,33 +202,33 @@ fn answers_are_no_oracle(lab: &mut Trial) -> Shown {
 
 fn identifications_do_not_count_hosts(lab: &mut Trial) -> Shown {
     let mut ids = Vec::new();
-    for number in 0..20u16 {
+    for number in 0..20 {
         for (host, base) in [(A, 0x1000), (B, 0x7000), (C, 0xc000)] {
-            let packet = Packet { id: base + number, ..udp(at(host, 7325), at(S1, 4000)) };
-            ids.push(lab.out(&packet)?.id.wrapping_sub(base + number));
+            let packet = Packet { id: base + number, ..udp(lab.at(host, 7325), lab.at(S1, 4000)) };
+            ids.push(lab.out(&packet)?.id == base + number);
         }
     }
-    let kept = ids.iter().filter(|moved| **moved == 0).count();
+    let kept = ids.iter().filter(|kept| **kept).count();
     demand(kept < 10, format!("{kept} of 60 identifications left as the hosts chose them"))
 }
 
 fn an_outside_source_from_inside_is_dropped(lab: &mut Trial) -> Shown {
-    let external = lab.open(at(A, 7326), at(S1, 4000))?;
-    lab.blocked(Place::B, &udp(at(S1, 4000), external), &[Place::A, World])
+    let external = lab.open(lab.at(A, 7326), lab.at(S1, 4000))?;
+    lab.blocked(Place::B, &udp(lab.at(S1, 4000), external), &[Place::A, World])
 }
 
 fn loopback_services_are_out_of_reach(lab: &mut Trial) -> Shown {
     let local = Ipv4Addr::LOCALHOST;
     let service = lab.gateway_netns().run(|| UdpSocket::bind((local, 4001)))??;
     service.set_read_timeout(Some(Duration::from_millis(200)))?;
-    lab.blocked(Place::A, &udp(at(A, 7327), at(local, 4001)), &[World, Place::B])?;
-    lab.blocked(World, &udp(at(S1, 4000), at(local, 4001)), &HOSTS)?;
+    lab.blocked(Place::A, &udp(lab.at(A, 7327), lab.at(local, 4001)), &[World, Place::B])?;
+    lab.blocked(World, &udp(lab.at(S1, 4000), lab.at(local, 4001)), &HOSTS)?;
     demand(service.recv(&mut [0; 64]).is_err(), "a program on 127.0.0.1 got a packet from the wire")
 }
 
 fn packets_from_our_own_address_are_dropped(lab: &mut Trial) -> Shown {
-    let a = at(A, 7328);
-    let external = lab.open(a, at(S1, 4000))?;
+    let a = lab.at(A, 7328);
+    let external = lab.open(a, lab.at(S1, 4000))?;
     lab.blocked(World, &udp(external, external), &HOSTS)?;
     lab.blocked(Place::B, &udp(external, external), &[Place::A, World])?;
     lab.forget();
@@ -244,9 +247,9 @@ fn nothing_is_amplified(lab: &mut Trial) -> Shown {
     let came = lab.unwritten(|lab| {
         for port in ports {
             for packet in [
-                tcp(at(S1, 4000), x(port), SYN, 0x1000, 0, &[]),
-                udp(at(S1, 4000), x(port)),
-                echo(S1, X, port),
+                tcp(lab.at(S1, 4000), lab.at(X, port), SYN, 0x1000, 0, &[]),
+                udp(lab.at(S1, 4000), lab.at(X, port)),
+                lab.echo(S1, X, port),
             ] {
                 brought += packet.bytes().len();
                 lab.send(World, &packet)?;
@@ -260,12 +263,12 @@ fn nothing_is_amplified(lab: &mut Trial) -> Shown {
 }
 
 fn urgent_pointers_beyond_the_end_pass(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 7329), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 7329), lab.at(S1, 80))?;
     let mut segment = c.out(32, &data(10));
     segment.payload[18..20].copy_from_slice(&[0xff, 0xff]);
     segment.sum();
     lab.out(&segment)?;
-    let mut odd = tcp(at(A, 7330), at(S1, 80), SYN, 0x1000, 0, &[]);
+    let mut odd = tcp(lab.at(A, 7330), lab.at(S1, 80), SYN, 0x1000, 0, &[]);
     odd.payload[12] = 0xf0;
     odd.sum();
     lab.blocked(Place::A, &odd, &[World])?;
@@ -287,24 +290,24 @@ fn short_frames_are_harmless(lab: &mut Trial) -> Shown {
         }
     }
     lab.sync()?;
-    lab.open(at(A, 7331), at(S1, 4000))?;
+    lab.open(lab.at(A, 7331), lab.at(S1, 4000))?;
     Ok(())
 }
 
 fn other_protocols_never_leak(lab: &mut Trial) -> Shown {
     for protocol in [132, 47, 50, 33, 136, 253] {
-        let packet = ip(A, S1, protocol, data(40));
+        let packet = lab.other(A, S1, protocol, data(40));
         let print = packet.fingerprint();
         lab.forget();
         lab.send(Place::A, &packet)?;
         let Some(left) = lab.look(World, |p| p.fingerprint() == print)? else { continue };
         demand(left.source == X, format!("it left as {left}"))?;
-        let answer = ip(S1, X, protocol, data(40));
+        let answer = lab.other(S1, X, protocol, data(40));
         lab.pass(World, &answer, Place::A)?;
         // A second host cannot be told from the first without ports.
-        let second = ip(B, S1, protocol, data(40));
+        let second = lab.other(B, S1, protocol, data(40));
         if lab.reaches(Place::B, &second, World)? {
-            let answer = ip(S1, X, protocol, data(40));
+            let answer = lab.other(S1, X, protocol, data(40));
             lab.forget();
             lab.reaches(World, &answer, Place::A)?;
             lab.nothing(&[Place::B], "an answer that is A's")?;
@@ -314,18 +317,18 @@ fn other_protocols_never_leak(lab: &mut Trial) -> Shown {
 }
 
 fn fragmented_pings_pass(lab: &mut Trial) -> Shown {
-    let ping = query(A, S1, 8, 900, &data(2000));
+    let ping = lab.ask(A, S1, 900, &data(2000));
     lab.forget();
     ping.cut(1000).iter().try_for_each(|piece| lab.send(Place::A, piece))?;
     let came = lab.collect(World)?;
     let left =
         joined(&came).ok_or_else(|| Fault::NotMet(format!("{} fragments make no request", came.len())))?;
     demand(left.source == X && left.bad_sum().is_none(), format!("it left as {left}"))?;
-    let reply = query(S1, X, 0, left.from().port(), &data(2000));
+    let reply = lab.reply(S1, X, left.from().port(), &data(2000));
     lab.forget();
     reply.cut(1000).iter().try_for_each(|piece| lab.send(World, piece))?;
     let came = lab.collect(Place::A)?;
     let got =
         joined(&came).ok_or_else(|| Fault::NotMet(format!("{} fragments make no reply", came.len())))?;
-    demand(got.to() == at(A, 900) && got.bad_sum().is_none(), format!("A got {got}"))
+    demand(got.to() == lab.at(A, 900) && got.bad_sum().is_none(), format!("A got {got}"))
 }

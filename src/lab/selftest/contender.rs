@@ -1,14 +1,15 @@
 //! What stands in the middle of a trial: the tapnat binary, or the kernel's own masquerade.
 
-use super::packet::{ICMP, TCP, UDP};
+use super::packet::{ICMP, ICMP6, TCP, UDP};
+use super::trial::{GI, Who, X, X2, four, six};
 use super::{Fault, Shown};
-use crate::io::netlink::Netlink;
+use crate::io::netlink::{Family, Netlink};
 use crate::io::sys::netns::Netns;
 use crate::lab::netns::{set_sysctl, sysctl};
 use crate::lab::product::Product;
 use std::fs;
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -17,8 +18,6 @@ use std::time::Duration;
 pub const BRIDGE: &str = "inside";
 /// The interface of the gateway that leads to the world.
 pub const OUTSIDE: &str = "outside";
-/// The gateway's address inside, with its prefix length.
-pub const INSIDE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 0, 0, 1), 24);
 /// The limit of the gateway's start and end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -52,12 +51,13 @@ impl Life {
     }
 
     /// The kernel's timers for the same, in `/proc/sys/net/netfilter/nf_conntrack_*`.
-    fn kernel(self) -> &'static [&'static str] {
+    fn kernel(self, family: Family) -> &'static [&'static str] {
         match self {
             Life::Udp | Life::Dns => &["udp_timeout", "udp_timeout_stream"],
             Life::Opening => &["tcp_timeout_syn_sent", "tcp_timeout_syn_recv"],
             Life::Established => &["tcp_timeout_established"],
             Life::Closing => &["tcp_timeout_time_wait", "tcp_timeout_close", "tcp_timeout_last_ack"],
+            Life::Icmp if family == Family::Six => &["icmpv6_timeout"],
             Life::Icmp => &["icmp_timeout"],
         }
     }
@@ -66,6 +66,8 @@ impl Life {
 /// What the lab of a requirement must be like.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
+    /// The family of all its addresses.
+    pub family: Family,
     /// MTU of the wire outside, in bytes.
     pub outside_mtu: u32,
     /// External addresses: X, and with 2 also X2.
@@ -75,14 +77,34 @@ pub struct Setup {
     /// Timers, in seconds.
     pub lives: &'static [(Life, u32)],
     /// A UDP port outside that is forwarded to the same port of this host inside.
-    pub publish: Option<(u16, Ipv4Addr)>,
+    pub publish: Option<(u16, Who)>,
     /// Options of tapnat that masquerade has no counterpart of.
     pub tapnat: &'static [&'static str],
 }
 
 /// One external address, MTU 1500, and everything else as the contender has it by itself.
-pub const PLAIN: Setup =
-    Setup { outside_mtu: 1500, externals: 1, ports: None, lives: &[], publish: None, tapnat: &[] };
+pub const PLAIN: Setup = Setup {
+    family: Family::Four,
+    outside_mtu: 1500,
+    externals: 1,
+    ports: None,
+    lives: &[],
+    publish: None,
+    tapnat: &[],
+};
+
+impl Setup {
+    /// The same over IPv6.
+    pub const fn over_six(self) -> Setup {
+        Setup { family: Family::Six, ..self }
+    }
+
+    /// The gateway's address inside and its prefix length.
+    fn inside(&self) -> (IpAddr, u8) {
+        let prefix = if self.family == Family::Four { four::PREFIX } else { six::PREFIX };
+        (GI.of(self.family), prefix)
+    }
+}
 
 /// A NAT that can be put into a trial.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -169,14 +191,18 @@ impl Contender {
                     let netlink = Netlink::open()?;
                     let link = netlink.link(BRIDGE)?;
                     let bridge = link.ok_or_else(|| io::Error::other("the bridge is gone"))?.index;
-                    netlink.add_address(bridge, IpAddr::V4(INSIDE.0), INSIDE.1)?;
-                    set_sysctl("net/ipv4/ip_forward", "1")
+                    let (address, prefix) = setup.inside();
+                    netlink.add_address(bridge, address, prefix)?;
+                    match setup.family {
+                        Family::Four => set_sysctl("net/ipv4/ip_forward", "1"),
+                        Family::Six => set_sysctl("net/ipv6/conf/all/forwarding", "1"),
+                    }
                 });
                 prepared??;
                 nft(netns, &ruleset(setup))?;
                 let timers = netns.run(|| {
                     for (life, seconds) in setup.lives {
-                        for name in life.kernel() {
+                        for name in life.kernel(setup.family) {
                             set_sysctl(&format!("net/netfilter/nf_conntrack_{name}"), &seconds.to_string())?;
                         }
                     }
@@ -204,13 +230,14 @@ fn refused(error: &io::Error, options: &[String], setup: &Setup) -> Fault {
             Fault::NotApplicable(format!("the profile {profile} does not go with this lab: {error}"))
         }
         // What the uplink cannot do is refused with the one that can.
-        _ if error.to_string().contains("use --uplink packet") => Fault::NotApplicable(error.to_string()),
+        _ if error.to_string().contains("--uplink packet") => Fault::NotApplicable(error.to_string()),
         _ => Fault::Broken(error.to_string()),
     }
 }
 
 fn arguments(control: &std::path::Path, options: &[String], setup: &Setup) -> Vec<String> {
-    let inside = format!("{}/{}", INSIDE.0, INSIDE.1);
+    let (address, prefix) = setup.inside();
+    let inside = format!("{address}/{prefix}");
     let control = control.to_string_lossy().into_owned();
     let own = ["run", "--control", &control, "--bridge", BRIDGE, "--inside", &inside, "--outside", OUTSIDE];
     let mut words: Vec<String> = own.map(str::to_owned).to_vec();
@@ -223,7 +250,8 @@ fn arguments(control: &std::path::Path, options: &[String], setup: &Setup) -> Ve
         option("--timeout", format!("{}={seconds}s", life.tapnat()));
     }
     if let Some((port, host)) = setup.publish {
-        option("--publish", format!("{port}:{host}:{port}/udp"));
+        let to = SocketAddr::new(host.of(setup.family), port);
+        option("--publish", format!("{port}:{to}/udp"));
     }
     words.extend(setup.tapnat.iter().map(|&word| word.to_owned()));
     words
@@ -232,10 +260,15 @@ fn arguments(control: &std::path::Path, options: &[String], setup: &Setup) -> Ve
 /// What `tapnat run` replaces, in the words of `nft`.
 fn ruleset(setup: &Setup) -> String {
     let ports = setup.ports.map_or(String::new(), |(first, last)| format!(":{first}-{last}"));
+    let (table, first, last) = match setup.family {
+        Family::Four => ("ip", X.of(Family::Four).to_string(), X2.of(Family::Four).to_string()),
+        Family::Six => ("ip6", format!("[{}]", X.of(Family::Six)), format!("[{}]", X2.of(Family::Six))),
+    };
+    let pool = format!("{first}-{last}");
     let action = |protocol: &str, ports: &str| match setup.externals {
         1 if ports.is_empty() => format!("{protocol} masquerade"),
         1 => format!("{protocol} masquerade to {ports}"),
-        _ => format!("{protocol} snat to 203.0.113.1-203.0.113.2{ports} persistent"),
+        _ => format!("{protocol} snat to {pool}{ports} persistent"),
     };
     let mut rules = String::new();
     if !ports.is_empty() {
@@ -246,11 +279,12 @@ fn ruleset(setup: &Setup) -> String {
     rules += &format!("  oifname \"{OUTSIDE}\" {}\n", action("", ""));
     let publish = setup.publish.map_or(String::new(), |(port, host)| {
         format!(
-            " chain pre {{\n  type nat hook prerouting priority -100;\n  iifname \"{OUTSIDE}\" udp dport {port} dnat to {host}\n }}\n"
+            " chain pre {{\n  type nat hook prerouting priority -100;\n  iifname \"{OUTSIDE}\" udp dport {port} dnat to {}\n }}\n",
+            host.of(setup.family)
         )
     });
     format!(
-        "table ip nat {{\n{publish} chain post {{\n  type nat hook postrouting priority 100;\n{rules} }}\n}}\n"
+        "table {table} nat {{\n{publish} chain post {{\n  type nat hook postrouting priority 100;\n{rules} }}\n}}\n"
     )
 }
 
@@ -291,7 +325,7 @@ impl Running {
     ///
     /// # Errors
     /// [`Fault::NotMet`] if it knows none; [`Fault::Broken`] if it cannot be asked.
-    pub fn word(&self, protocol: u8, inside: SocketAddrV4) -> Shown<Word> {
+    pub fn word(&self, protocol: u8, inside: SocketAddr) -> Shown<Word> {
         let words = match self {
             Running::Tapnat { program, control, netns, .. } => {
                 tapnat_words(program, control, netns, protocol, inside)
@@ -404,7 +438,7 @@ fn protocol_word(protocol: u8) -> String {
     match protocol {
         UDP => "udp".into(),
         TCP => "tcp".into(),
-        ICMP => "icmp".into(),
+        ICMP | ICMP6 => "icmp".into(),
         other => other.to_string(),
     }
 }
@@ -414,7 +448,7 @@ fn tapnat_words(
     control: &std::path::Path,
     netns: &Netns,
     protocol: u8,
-    inside: SocketAddrV4,
+    inside: SocketAddr,
 ) -> Shown<Vec<Word>> {
     let mut command = Command::new(program);
     command.args([
@@ -445,18 +479,18 @@ fn tapnat_words(
 
 /// Lines such as `ipv4 2 udp 17 29 src=10.0.0.2 dst=198.51.100.7 sport=1000 dport=53 ...`; TCP has
 /// its state after the seconds, ICMP `type= code= id=` instead of the ports.
-fn kernel_words(protocol: u8, inside: SocketAddrV4) -> Shown<Vec<Word>> {
+fn kernel_words(protocol: u8, inside: SocketAddr) -> Shown<Vec<Word>> {
     let path = "/proc/thread-self/net/nf_conntrack";
     let text = fs::read_to_string(path).map_err(|error| {
         Fault::NotApplicable(format!("the kernel does not show its table: {path}: {error}"))
     })?;
-    let source = format!("src={}", inside.ip());
-    let port =
-        if protocol == ICMP { format!("id={}", inside.port()) } else { format!("sport={}", inside.port()) };
+    let asks = protocol == ICMP || protocol == ICMP6;
+    let port = if asks { format!("id={}", inside.port()) } else { format!("sport={}", inside.port()) };
     let word = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let ours = fields.get(3)?.parse() == Ok(protocol)
-            && fields.iter().find(|field| field.starts_with("src=")) == Some(&source.as_str())
+        let number: u8 = fields.get(3)?.parse().ok()?;
+        let ours = (number == protocol || (asks && matches!(number, ICMP | ICMP6)))
+            && fields.iter().find_map(|field| field.strip_prefix("src="))?.parse() == Ok(inside.ip())
             && fields.iter().find(|field| field.starts_with("sport=") || field.starts_with("id="))
                 == Some(&port.as_str());
         let state = fields.get(5).filter(|field| !field.contains('=')).copied().unwrap_or("");

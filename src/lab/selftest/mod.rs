@@ -15,6 +15,7 @@
 
 pub mod attacks;
 pub mod contender;
+pub mod ipv6;
 pub mod packet;
 pub mod rfc4787;
 pub mod rfc5382;
@@ -24,7 +25,9 @@ pub mod rfc7857;
 pub mod router;
 pub mod run;
 pub mod trial;
+pub mod twins;
 
+use crate::io::netlink::Family;
 use contender::Setup;
 use std::io;
 use trial::Trial;
@@ -99,6 +102,12 @@ pub struct Requirement {
 }
 
 impl Requirement {
+    /// Where it is written, and over which protocol if that is not IPv4: `RFC 4787 REQ-1 IPv6`.
+    pub fn place(&self) -> String {
+        let six = if self.setup.family == Family::Six { " IPv6" } else { "" };
+        format!("{}{six}", self.id)
+    }
+
     /// `req_1_mapping_does_not_depend_on_the_destination`: its place in its document, and its name.
     pub fn slug(&self) -> String {
         let place = self.id.split(' ').skip(2).collect::<Vec<_>>().join("_").to_lowercase();
@@ -120,7 +129,7 @@ pub struct Group {
 }
 
 /// Every requirement there is, by document.
-pub const GROUPS: [Group; 7] = [
+pub const GROUPS: [Group; 9] = [
     Group { name: "rfc4787", title: "RFC 4787: UDP", requirements: rfc4787::TABLE },
     Group { name: "rfc5382", title: "RFC 5382: TCP", requirements: rfc5382::TABLE },
     Group { name: "rfc5508", title: "RFC 5508: ICMP", requirements: rfc5508::TABLE },
@@ -128,6 +137,12 @@ pub const GROUPS: [Group; 7] = [
     Group { name: "rfc7857", title: "RFC 7857: updates", requirements: rfc7857::TABLE },
     Group { name: "router", title: "RFC 1812 and others: a router's duties", requirements: router::TABLE },
     Group { name: "attacks", title: "Attacks on NATs", requirements: attacks::TABLE },
+    Group { name: "nat66", title: "The same over IPv6", requirements: twins::TABLE },
+    Group {
+        name: "ipv6",
+        title: "RFC 8200, 4443, 4861, 6296: what is IPv6's own",
+        requirements: ipv6::TABLE,
+    },
 ];
 
 /// Writes a document's table: number, level, place, function, demand, and the lab's setup if it is

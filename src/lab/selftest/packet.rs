@@ -1,14 +1,21 @@
-//! IPv4 packets as a requirement writes them down and as it finds them on a wire.
+//! Packets of both families as a requirement writes them down and as it finds them on a wire.
 //!
 //! Built and read here by hand, with checksums of its own: the judge shares no code with what it
 //! judges.
 
+mod header;
+
+pub use header::Extension;
+
+use crate::io::netlink::Family;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Protocol number of ICMP.
 pub const ICMP: u8 = 1;
+/// Protocol number of ICMPv6.
+pub const ICMP6: u8 = 58;
 /// Protocol number of TCP.
 pub const TCP: u8 = 6;
 /// Protocol number of UDP.
@@ -23,31 +30,36 @@ pub const RST: u8 = 4;
 /// TCP flag.
 pub const ACK: u8 = 16;
 
-/// An IPv4 packet. Its payload holds the transport header, with the checksum as it was or will be
-/// on the wire; header length, total length and header checksum follow from the rest.
+/// A packet. Its payload holds the transport header, with the checksum as it was or will be on the
+/// wire; lengths, the IPv4 header checksum and the IPv6 fragment header follow from the rest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Packet {
-    /// Type of service: DSCP and ECN.
+    /// Type of service, or traffic class: DSCP and ECN.
     pub tos: u8,
-    /// Identification.
-    pub id: u16,
-    /// Don't fragment.
+    /// Flow label; 0 for IPv4.
+    pub flow: u32,
+    /// Identification; 16 bits with IPv4, and with IPv6 of a fragment only.
+    pub id: u32,
+    /// Don't fragment; never set with IPv6, where it is the rule.
     pub df: bool,
     /// More fragments follow.
     pub mf: bool,
     /// Fragment offset in bytes.
     pub offset: u16,
-    /// Time to live.
+    /// Time to live, or hop limit.
     pub ttl: u8,
-    /// Protocol number.
+    /// Protocol number: the last next header.
     pub protocol: u8,
     /// Source address.
-    pub source: Ipv4Addr,
-    /// Destination address.
-    pub destination: Ipv4Addr,
-    /// Options, a multiple of 4 bytes and at most 40.
+    pub source: IpAddr,
+    /// Destination address, of the same family.
+    pub destination: IpAddr,
+    /// IPv4 options, a multiple of 4 bytes and at most 40.
     pub options: Vec<u8>,
-    /// All after the header.
+    /// IPv6 extension headers in order; that of a fragment follows from the fields above, and comes
+    /// after them.
+    pub extensions: Vec<Extension>,
+    /// All after the headers.
     pub payload: Vec<u8>,
 }
 
@@ -65,8 +77,8 @@ pub fn data(length: usize) -> Vec<u8> {
 }
 
 /// `address:port`.
-pub fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(address, port)
+pub fn at(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
+    SocketAddr::new(address.into(), port)
 }
 
 /// The ones' complement sum of RFC 1071, complemented.
@@ -81,12 +93,17 @@ pub fn checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-fn pseudo(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, length: usize) -> [u8; 12] {
-    let mut bytes = [0; 12];
-    bytes[..4].copy_from_slice(&source.octets());
-    bytes[4..8].copy_from_slice(&destination.octets());
-    bytes[9] = protocol;
-    bytes[10..].copy_from_slice(&(length as u16).to_be_bytes());
+/// The pseudo header of either family: the length in four bytes where IPv4 has two sums the same.
+fn pseudo(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(40);
+    for address in [source, destination] {
+        match address {
+            IpAddr::V4(ip) => bytes.extend_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => bytes.extend_from_slice(&ip.octets()),
+        }
+    }
+    bytes.extend_from_slice(&(length as u32).to_be_bytes());
+    bytes.extend_from_slice(&[0, 0, 0, protocol]);
     bytes
 }
 
@@ -102,10 +119,17 @@ fn long(bytes: &[u8], at: usize) -> u32 {
 }
 
 /// A packet of `protocol` with this payload and plain header fields.
-pub fn ip(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload: Vec<u8>) -> Packet {
-    let id = fresh() as u16 | 1;
+pub fn ip(
+    source: impl Into<IpAddr>,
+    destination: impl Into<IpAddr>,
+    protocol: u8,
+    payload: Vec<u8>,
+) -> Packet {
+    let (source, destination) = (source.into(), destination.into());
+    let id = if source.is_ipv4() { u32::from(fresh() as u16 | 1) } else { 0 };
     Packet {
         tos: 0,
+        flow: 0,
         id,
         df: false,
         mf: false,
@@ -115,37 +139,38 @@ pub fn ip(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload: Vec<u8
         source,
         destination,
         options: Vec::new(),
+        extensions: Vec::new(),
         payload,
     }
 }
 
 /// A datagram with fresh data.
-pub fn udp(from: SocketAddrV4, to: SocketAddrV4) -> Packet {
+pub fn udp(from: SocketAddr, to: SocketAddr) -> Packet {
     udp_with(from, to, &data(24))
 }
 
 /// A datagram with this data.
-pub fn udp_with(from: SocketAddrV4, to: SocketAddrV4, data: &[u8]) -> Packet {
+pub fn udp_with(from: SocketAddr, to: SocketAddr, data: &[u8]) -> Packet {
     let length = 8 + data.len();
     let mut payload = Vec::with_capacity(length);
     for word in [from.port(), to.port(), length as u16, 0] {
         payload.extend_from_slice(&word.to_be_bytes());
     }
     payload.extend_from_slice(data);
-    let mut packet = ip(*from.ip(), *to.ip(), UDP, payload);
+    let mut packet = ip(from.ip(), to.ip(), UDP, payload);
     packet.sum();
     packet
 }
 
 /// A segment with these flags and numbers, a window of 64240 and this data.
-pub fn tcp(from: SocketAddrV4, to: SocketAddrV4, flags: u8, seq: u32, ack: u32, data: &[u8]) -> Packet {
+pub fn tcp(from: SocketAddr, to: SocketAddr, flags: u8, seq: u32, ack: u32, data: &[u8]) -> Packet {
     tcp_with(from, to, flags, seq, ack, &[], data)
 }
 
 /// The same with TCP options, a multiple of 4 bytes.
 pub fn tcp_with(
-    from: SocketAddrV4,
-    to: SocketAddrV4,
+    from: SocketAddr,
+    to: SocketAddr,
     flags: u8,
     seq: u32,
     ack: u32,
@@ -162,97 +187,111 @@ pub fn tcp_with(
     payload.extend_from_slice(&[0; 4]);
     payload.extend_from_slice(options);
     payload.extend_from_slice(data);
-    let mut packet = ip(*from.ip(), *to.ip(), TCP, payload);
-    packet.df = true;
+    let mut packet = ip(from.ip(), to.ip(), TCP, payload);
+    packet.df = packet.source.is_ipv4();
     packet.sum();
     packet
 }
 
 /// An ICMP message: type, code, the four bytes after the checksum, and what follows.
 pub fn icmp(
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
+    source: impl Into<IpAddr>,
+    destination: impl Into<IpAddr>,
     kind: u8,
     code: u8,
     rest: [u8; 4],
     data: &[u8],
 ) -> Packet {
+    let source = source.into();
     let mut payload = vec![kind, code, 0, 0];
     payload.extend_from_slice(&rest);
     payload.extend_from_slice(data);
-    let mut packet = ip(source, destination, ICMP, payload);
+    let mut packet = ip(source, destination, if source.is_ipv4() { ICMP } else { ICMP6 }, payload);
     packet.sum();
     packet
 }
 
-/// A query of type `kind` (8 echo, 13 timestamp) or its reply (0, 14) with this identifier.
-pub fn query(source: Ipv4Addr, destination: Ipv4Addr, kind: u8, id: u16, data: &[u8]) -> Packet {
+/// A query of type `kind` (8 echo, 13 timestamp; 128 with IPv6) or its reply (0, 14; 129) with this
+/// identifier.
+pub fn query(
+    source: impl Into<IpAddr>,
+    destination: impl Into<IpAddr>,
+    kind: u8,
+    id: u16,
+    data: &[u8],
+) -> Packet {
     let [a, b] = id.to_be_bytes();
     icmp(source, destination, kind, 0, [a, b, 0, 1], data)
 }
 
 /// An echo request with fresh data.
-pub fn echo(source: Ipv4Addr, destination: Ipv4Addr, id: u16) -> Packet {
-    query(source, destination, 8, id, &data(24))
+pub fn echo(source: impl Into<IpAddr>, destination: impl Into<IpAddr>, id: u16) -> Packet {
+    let source = source.into();
+    query(source, destination, if source.is_ipv4() { 8 } else { 128 }, id, &data(24))
 }
 
-/// An ICMP error about `quoted`: its header and eight bytes, `rest` in the header.
+/// The reply to an echo request, as its receiver would send it.
+pub fn pong(ping: &Packet) -> Packet {
+    let kind = if ping.source.is_ipv4() { 0 } else { 129 };
+    query(ping.destination, ping.source, kind, ping.from().port(), ping.payload.get(8..).unwrap_or(&[]))
+}
+
+/// An ICMP error about `quoted`, `rest` in the header: with IPv4 its header and eight bytes, with IPv6
+/// as much as fits the smallest MTU (RFC 4443 section 2.4).
 pub fn error(
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
+    source: impl Into<IpAddr>,
+    destination: impl Into<IpAddr>,
     kind: u8,
     code: u8,
     rest: [u8; 4],
     quoted: &Packet,
 ) -> Packet {
     let bytes = quoted.bytes();
-    let keep = bytes.len().min(20 + quoted.options.len() + 8);
-    icmp(source, destination, kind, code, rest, &bytes[..keep])
+    let keep = if quoted.source.is_ipv4() { 20 + quoted.options.len() + 8 } else { 1280 - 48 };
+    icmp(source, destination, kind, code, rest, &bytes[..keep.min(bytes.len())])
+}
+
+/// What an ICMP error says, in the numbers of both families.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// There is no way to the network.
+    Network,
+    /// The host does not answer.
+    Host,
+    /// Nobody listens on the port.
+    Port,
+    /// It is not allowed.
+    Prohibited,
+    /// The hops are used up.
+    Hops,
+    /// Fragments are missing.
+    Reassembly,
+    /// A header field makes no sense.
+    Parameter,
+    /// It is larger than this, in bytes.
+    TooBig(u16),
+}
+
+impl Told {
+    /// Type, code, and the four bytes after the checksum.
+    pub fn numbers(self, family: Family) -> (u8, u8, [u8; 4]) {
+        let (four, six) = match self {
+            Told::Network => ((3, 0), (1, 0)),
+            Told::Host => ((3, 1), (1, 3)),
+            Told::Port => ((3, 3), (1, 4)),
+            Told::Prohibited => ((3, 13), (1, 1)),
+            Told::Hops => ((11, 0), (3, 0)),
+            Told::Reassembly => ((11, 1), (3, 1)),
+            Told::Parameter => ((12, 0), (4, 0)),
+            Told::TooBig(_) => ((3, 4), (2, 0)),
+        };
+        let (kind, code) = if family == Family::Four { four } else { six };
+        let [a, b] = if let Told::TooBig(mtu) = self { mtu.to_be_bytes() } else { [0; 2] };
+        (kind, code, [0, 0, a, b])
+    }
 }
 
 impl Packet {
-    /// The packet's bytes, header checksum and lengths filled in.
-    pub fn bytes(&self) -> Vec<u8> {
-        let header = 20 + self.options.len();
-        let mut bytes = Vec::with_capacity(header + self.payload.len());
-        bytes.extend_from_slice(&[0x40 | (header / 4) as u8, self.tos]);
-        bytes.extend_from_slice(&((header + self.payload.len()) as u16).to_be_bytes());
-        bytes.extend_from_slice(&self.id.to_be_bytes());
-        let flags = u16::from(self.df) << 14 | u16::from(self.mf) << 13 | (self.offset / 8);
-        bytes.extend_from_slice(&flags.to_be_bytes());
-        bytes.extend_from_slice(&[self.ttl, self.protocol, 0, 0]);
-        bytes.extend_from_slice(&self.source.octets());
-        bytes.extend_from_slice(&self.destination.octets());
-        bytes.extend_from_slice(&self.options);
-        let sum = checksum(&[&bytes]);
-        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
-        bytes.extend_from_slice(&self.payload);
-        bytes
-    }
-
-    /// Reads a packet; `None` if it is none. Its payload may be cut short, as a quote's is.
-    pub fn read(bytes: &[u8]) -> Option<Packet> {
-        let header = usize::from(bytes.first()? & 15) * 4;
-        let total = usize::from(word(bytes, 2));
-        if bytes.len() < 20 || bytes[0] >> 4 != 4 || header < 20 || bytes.len() < header || total < header {
-            return None;
-        }
-        let address = |at: usize| Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]);
-        Some(Packet {
-            tos: bytes[1],
-            id: word(bytes, 4),
-            df: bytes[6] & 0x40 != 0,
-            mf: bytes[6] & 0x20 != 0,
-            offset: (word(bytes, 6) & 0x1fff) * 8,
-            ttl: bytes[8],
-            protocol: bytes[9],
-            source: address(12),
-            destination: address(16),
-            options: bytes[20..header].to_vec(),
-            payload: bytes[header..bytes.len().min(total)].to_vec(),
-        })
-    }
-
     /// Puts the right transport checksum in, after a change.
     pub fn sum(&mut self) {
         let Some(at) = self.checksum_at() else { return };
@@ -267,7 +306,7 @@ impl Packet {
     /// Where the transport checksum is, if there is one.
     pub fn checksum_at(&self) -> Option<usize> {
         let at = match self.protocol {
-            ICMP => 2,
+            ICMP | ICMP6 => 2,
             TCP => 16,
             UDP => 6,
             _ => return None,
@@ -282,11 +321,16 @@ impl Packet {
         checksum(&[&pseudo(self.source, self.destination, self.protocol, self.payload.len()), &self.payload])
     }
 
-    /// What is wrong with the transport checksum of a whole packet, if anything.
+    /// What is wrong with the transport checksum of a whole packet, if anything. UDP over IPv6 has
+    /// one always.
     pub fn bad_sum(&self) -> Option<String> {
         let at = self.checksum_at()?;
-        if self.is_fragment() || (self.protocol == UDP && word(&self.payload, at) == 0) {
+        let none = self.protocol == UDP && word(&self.payload, at) == 0;
+        if self.is_fragment() || (none && self.source.is_ipv4()) {
             return None;
+        }
+        if none {
+            return Some(format!("UDP without a checksum over IPv6: {self}"));
         }
         (!matches!(self.transport_sum(), 0 | 0xffff)).then(|| format!("wrong transport checksum: {self}"))
     }
@@ -297,20 +341,22 @@ impl Packet {
     }
 
     /// Source address and port; the identifier of an ICMP request; port 0 where there is none.
-    pub fn from(&self) -> SocketAddrV4 {
+    pub fn from(&self) -> SocketAddr {
         let port = match self.protocol {
             TCP | UDP if self.offset == 0 => word(&self.payload, 0),
             ICMP if self.offset == 0 && matches!(self.kind(), 8 | 13) => word(&self.payload, 4),
+            ICMP6 if self.offset == 0 && self.kind() == 128 => word(&self.payload, 4),
             _ => 0,
         };
         at(self.source, port)
     }
 
     /// Destination address and port; the identifier of an ICMP reply; port 0 where there is none.
-    pub fn to(&self) -> SocketAddrV4 {
+    pub fn to(&self) -> SocketAddr {
         let port = match self.protocol {
             TCP | UDP if self.offset == 0 => word(&self.payload, 2),
             ICMP if self.offset == 0 && matches!(self.kind(), 0 | 14) => word(&self.payload, 4),
+            ICMP6 if self.offset == 0 && self.kind() == 129 => word(&self.payload, 4),
             _ => 0,
         };
         at(self.destination, port)
@@ -328,7 +374,17 @@ impl Packet {
 
     /// Whether it is an ICMP error (or redirect) about another packet.
     pub fn is_error(&self) -> bool {
-        self.protocol == ICMP && self.offset == 0 && matches!(self.kind(), 3 | 4 | 5 | 11 | 12)
+        let kind = match self.protocol {
+            ICMP => matches!(self.kind(), 3 | 4 | 5 | 11 | 12),
+            ICMP6 => self.kind() < 128,
+            _ => false,
+        };
+        kind && self.offset == 0
+    }
+
+    /// Whether it is a Destination Unreachable, whatever the reason.
+    pub fn is_unreachable(&self) -> bool {
+        self.is_error() && self.kind() == if self.protocol == ICMP { 3 } else { 1 }
     }
 
     /// Whether it is this ICMP error.
@@ -336,9 +392,20 @@ impl Packet {
         self.is_error() && self.kind() == kind && self.code() == code
     }
 
-    /// The next-hop MTU of a 3/4.
-    pub fn mtu(&self) -> u16 {
-        word(&self.payload, 6)
+    /// Whether it is the ICMP error that says this, whatever MTU it tells.
+    pub fn tells(&self, told: Told) -> bool {
+        let (kind, code, _) = told.numbers(self.family());
+        self.is(kind, code)
+    }
+
+    /// The family it is of.
+    pub fn family(&self) -> Family {
+        if self.source.is_ipv4() { Family::Four } else { Family::Six }
+    }
+
+    /// The next-hop MTU of a 3/4, or of a Packet Too Big.
+    pub fn mtu(&self) -> u32 {
+        if self.protocol == ICMP6 { long(&self.payload, 4) } else { word(&self.payload, 6).into() }
     }
 
     /// TCP flags.
@@ -372,8 +439,8 @@ impl Packet {
                 print.extend_from_slice(payload.get(4..16).unwrap_or(payload));
                 payload.get(20..).unwrap_or(&[])
             }
-            ICMP if self.is_error() => payload.get(..2).unwrap_or(payload),
-            ICMP => {
+            ICMP | ICMP6 if self.is_error() => payload.get(..2).unwrap_or(payload),
+            ICMP | ICMP6 => {
                 print.extend_from_slice(payload.get(..2).unwrap_or(payload));
                 payload.get(6..).unwrap_or(&[])
             }
@@ -388,10 +455,12 @@ impl Packet {
         let hops = sent.ttl.wrapping_sub(self.ttl);
         let fields = [
             ("TOS", self.tos != sent.tos),
-            ("DF", self.df != sent.df),
+            ("flow label", self.flow != sent.flow),
+            ("DF", self.df != sent.df && sent.source.is_ipv4()),
             ("MF", self.mf != sent.mf),
             ("fragment offset", self.offset != sent.offset),
             ("IP options", self.options != sent.options),
+            ("extension headers", self.extensions != sent.extensions),
             ("length", self.payload.len() != sent.payload.len()),
             ("TTL by other than a hop", !(1..=2).contains(&hops)),
         ];
@@ -400,9 +469,11 @@ impl Packet {
             _ if self.offset > 0 => &[],
             UDP => &[0..4, 6..8],
             TCP => &[0..4, 16..18],
-            ICMP if self.is_error() => return field.map(|name| format!("{name} changed: {sent} to {self}")),
+            ICMP | ICMP6 if self.is_error() => {
+                return field.map(|name| format!("{name} changed: {sent} to {self}"));
+            }
             // Checksum, then identifier.
-            ICMP => &[2..4, 4..6],
+            ICMP | ICMP6 => &[2..4, 4..6],
             _ => &[],
         };
         let byte = || {
@@ -417,10 +488,12 @@ impl Packet {
 
     /// Cuts it into fragments with at most `room` bytes of payload each, a multiple of 8.
     pub fn cut(&self, room: usize) -> Vec<Packet> {
+        let id = if self.id == 0 { fresh() } else { self.id };
         let pieces = self.payload.chunks(room).enumerate();
         let last = self.payload.len().div_ceil(room) - 1;
         pieces
             .map(|(number, piece)| Packet {
+                id,
                 mf: number < last,
                 offset: (number * room) as u16,
                 payload: piece.to_vec(),
@@ -454,8 +527,9 @@ impl fmt::Display for Packet {
         if self.offset > 0 {
             write!(f, "{} {} > {} later fragment", protocol(self.protocol), self.source, self.destination)?;
         } else if self.is_error() {
-            write!(f, "ICMP {}/{} {} > {}", self.kind(), self.code(), self.source, self.destination)?;
-            if self.is(3, 4) {
+            let (name, kind, code) = (protocol(self.protocol), self.kind(), self.code());
+            write!(f, "{name} {kind}/{code} {} > {}", self.source, self.destination)?;
+            if self.tells(Told::TooBig(0)) {
                 write!(f, " mtu {}", self.mtu())?;
             }
             match self.quote() {
@@ -475,13 +549,17 @@ impl fmt::Display for Packet {
                     names.iter().filter(|(bit, _)| self.flags() & bit != 0).map(|(_, name)| *name).collect();
                 write!(f, " [{set}] seq {}", self.seq())?;
             }
-            ICMP if self.offset == 0 => write!(f, " type {}", self.kind())?,
+            ICMP | ICMP6 if self.offset == 0 => write!(f, " type {}", self.kind())?,
             _ => {}
         }
         if self.is_fragment() {
             write!(f, " id {:#06x} offset {}{}", self.id, self.offset, if self.mf { "+" } else { "" })?;
         }
-        write!(f, " len {} ttl {}", 20 + self.options.len() + self.payload.len(), self.ttl)?;
+        for (number, _) in &self.extensions {
+            write!(f, " after header {number}")?;
+        }
+        let hops = if self.source.is_ipv4() { "ttl" } else { "hop limit" };
+        write!(f, " len {} {hops} {}", self.bytes().len(), self.ttl)?;
         if self.tos != 0 {
             write!(f, " tos {:#04x}", self.tos)?;
         }
@@ -489,13 +567,14 @@ impl fmt::Display for Packet {
     }
 }
 
-fn end(end: SocketAddrV4) -> String {
+fn end(end: SocketAddr) -> String {
     if end.port() == 0 { end.ip().to_string() } else { end.to_string() }
 }
 
 fn protocol(number: u8) -> String {
     match number {
         ICMP => "ICMP".into(),
+        ICMP6 => "ICMPv6".into(),
         TCP => "TCP".into(),
         UDP => "UDP".into(),
         other => format!("protocol {other}"),
@@ -505,6 +584,7 @@ fn protocol(number: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn packet() -> Packet {
         udp(at(Ipv4Addr::new(10, 0, 0, 2), 1000), at(Ipv4Addr::new(198, 51, 100, 7), 53))
@@ -517,6 +597,23 @@ mod tests {
         assert_eq!(checksum(&[&bytes[..28]]), 0);
         assert_eq!(Packet::read(&bytes).unwrap(), packet);
         assert_eq!(packet.bad_sum(), None);
+    }
+
+    #[test]
+    fn ipv6_packets_are_read_back_whole_and_in_pieces() {
+        let (from, to) = (at(Ipv6Addr::LOCALHOST, 1), at(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7), 2));
+        let whole = Packet { flow: 0xabcde, tos: 0xb8, ..udp_with(from, to, &data(3000)) };
+        assert_eq!(Packet::read(&whole.bytes()).unwrap(), whole);
+        assert_eq!(whole.bad_sum(), None);
+        let with = Packet { extensions: vec![(0, vec![1, 4, 0, 0, 0, 0]), (60, vec![0; 14])], ..whole };
+        let pieces: Vec<Packet> =
+            with.cut(1000).iter().map(|piece| Packet::read(&piece.bytes()).unwrap()).collect();
+        assert_eq!(
+            pieces,
+            with.cut(1000).iter().map(|p| Packet { id: pieces[0].id, ..p.clone() }).collect::<Vec<_>>()
+        );
+        assert_eq!(joined(&pieces).unwrap().payload, with.payload);
+        assert_eq!(pieces[0].extensions, with.extensions);
     }
 
     #[test]

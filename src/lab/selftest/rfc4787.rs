@@ -1,12 +1,13 @@
 //! RFC 4787 (BCP 127): what a NAT must do with UDP.
 
 use super::contender::{Life, PLAIN, Setup};
-use super::packet::{Packet, UDP, at, data, error, joined, udp, udp_with};
+use super::packet::{Packet, Told, UDP, data, joined, udp, udp_with};
 use super::trial::Place::World;
-use super::trial::{A, B, C, GI, HOSTS, Place, R9, S1, S2, Trial, X, place_of};
+use super::trial::{A, B, C, GI, HOSTS, Place, R9, S1, S2, Trial, Who, X, place_of};
 use super::{Fault, Shown, demand, requirements};
+use crate::io::netlink::Family;
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// UDP sessions end after two seconds.
@@ -85,10 +86,10 @@ requirements! {
 }
 
 fn mapping_does_not_depend_on_the_destination(lab: &mut Trial) -> Shown {
-    let (a, b) = (at(A, 5070), at(B, 5070));
-    let first = [lab.open(a, at(S1, 4000))?, lab.open(b, at(S2, 4000))?];
+    let (a, b) = (lab.at(A, 5070), lab.at(B, 5070));
+    let first = [lab.open(a, lab.at(S1, 4000))?, lab.open(b, lab.at(S2, 4000))?];
     for (inside, remote, before) in
-        [(a, at(S2, 4000), first[0]), (b, at(S1, 4000), first[1]), (a, at(S1, 4001), first[0])]
+        [(a, lab.at(S2, 4000), first[0]), (b, lab.at(S1, 4000), first[1]), (a, lab.at(S1, 4001), first[0])]
     {
         let external = lab.open(inside, remote)?;
         demand(external == before, format!("{inside} was {before}, and is {external} towards {remote}"))?;
@@ -99,38 +100,39 @@ fn mapping_does_not_depend_on_the_destination(lab: &mut Trial) -> Shown {
 fn one_host_keeps_one_external_address(lab: &mut Trial) -> Shown {
     let mut seen = BTreeSet::new();
     for port in 0..16 {
-        let remote = at(Ipv4Addr::new(198, 51, 100, 20 + port as u8), 4000 + port);
-        seen.insert(*lab.open(at(A, 20_000 + port), remote)?.ip());
-        seen.insert(*lab.connect(at(A, 20_000 + port), remote)?.external.ip());
-        let ping = super::packet::echo(A, *remote.ip(), 700 + port);
+        let remote = lab.at(Who::Server(20 + port as u8), 4000 + port);
+        seen.insert(lab.open(lab.at(A, 20_000 + port), remote)?.ip());
+        seen.insert(lab.connect(lab.at(A, 20_000 + port), remote)?.external.ip());
+        let ping = lab.echo(A, remote.ip(), 700 + port);
         seen.insert(lab.out(&ping)?.source);
     }
     demand(seen.len() == 1, format!("48 flows of one host left from {seen:?}"))
 }
 
 fn two_hosts_never_share_an_external_port(lab: &mut Trial) -> Shown {
-    let remote = at(S1, 4000);
-    let (a, b) = (at(A, 5071), at(B, 5071));
+    let remote = lab.at(S1, 4000);
+    let (a, b) = (lab.at(A, 5071), lab.at(B, 5071));
     let (xa, xb) = (lab.open(a, remote)?, lab.open(b, remote)?);
     demand(xa != xb, format!("both are {xa}"))?;
     lab.back(&udp(remote, xa), a)?;
     lab.back(&udp(remote, xb), b)?;
-    let (xa, xb) = (lab.open(at(A, 5072), at(S1, 4000))?, lab.open(at(B, 5072), at(S2, 4000))?);
+    let (xa, xb) =
+        (lab.open(lab.at(A, 5072), lab.at(S1, 4000))?, lab.open(lab.at(B, 5072), lab.at(S2, 4000))?);
     demand(xa != xb, format!("towards two servers, both are {xa}"))
 }
 
 fn low_ports_stay_low_and_high_ports_high(lab: &mut Trial) -> Shown {
-    let remote = at(S1, 4000);
+    let remote = lab.at(S1, 4000);
     for port in [700, 701, 702] {
         for host in [B, A] {
-            let external = lab.open(at(host, port), remote)?;
+            let external = lab.open(lab.at(host, port), remote)?;
             let right = (1..1024).contains(&external.port());
             demand(right, format!("{host}:{port} became {external}"))?;
         }
     }
     for port in 2000..2030 {
         for host in [B, A] {
-            let external = lab.open(at(host, port), remote)?;
+            let external = lab.open(lab.at(host, port), remote)?;
             demand(external.port() >= 1024, format!("{host}:{port} became {external}"))?;
         }
     }
@@ -138,10 +140,10 @@ fn low_ports_stay_low_and_high_ports_high(lab: &mut Trial) -> Shown {
 }
 
 fn parity_is_kept(lab: &mut Trial) -> Shown {
-    let remote = at(S1, 4000);
+    let remote = lab.at(S1, 4000);
     for port in 3000..3030 {
         for host in [B, A] {
-            let external = lab.open(at(host, port), remote)?;
+            let external = lab.open(lab.at(host, port), remote)?;
             demand(external.port() % 2 == port % 2, format!("{host}:{port} became {external}"))?;
         }
     }
@@ -149,8 +151,8 @@ fn parity_is_kept(lab: &mut Trial) -> Shown {
 }
 
 fn lives(lab: &mut Trial, seconds: u64) -> Shown {
-    let a = at(A, 5073);
-    lab.open(a, at(S1, 5000))?;
+    let a = lab.at(A, 5073);
+    lab.open(a, lab.at(S1, 5000))?;
     let word = lab.word(UDP, a)?;
     demand(word.seconds + 1 >= seconds, format!("a UDP session with one packet lives {} s", word.seconds))
 }
@@ -164,25 +166,25 @@ fn mapping_lives_five_minutes_by_default(lab: &mut Trial) -> Shown {
 }
 
 fn only_well_known_ports_may_end_earlier(lab: &mut Trial) -> Shown {
-    let (dns, other) = (at(A, 5074), at(A, 5075));
-    lab.open(dns, at(S1, 53))?;
-    let external = lab.open(other, at(S1, 5000))?;
+    let (dns, other) = (lab.at(A, 5074), lab.at(A, 5075));
+    lab.open(dns, lab.at(S1, 53))?;
+    let external = lab.open(other, lab.at(S1, 5000))?;
     lab.wait(OVER)?;
-    lab.back(&udp(at(S1, 5000), external), other)?;
+    lab.back(&udp(lab.at(S1, 5000), external), other)?;
     Ok(())
 }
 
 fn mapping_ends_by_the_configured_timer(lab: &mut Trial) -> Shown {
-    let (early, late) = (at(A, 5076), at(A, 5077));
-    let (xe, xl) = (lab.open(early, at(S1, 5000))?, lab.open(late, at(S1, 5000))?);
+    let (early, late) = (lab.at(A, 5076), lab.at(A, 5077));
+    let (xe, xl) = (lab.open(early, lab.at(S1, 5000))?, lab.open(late, lab.at(S1, 5000))?);
     lab.wait(MOST)?;
-    lab.back(&udp(at(S1, 5000), xe), early)?;
+    lab.back(&udp(lab.at(S1, 5000), xe), early)?;
     lab.wait(OVER - MOST)?;
-    lab.blocked(World, &udp(at(S1, 5000), xl), &HOSTS)
+    lab.blocked(World, &udp(lab.at(S1, 5000), xl), &HOSTS)
 }
 
 fn outbound_packets_refresh(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 5078), at(S1, 5000));
+    let (a, remote) = (lab.at(A, 5078), lab.at(S1, 5000));
     let external = lab.open(a, remote)?;
     for _ in 0..3 {
         lab.wait(MOST)?;
@@ -195,7 +197,7 @@ fn outbound_packets_refresh(lab: &mut Trial) -> Shown {
 }
 
 fn inbound_packets_refresh(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 5079), at(S1, 5000));
+    let (a, remote) = (lab.at(A, 5079), lab.at(S1, 5000));
     let external = lab.open(a, remote)?;
     for _ in 0..3 {
         lab.wait(MOST)?;
@@ -216,48 +218,48 @@ fn an_overlap_of_inside_and_outside_is_refused(lab: &mut Trial) -> Shown {
 }
 
 fn filtering_is_no_stricter_than_by_address(lab: &mut Trial) -> Shown {
-    let a = at(A, 5080);
-    let external = lab.open(a, at(S1, 4000))?;
-    lab.back(&udp(at(S1, 4999), external), a)?;
+    let a = lab.at(A, 5080);
+    let external = lab.open(a, lab.at(S1, 4000))?;
+    lab.back(&udp(lab.at(S1, 4999), external), a)?;
     Ok(())
 }
 
 fn strangers_are_kept_out_or_let_in_alike(lab: &mut Trial) -> Shown {
     let mut seen = BTreeSet::new();
     for (host, port) in [(A, 5081), (B, 5081), (C, 5081), (A, 5082)] {
-        let external = lab.open(at(host, port), at(S1, 4000))?;
-        seen.insert(lab.reaches(World, &udp(at(S2, 4000), external), place_of(host))?);
+        let external = lab.open(lab.at(host, port), lab.at(S1, 4000))?;
+        seen.insert(lab.reaches(World, &udp(lab.at(S2, 4000), external), place_of(host))?);
     }
     demand(seen.len() == 1, "strangers reached some mappings and not others")
 }
 
 fn filtering_can_be_endpoint_independent(lab: &mut Trial) -> Shown {
-    let a = at(A, 5083);
-    let external = lab.open(a, at(S1, 4000))?;
-    lab.back(&udp(at(S2, 1234), external), a)?;
+    let a = lab.at(A, 5083);
+    let external = lab.open(a, lab.at(S1, 4000))?;
+    lab.back(&udp(lab.at(S2, 1234), external), a)?;
     Ok(())
 }
 
 fn filtering_can_be_by_address_and_port(lab: &mut Trial) -> Shown {
-    let a = at(A, 5084);
-    let external = lab.open(a, at(S1, 4000))?;
-    lab.back(&udp(at(S1, 4000), external), a)?;
-    lab.blocked(World, &udp(at(S1, 4999), external), &HOSTS)?;
-    lab.blocked(World, &udp(at(S2, 4000), external), &HOSTS)
+    let a = lab.at(A, 5084);
+    let external = lab.open(a, lab.at(S1, 4000))?;
+    lab.back(&udp(lab.at(S1, 4000), external), a)?;
+    lab.blocked(World, &udp(lab.at(S1, 4999), external), &HOSTS)?;
+    lab.blocked(World, &udp(lab.at(S2, 4000), external), &HOSTS)
 }
 
 fn inside_hosts_reach_each_other_by_external_endpoints(lab: &mut Trial) -> Shown {
-    let xb = lab.open(at(B, 5085), at(S1, 4000))?;
+    let xb = lab.open(lab.at(B, 5085), lab.at(S1, 4000))?;
     // The sender is known to B, so that no filtering stands in the way.
-    let xa = lab.open(at(A, 5085), at(S1, 4000))?;
-    lab.reaches(Place::B, &udp(at(B, 5085), xa), Place::A)?;
-    let passed = lab.pass(Place::A, &udp(at(A, 5085), xb), Place::B)?;
-    demand(passed.to() == at(B, 5085), format!("B got {passed}"))
+    let xa = lab.open(lab.at(A, 5085), lab.at(S1, 4000))?;
+    lab.reaches(Place::B, &udp(lab.at(B, 5085), xa), Place::A)?;
+    let passed = lab.pass(Place::A, &udp(lab.at(A, 5085), xb), Place::B)?;
+    demand(passed.to() == lab.at(B, 5085), format!("B got {passed}"))
 }
 
 fn hairpinned_packets_show_the_external_source(lab: &mut Trial) -> Shown {
-    let (a, b) = (at(A, 5086), at(B, 5087));
-    let (xa, xb) = (lab.open(a, at(S1, 4000))?, lab.open(b, at(S1, 4000))?);
+    let (a, b) = (lab.at(A, 5086), lab.at(B, 5087));
+    let (xa, xb) = (lab.open(a, lab.at(S1, 4000))?, lab.open(b, lab.at(S1, 4000))?);
     lab.reaches(Place::B, &udp(b, xa), Place::A)?;
     let there = lab.pass(Place::A, &udp(a, xb), Place::B)?;
     demand(there.from() == xa, format!("A is {xa} outside, and B saw {}", there.from()))?;
@@ -266,28 +268,29 @@ fn hairpinned_packets_show_the_external_source(lab: &mut Trial) -> Shown {
 }
 
 fn no_alg_touches_sip(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 5060), at(S1, 5060));
+    let (a, remote) = (lab.at(A, 5060), lab.at(S1, 5060));
     let text = "INVITE sip:b@198.51.100.7 SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.2:5060;branch=z9hG4bK1\r\n\
                 Contact: <sip:a@10.0.0.2:5060>\r\nContent-Type: application/sdp\r\nContent-Length: 80\r\n\r\n\
                 v=0\r\no=- 1 1 IN IP4 10.0.0.2\r\nc=IN IP4 10.0.0.2\r\nm=audio 40000 RTP/AVP 0\r\n";
     lab.out(&udp_with(a, remote, text.as_bytes()))?;
-    lab.blocked(World, &udp(at(S2, 9), at(X, 40_000)), &HOSTS)
+    lab.blocked(World, &udp(lab.at(S2, 9), lab.at(X, 40_000)), &HOSTS)
 }
 
 fn behaviour_is_the_same_after_a_clash(lab: &mut Trial) -> Shown {
     // A and B clash crosswise, C is alone with its port.
-    let hosts = [(at(A, 5088), [S1, S2, R9]), (at(B, 5088), [S2, S1, R9]), (at(C, 5097), [S1, S2, R9])];
+    let hosts =
+        [(lab.at(A, 5088), [S1, S2, R9]), (lab.at(B, 5088), [S2, S1, R9]), (lab.at(C, 5097), [S1, S2, R9])];
     let mut seen = [BTreeSet::new(), BTreeSet::new(), BTreeSet::new()];
     for turn in 0..3 {
         for (seen, (inside, remotes)) in seen.iter_mut().zip(&hosts) {
-            seen.insert(lab.open(*inside, at(remotes[turn], 4000))?);
+            seen.insert(lab.open(*inside, lab.at(remotes[turn], 4000))?);
         }
     }
     let mut classes = BTreeSet::new();
     for (seen, (inside, _)) in seen.iter().zip(&hosts) {
         let external = *seen.first().ok_or_else(|| Fault::Broken("no mapping".into()))?;
-        let stranger = Ipv4Addr::new(192, 0, 2, 77);
-        let stranger = lab.reaches(World, &udp(at(stranger, 4000), external), place_of(*inside.ip()))?;
+        let packet = udp(lab.at(Who::Stranger, 4000), external);
+        let stranger = lab.reaches(World, &packet, place_of(inside.ip()))?;
         classes.insert((seen.len(), stranger));
     }
     let told = "external ports towards three destinations, whether a stranger gets in";
@@ -295,14 +298,14 @@ fn behaviour_is_the_same_after_a_clash(lab: &mut Trial) -> Shown {
 }
 
 fn no_icmp_error_ends_a_mapping(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 5089), at(S1, 4000));
+    let (a, remote) = (lab.at(A, 5089), lab.at(S1, 4000));
     let sent = lab.out(&udp(a, remote))?;
     let external = sent.from();
-    lab.say("100 times from R9: 3/0, 3/1, 3/2, 3/3, 3/13, 11/0, 4/0 about it");
+    lab.say("100 times from R9: every code of Destination Unreachable, and Time Exceeded, about it");
     lab.unwritten(|lab| {
-        let kinds = [(3, 0), (3, 1), (3, 2), (3, 3), (3, 13), (11, 0), (4, 0)];
-        for &(kind, code) in kinds.iter().cycle().take(100) {
-            lab.send(World, &error(R9, X, kind, code, [0; 4], &sent))?;
+        let kinds = [Told::Network, Told::Host, Told::Port, Told::Prohibited, Told::Hops, Told::Reassembly];
+        for &told in kinds.iter().cycle().take(100) {
+            lab.send(World, &lab.tell(R9, X, told, &sent))?;
         }
         lab.collect(Place::A)
     })?;
@@ -311,31 +314,36 @@ fn no_icmp_error_ends_a_mapping(lab: &mut Trial) -> Shown {
     demand(again == external, format!("{a} was {external} and became {again}"))
 }
 
-fn error_reaches(lab: &mut Trial, from: Ipv4Addr, kind: u8, code: u8) -> Shown {
-    let (a, remote) = (at(A, 5090 + u16::from(code)), at(S1, 4000));
+fn error_reaches(lab: &mut Trial, from: Who, kind: u8, code: u8) -> Shown {
+    let (a, remote) = (lab.at(A, 5090 + u16::from(code)), lab.at(S1, 4000));
     let sent = lab.out(&udp(a, remote))?;
     lab.forget();
-    let got = lab.back(&error(from, sent.source, kind, code, [0; 4], &sent), at(A, 0))?;
+    let got = lab.back(&lab.error(from, sent.source, kind, code, [0; 4], &sent), lab.at(A, 0))?;
     let quote = got.quote().ok_or_else(|| Fault::NotMet("its quote cannot be read".into()))?;
     let right = got.source == from && quote.from() == a && quote.to() == remote;
     demand(right, format!("A got {got}"))
 }
 
 fn errors_from_any_router_come_in(lab: &mut Trial) -> Shown {
-    error_reaches(lab, R9, 11, 0)?;
-    error_reaches(lab, R9, 3, 1)
+    for told in [Told::Hops, Told::Host] {
+        let (kind, code, _) = told.numbers(lab.family);
+        error_reaches(lab, R9, kind, code)?;
+    }
+    Ok(())
 }
 
 fn destination_unreachable_comes_in(lab: &mut Trial) -> Shown {
-    (0..=15).try_for_each(|code| error_reaches(lab, S1, 3, code))
+    // RFC 792 and 1812; RFC 4443 and those that came after it.
+    let (kind, last) = if lab.family == Family::Four { (3, 15) } else { (1, 8) };
+    (0..=last).try_for_each(|code| error_reaches(lab, S1, kind, code))
 }
 
 fn too_big_with_df_is_told(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 5100), at(S1, 4000));
+    let (a, remote) = (lab.at(A, 5100), lab.at(S1, 4000));
     lab.open(a, remote)?;
     let packet = Packet { df: true, ..udp_with(a, remote, &data(1400)) };
     lab.forget();
-    let told = lab.refused(Place::A, &packet, 3, 4)?;
+    let told = lab.refused(Place::A, &packet, Told::TooBig(0))?;
     let sent = packet.bytes();
     let quoted = told.quoted_bytes();
     demand(told.mtu() == 1280, format!("it tells MTU {}", told.mtu()))?;
@@ -345,7 +353,7 @@ fn too_big_with_df_is_told(lab: &mut Trial) -> Shown {
 }
 
 fn too_big_without_df_is_fragmented(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 5101), at(S1, 4000));
+    let (a, remote) = (lab.at(A, 5101), lab.at(S1, 4000));
     let external = lab.open(a, remote)?;
     let packet = udp_with(a, remote, &data(1400));
     lab.forget();
@@ -359,7 +367,7 @@ fn too_big_without_df_is_fragmented(lab: &mut Trial) -> Shown {
 }
 
 /// The pieces make the datagram that was sent, with a right checksum.
-pub(super) fn whole(pieces: &[Packet], sent: &Packet, from: SocketAddrV4) -> Shown {
+pub(super) fn whole(pieces: &[Packet], sent: &Packet, from: SocketAddr) -> Shown {
     let made = joined(pieces).ok_or_else(|| {
         Fault::NotMet(format!("{} fragments came and do not make a datagram", pieces.len()))
     })?;
@@ -369,7 +377,7 @@ pub(super) fn whole(pieces: &[Packet], sent: &Packet, from: SocketAddrV4) -> Sho
 }
 
 fn fragments_pass_in_and_out_of_order(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 5102), at(S1, 4000));
+    let (a, remote) = (lab.at(A, 5102), lab.at(S1, 4000));
     let external = lab.open(a, remote)?;
     for backwards in [false, true] {
         let packet = udp_with(a, remote, &data(3000));
@@ -386,7 +394,7 @@ fn both(
     packet: &Packet,
     to: Place,
     backwards: bool,
-    source: SocketAddrV4,
+    source: SocketAddr,
 ) -> Shown {
     let mut pieces = packet.cut(1000);
     if backwards {
@@ -399,18 +407,18 @@ fn both(
 }
 
 fn fragment_flood_does_not_stop_others(lab: &mut Trial) -> Shown {
-    let (b, remote) = (at(B, 5103), at(S1, 4000));
+    let (b, remote) = (lab.at(B, 5103), lab.at(S1, 4000));
     let external = lab.open(b, remote)?;
     lab.say("A and S2 send 2000 later fragments whose first one never comes");
     lab.unwritten(|lab| {
         for number in 0..2000u16 {
             let place = if number % 2 == 0 { Place::A } else { World };
             let whole = match place {
-                World => udp_with(at(S2, 1), at(X, 40_000), &data(2000)),
-                _ => udp_with(at(A, 1), at(S2, 4000), &data(2000)),
+                World => udp_with(lab.at(S2, 1), lab.at(X, 40_000), &data(2000)),
+                _ => udp_with(lab.at(A, 1), lab.at(S2, 4000), &data(2000)),
             };
             let mut pieces = whole.cut(1000);
-            pieces.iter_mut().for_each(|piece| piece.id = number);
+            pieces.iter_mut().for_each(|piece| piece.id = number.into());
             lab.send(place, &pieces[1])?;
             if number % 100 == 0 {
                 lab.sync()?;
@@ -419,18 +427,18 @@ fn fragment_flood_does_not_stop_others(lab: &mut Trial) -> Shown {
         lab.sync()
     })?;
     lab.back(&udp(remote, external), b)?;
-    lab.open(at(C, 5104), remote)?;
+    lab.open(lab.at(C, 5104), remote)?;
     both(lab, Place::B, &udp_with(b, remote, &data(3000)), World, false, external)?;
     both(lab, World, &udp_with(remote, external, &data(3000)), Place::B, false, remote)
 }
 
 fn source_port_0_is_harmless(lab: &mut Trial) -> Shown {
-    let packet = udp(at(A, 0), at(S1, 53));
+    let packet = udp(lab.at(A, 0), lab.at(S1, 53));
     let print = packet.fingerprint();
     lab.send(Place::A, &packet)?;
     if let Some(left) = lab.look(World, |p| p.fingerprint() == print)? {
         demand(left.source == X, format!("it left as {left}"))?;
     }
-    lab.open(at(B, 5105), at(S1, 4000))?;
+    lab.open(lab.at(B, 5105), lab.at(S1, 4000))?;
     Ok(())
 }

@@ -1,11 +1,10 @@
 //! RFC 5382 (BCP 142): what a NAT must do with TCP.
 
 use super::contender::{Life, PLAIN, Setup};
-use super::packet::{ACK, FIN, Packet, RST, SYN, TCP, at, data, error, fresh, tcp, tcp_with};
+use super::packet::{ACK, FIN, Packet, RST, SYN, TCP, Told, data, fresh, tcp, tcp_with};
 use super::trial::Place::World;
-use super::trial::{A, B, HOSTS, Place, R9, S1, S2, Trial, X, x};
+use super::trial::{A, B, HOSTS, Place, R9, S1, S2, Trial, Who, X};
 use super::{Fault, Shown, demand, requirements};
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// Two external ports, so that an unsolicited SYN can be for the one that is given next.
@@ -77,11 +76,11 @@ requirements! {
 }
 
 fn tcp_mapping_does_not_depend_on_the_destination(lab: &mut Trial) -> Shown {
-    let (a, b) = (at(A, 6000), at(B, 6000));
+    let (a, b) = (lab.at(A, 6000), lab.at(B, 6000));
     let syn = |inside, remote| tcp(inside, remote, SYN, fresh() << 8, 0, &[]);
-    let first = [lab.out(&syn(a, at(S1, 80)))?.from(), lab.out(&syn(b, at(S2, 80)))?.from()];
+    let first = [lab.out(&syn(a, lab.at(S1, 80)))?.from(), lab.out(&syn(b, lab.at(S2, 80)))?.from()];
     for (inside, remote, before) in
-        [(a, at(S2, 80), first[0]), (b, at(S1, 80), first[1]), (a, at(S1, 81), first[0])]
+        [(a, lab.at(S2, 80), first[0]), (b, lab.at(S1, 80), first[1]), (a, lab.at(S1, 81), first[0])]
     {
         let external = lab.out(&syn(inside, remote))?.from();
         demand(external == before, format!("{inside} was {before}, and is {external} towards {remote}"))?;
@@ -90,7 +89,7 @@ fn tcp_mapping_does_not_depend_on_the_destination(lab: &mut Trial) -> Shown {
 }
 
 fn handshake_data_and_both_closes_pass(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6001), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6001), lab.at(S1, 80))?;
     c.works(lab)?;
     let fin = c.out(FIN, &[]);
     lab.out(&fin)?;
@@ -112,7 +111,7 @@ fn handshake_data_and_both_closes_pass(lab: &mut Trial) -> Shown {
 }
 
 fn simultaneous_close_passes(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6002), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6002), lab.at(S1, 80))?;
     c.works(lab)?;
     let (out, mut back) = (c.out(FIN, &[]), c.back(FIN, &[]));
     // The other end has not seen our FIN when it sends its own.
@@ -127,7 +126,7 @@ fn simultaneous_close_passes(lab: &mut Trial) -> Shown {
 }
 
 fn retransmitted_and_reordered_segments_pass(lab: &mut Trial) -> Shown {
-    let (inside, remote) = (at(A, 6003), at(S1, 80));
+    let (inside, remote) = (lab.at(A, 6003), lab.at(S1, 80));
     let (seq, peer) = (fresh() << 8, fresh() << 8);
     let syn = tcp(inside, remote, SYN, seq, 0, &[]);
     let external = lab.out(&syn)?.from();
@@ -156,17 +155,17 @@ fn retransmitted_and_reordered_segments_pass(lab: &mut Trial) -> Shown {
 }
 
 fn reset_passes(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6004), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6004), lab.at(S1, 80))?;
     let reset = c.back(RST, &[]);
     lab.back(&reset, c.inside)?;
-    let mut c = lab.connect(at(A, 6005), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6005), lab.at(S1, 80))?;
     let reset = c.out(RST, &[]);
     lab.out(&reset)?;
     Ok(())
 }
 
 fn simultaneous_open_passes(lab: &mut Trial) -> Shown {
-    let (inside, remote) = (at(A, 6006), at(S1, 8080));
+    let (inside, remote) = (lab.at(A, 6006), lab.at(S1, 8080));
     let (seq, peer) = (fresh() << 8, fresh() << 8);
     let external = lab.out(&tcp(inside, remote, SYN, seq, 0, &[]))?.from();
     lab.back(&tcp(remote, external, SYN, peer, 0, &[]), inside)?;
@@ -177,22 +176,22 @@ fn simultaneous_open_passes(lab: &mut Trial) -> Shown {
 }
 
 fn tcp_filtering_is_no_stricter_than_by_address(lab: &mut Trial) -> Shown {
-    let c = lab.connect(at(A, 6007), at(S1, 80))?;
-    lab.back(&tcp(at(S1, 9999), c.external, SYN, fresh() << 8, 0, &[]), c.inside)?;
+    let c = lab.connect(lab.at(A, 6007), lab.at(S1, 80))?;
+    lab.back(&tcp(lab.at(S1, 9999), c.external, SYN, fresh() << 8, 0, &[]), c.inside)?;
     Ok(())
 }
 
 fn tcp_filtering_can_be_endpoint_independent(lab: &mut Trial) -> Shown {
-    let c = lab.connect(at(A, 6008), at(S1, 80))?;
-    lab.back(&tcp(at(S2, 9999), c.external, SYN, fresh() << 8, 0, &[]), c.inside)?;
+    let c = lab.connect(lab.at(A, 6008), lab.at(S1, 80))?;
+    lab.back(&tcp(lab.at(S2, 9999), c.external, SYN, fresh() << 8, 0, &[]), c.inside)?;
     Ok(())
 }
 
 fn a_strangers_syn_to_a_mapping_is_not_answered_for_six_seconds(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6035), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6035), lab.at(S1, 80))?;
     c.works(lab)?;
     lab.forget();
-    let syn = tcp(at(S2, 8080), c.external, SYN, fresh() << 8, 0, &[]);
+    let syn = tcp(lab.at(S2, 8080), c.external, SYN, fresh() << 8, 0, &[]);
     if lab.reaches(World, &syn, Place::A)? {
         return Err(Fault::NotApplicable("strangers get in: it is delivered".into()));
     }
@@ -206,13 +205,13 @@ fn unsolicited_syn_is_not_answered_for_six_seconds(lab: &mut Trial) -> Shown {
 }
 
 fn unsolicited_syn_to_an_own_address_is_not_answered_for_six_seconds(lab: &mut Trial) -> Shown {
-    silent(lab, Ipv4Addr::new(203, 0, 113, 5))
+    silent(lab, Who::Pooled)
 }
 
-fn silent(lab: &mut Trial, address: Ipv4Addr) -> Shown {
+fn silent(lab: &mut Trial, address: Who) -> Shown {
     lab.forget();
     for port in [45_000, 61_234] {
-        lab.send(World, &tcp(at(S2, 8080), at(address, port), SYN, fresh() << 8, 0, &[]))?;
+        lab.send(World, &tcp(lab.at(S2, 8080), lab.at(address, port), SYN, fresh() << 8, 0, &[]))?;
         lab.nothing(&[World], "an unsolicited SYN")?;
     }
     lab.wait(Duration::from_millis(5200))?;
@@ -220,10 +219,10 @@ fn silent(lab: &mut Trial, address: Ipv4Addr) -> Shown {
 }
 
 fn syns_to_ports_out_of_the_range_are_dropped_silently(lab: &mut Trial) -> Shown {
-    let own = Ipv4Addr::new(203, 0, 113, 5);
+    let own = Who::Pooled;
     lab.forget();
     for port in [80, 8080, 32_767] {
-        lab.send(World, &tcp(at(S2, 8080), at(own, port), SYN, fresh() << 8, 0, &[]))?;
+        lab.send(World, &tcp(lab.at(S2, 8080), lab.at(own, port), SYN, fresh() << 8, 0, &[]))?;
     }
     lab.nothing(&[World], "SYNs to ports out of the range")?;
     lab.wait(Duration::from_millis(7000))?;
@@ -231,10 +230,10 @@ fn syns_to_ports_out_of_the_range_are_dropped_silently(lab: &mut Trial) -> Shown
 }
 
 fn syn_is_forgiven_if_a_host_meets_it(lab: &mut Trial) -> Shown {
-    let (inside, remote) = (at(A, 45_000), at(S2, 8080));
+    let (inside, remote) = (lab.at(A, 45_000), lab.at(S2, 8080));
     lab.forget();
     for port in [45_000, 45_001] {
-        lab.send(World, &tcp(remote, x(port), SYN, 0x4000, 0, &[]))?;
+        lab.send(World, &tcp(remote, lab.at(X, port), SYN, 0x4000, 0, &[]))?;
     }
     lab.nothing(&[World], "the SYNs")?;
     lab.wait(Duration::from_millis(2000))?;
@@ -247,17 +246,17 @@ fn syn_is_forgiven_if_a_host_meets_it(lab: &mut Trial) -> Shown {
 }
 
 fn lives(lab: &mut Trial, port: u16, seconds: u64) -> Shown {
-    let word = lab.word(TCP, at(A, port))?;
+    let word = lab.word(TCP, lab.at(A, port))?;
     demand(word.seconds + 2 >= seconds, format!("it lives {} s more ({})", word.seconds, word.state))
 }
 
 fn established_lives_two_hours_four_minutes(lab: &mut Trial) -> Shown {
-    lab.connect(at(A, 6009), at(S1, 80))?.works(lab)?;
+    lab.connect(lab.at(A, 6009), lab.at(S1, 80))?.works(lab)?;
     lives(lab, 6009, 7440)
 }
 
 fn half_closed_lives_as_long_as_established(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6010), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6010), lab.at(S1, 80))?;
     let fin = c.out(FIN, &[]);
     lab.out(&fin)?;
     let ack = c.back(0, &[]);
@@ -266,7 +265,7 @@ fn half_closed_lives_as_long_as_established(lab: &mut Trial) -> Shown {
 }
 
 fn opening_lives_four_minutes(lab: &mut Trial) -> Shown {
-    let (inside, remote) = (at(A, 6011), at(S1, 80));
+    let (inside, remote) = (lab.at(A, 6011), lab.at(S1, 80));
     let external = lab.out(&tcp(inside, remote, SYN, 0x1000, 0, &[]))?.from();
     lives(lab, 6011, 240)?;
     lab.back(&tcp(remote, external, SYN | ACK, 0x9000, 0x1001, &[]), inside)?;
@@ -274,7 +273,7 @@ fn opening_lives_four_minutes(lab: &mut Trial) -> Shown {
 }
 
 fn closing_lives_four_minutes(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6012), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6012), lab.at(S1, 80))?;
     let fin = c.out(FIN, &[]);
     lab.out(&fin)?;
     let fin = c.back(FIN, &[]);
@@ -285,8 +284,8 @@ fn closing_lives_four_minutes(lab: &mut Trial) -> Shown {
 }
 
 fn tcp_timers_can_be_set(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6013), at(S1, 80))?;
-    let (inside, remote) = (at(A, 6014), at(S1, 80));
+    let mut c = lab.connect(lab.at(A, 6013), lab.at(S1, 80))?;
+    let (inside, remote) = (lab.at(A, 6014), lab.at(S1, 80));
     let external = lab.out(&tcp(inside, remote, SYN, 0x1000, 0, &[]))?.from();
     lab.wait(Duration::from_millis(2800))?;
     lab.blocked(World, &tcp(remote, external, SYN | ACK, 0x9000, 0x1001, &[]), &HOSTS)?;
@@ -294,12 +293,12 @@ fn tcp_timers_can_be_set(lab: &mut Trial) -> Shown {
 }
 
 fn segments_without_a_connection_never_leak(lab: &mut Trial) -> Shown {
-    let remote = at(S1, 80);
+    let remote = lab.at(S1, 80);
     for (port, flags) in [(6015, SYN | ACK), (6016, ACK), (6017, FIN | ACK), (6018, RST), (6019, RST | ACK)] {
-        lab.send(Place::A, &tcp(at(A, port), remote, flags, 0x5000, 0x6000, &[]))?;
+        lab.send(Place::A, &tcp(lab.at(A, port), remote, flags, 0x5000, 0x6000, &[]))?;
     }
     for (port, flags) in [(6020, 0), (6021, SYN | FIN), (6022, SYN | RST), (6023, FIN)] {
-        lab.send(Place::A, &tcp(at(A, port), remote, flags, 0x5000, 0, &[]))?;
+        lab.send(Place::A, &tcp(lab.at(A, port), remote, flags, 0x5000, 0, &[]))?;
     }
     let came = lab.collect(World)?;
     let odd = came.iter().find(|packet| packet.source != X);
@@ -307,28 +306,29 @@ fn segments_without_a_connection_never_leak(lab: &mut Trial) -> Shown {
 }
 
 fn no_alg_touches_ftp(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6024), at(S1, 21))?;
+    let mut c = lab.connect(lab.at(A, 6024), lab.at(S1, 21))?;
     let command = c.out(8, b"PORT 10,0,0,2,156,64\r\n");
     lab.out(&command)?;
     c.works(lab)?;
-    lab.blocked(World, &tcp(at(S1, 20), x(40_000), SYN, 0x1000, 0, &[]), &HOSTS)
+    lab.blocked(World, &tcp(lab.at(S1, 20), lab.at(X, 40_000), SYN, 0x1000, 0, &[]), &HOSTS)
 }
 
 fn two_hosts_never_share_a_tcp_port(lab: &mut Trial) -> Shown {
-    let mut a = lab.connect(at(A, 6025), at(S1, 80))?;
-    let mut b = lab.connect(at(B, 6025), at(S1, 80))?;
+    let mut a = lab.connect(lab.at(A, 6025), lab.at(S1, 80))?;
+    let mut b = lab.connect(lab.at(B, 6025), lab.at(S1, 80))?;
     demand(a.external != b.external, format!("both are {}", a.external))?;
     a.works(lab)?;
     b.works(lab)?;
-    let a = lab.connect(at(A, 6026), at(S1, 80))?;
-    let b = lab.connect(at(B, 6026), at(S2, 80))?;
+    let a = lab.connect(lab.at(A, 6026), lab.at(S1, 80))?;
+    let b = lab.connect(lab.at(B, 6026), lab.at(S2, 80))?;
     demand(a.external != b.external, format!("towards two servers, both are {}", a.external))
 }
 
 fn tcp_hairpins_with_external_source(lab: &mut Trial) -> Shown {
     // Each has asked the other, as hosts do that punch holes.
-    let (a, b) = (at(A, 6027), at(B, 6028));
-    let syn = |inside| tcp(inside, at(S1, 80), SYN, fresh() << 8, 0, &[]);
+    let (a, b) = (lab.at(A, 6027), lab.at(B, 6028));
+    let server = lab.at(S1, 80);
+    let syn = |inside| tcp(inside, server, SYN, fresh() << 8, 0, &[]);
     let (xa, xb) = (lab.out(&syn(a))?.from(), lab.out(&syn(b))?.from());
     let (seq, peer) = (fresh() << 8, fresh() << 8);
     lab.reaches(Place::B, &tcp(b, xa, SYN, peer, 0, &[]), Place::A)?;
@@ -344,24 +344,25 @@ fn tcp_hairpins_with_external_source(lab: &mut Trial) -> Shown {
 }
 
 fn too_big_about_tcp_comes_in(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6029), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6029), lab.at(S1, 80))?;
     let sent = lab.out(&c.out(0, &data(1400)))?;
-    let told = error(R9, X, 3, 4, [0, 0, 0x04, 0xd2], &sent);
+    let told = lab.tell(R9, X, Told::TooBig(1380), &sent);
     lab.forget();
-    let got = lab.back(&told, at(A, 0))?;
+    let got = lab.back(&told, lab.at(A, 0))?;
     let quote = got.quote().ok_or_else(|| Fault::NotMet("its quote cannot be read".into()))?;
-    demand(got.mtu() == 1234, format!("the MTU became {}", got.mtu()))?;
+    demand(got.mtu() == 1380, format!("the MTU became {}", got.mtu()))?;
     demand(quote.from() == c.inside && quote.to() == c.remote, format!("A got {got}"))?;
     demand(quote.seq() == sent.seq(), "the quoted sequence number changed")
 }
 
 fn no_icmp_error_ends_a_connection(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6030), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6030), lab.at(S1, 80))?;
     let sent = lab.out(&c.out(0, &data(100)))?;
-    lab.say("60 times from S1: 3/1, 3/2, 3/3 about it");
+    lab.say("60 times from S1: no way to the network, the host, the port of it");
     lab.unwritten(|lab| {
         for turn in 0..60 {
-            lab.send(World, &error(S1, X, 3, 1 + turn % 3, [0; 4], &sent))?;
+            let told = [Told::Network, Told::Host, Told::Port][turn % 3];
+            lab.send(World, &lab.tell(S1, X, told, &sent))?;
         }
         lab.collect(Place::A)
     })?;
@@ -371,7 +372,7 @@ fn no_icmp_error_ends_a_connection(lab: &mut Trial) -> Shown {
 }
 
 fn segments_outside_the_window_change_nothing(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6031), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6031), lab.at(S1, 80))?;
     c.works(lab)?;
     let before = lab.word(TCP, c.inside)?;
     for flags in [RST, RST | ACK, FIN | ACK] {
@@ -393,7 +394,7 @@ fn segments_outside_the_window_change_nothing(lab: &mut Trial) -> Shown {
 }
 
 fn challenge_acks_pass(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6032), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6032), lab.at(S1, 80))?;
     c.works(lab)?;
     let inexact = tcp(c.remote, c.external, RST, c.peer.wrapping_add(100), 0, &[]);
     lab.back(&inexact, c.inside)?;
@@ -403,7 +404,7 @@ fn challenge_acks_pass(lab: &mut Trial) -> Shown {
 }
 
 fn a_rebooted_client_gets_its_port_again(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6033), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6033), lab.at(S1, 80))?;
     c.works(lab)?;
     let (inside, remote) = (c.inside, c.remote);
     let seq = c.seq.wrapping_add(0x0400_0000);
@@ -421,7 +422,7 @@ fn a_rebooted_client_gets_its_port_again(lab: &mut Trial) -> Shown {
 }
 
 fn connections_are_picked_up_or_refused_cleanly(lab: &mut Trial) -> Shown {
-    let (inside, remote) = (at(A, 6034), at(S1, 80));
+    let (inside, remote) = (lab.at(A, 6034), lab.at(S1, 80));
     for turn in 0..3u32 {
         let segment = tcp(inside, remote, ACK, 0x5000 + turn * 100, 0x9000, &data(100));
         lab.send(Place::A, &segment)?;

@@ -1,12 +1,11 @@
 //! RFC 5508 (BCP 148): what a NAT must do with ICMP.
 
 use super::contender::{Life, PLAIN, Setup};
-use super::packet::{ICMP, Packet, at, checksum, data, echo, error, icmp, query, udp};
+use super::packet::{ICMP, Packet, Told, checksum, data, udp};
 use super::trial::Place::World;
-use super::trial::{A, B, GI, HOSTS, Place, R9, S1, S2, Trial, X};
+use super::trial::{A, B, GI, HOSTS, Place, R9, S1, S2, Trial, Who, X};
 use super::{Fault, Shown, demand, requirements};
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 const SHORT: Setup = Setup { lives: &[(Life::Icmp, 2)], ..PLAIN };
@@ -64,90 +63,93 @@ requirements! {
 }
 
 fn echo_and_its_reply_pass(lab: &mut Trial) -> Shown {
-    answered(lab, 8, 0, 500)
+    let out = lab.out(&lab.ask(A, S1, 500, &data(12)))?;
+    lab.back(&lab.reply(S1, X, out.from().port(), &data(12)), lab.at(A, 500))?;
+    Ok(())
 }
 
 fn timestamp_and_its_reply_pass(lab: &mut Trial) -> Shown {
-    answered(lab, 13, 14, 501)
-}
-
-fn answered(lab: &mut Trial, ask: u8, answer: u8, id: u16) -> Shown {
-    let out = lab.out(&query(A, S1, ask, id, &data(12)))?;
-    lab.back(&query(S1, X, answer, out.from().port(), &data(12)), at(A, id))?;
+    let out = lab.out(&lab.query(A, S1, 13, 501, &data(12)))?;
+    lab.back(&lab.query(S1, X, 14, out.from().port(), &data(12)), lab.at(A, 501))?;
     Ok(())
 }
 
 fn query_identifier_does_not_depend_on_the_destination(lab: &mut Trial) -> Shown {
     let mut seen = [BTreeSet::new(), BTreeSet::new()];
     for (a, b) in [(S1, S2), (S2, S1), (R9, R9)] {
-        seen[0].insert(lab.out(&echo(A, a, 600))?.from().port());
-        seen[1].insert(lab.out(&echo(B, b, 600))?.from().port());
+        seen[0].insert(lab.out(&lab.echo(A, a, 600))?.from().port());
+        seen[1].insert(lab.out(&lab.echo(B, b, 600))?.from().port());
     }
     demand(seen[0].len() == 1 && seen[1].len() == 1 && seen[0] != seen[1], format!("A and B had {seen:?}"))
 }
 
 fn query_session_lives_a_minute(lab: &mut Trial) -> Shown {
-    lab.out(&echo(A, S1, 601))?;
-    let word = lab.word(ICMP, at(A, 601))?;
+    lab.out(&lab.echo(A, S1, 601))?;
+    let word = lab.word(ICMP, lab.at(A, 601))?;
     demand(word.seconds + 1 >= 60, format!("a query session lives {} s", word.seconds))
 }
 
 fn query_timer_can_be_set(lab: &mut Trial) -> Shown {
-    let [early, late] = [602, 603].map(|id| echo(A, S1, id));
+    let [early, late] = [602, 603].map(|id| lab.echo(A, S1, id));
     let (early, late) = (lab.out(&early)?.from().port(), lab.out(&late)?.from().port());
     lab.wait(Duration::from_millis(1200))?;
-    lab.back(&query(S1, X, 0, early, &data(24)), at(A, 602))?;
+    lab.back(&lab.reply(S1, X, early, &data(24)), lab.at(A, 602))?;
     lab.wait(Duration::from_millis(1500))?;
-    lab.blocked(World, &query(S1, X, 0, late, &data(24)), &HOSTS)
+    lab.blocked(World, &lab.reply(S1, X, late, &data(24)), &HOSTS)
 }
 
 /// An outbound datagram as it left, for errors about it.
 fn sent(lab: &mut Trial, port: u16) -> Shown<Packet> {
-    let packet = lab.out(&udp(at(A, port), at(S1, 4000)))?;
+    let packet = lab.out(&udp(lab.at(A, port), lab.at(S1, 4000)))?;
     lab.forget();
     Ok(packet)
 }
 
 /// An error reached A, and its quote is about the datagram from `port`.
-fn right(got: &Packet, from: Ipv4Addr, port: u16) -> Shown {
+fn right(lab: &Trial, got: &Packet, from: Who, port: u16) -> Shown {
     let quote = got.quote().ok_or_else(|| Fault::NotMet("its quote cannot be read".into()))?;
-    let right = got.source == from && quote.from() == at(A, port) && quote.to() == at(S1, 4000);
+    let right = got.source == from && quote.from() == lab.at(A, port) && quote.to() == lab.at(S1, 4000);
     demand(right, format!("A got {got}"))?;
     let header = 20 + quote.options.len();
-    demand(checksum(&[&got.quoted_bytes()[..header]]) == 0, "the quoted IP header has a wrong checksum")
+    let summed = got.source.is_ipv6() || checksum(&[&got.quoted_bytes()[..header]]) == 0;
+    demand(summed, "the quoted IP header has a wrong checksum")
 }
 
 fn error_with_a_bad_checksum_is_dropped(lab: &mut Trial) -> Shown {
     let sent = sent(lab, 6100)?;
-    let good = error(R9, X, 3, 3, [0; 4], &sent);
+    let good = lab.tell(R9, X, Told::Port, &sent);
     let mut bad = good.clone();
     bad.payload[2] ^= 0x55;
     lab.blocked(World, &bad, &HOSTS)?;
-    right(&lab.back(&good, at(A, 0))?, R9, 6100)
+    let got = lab.back(&good, lab.at(A, 0))?;
+    right(lab, &got, R9, 6100)
 }
 
 fn error_with_a_bad_quoted_header_is_dropped(lab: &mut Trial) -> Shown {
     let sent = sent(lab, 6101)?;
-    let good = error(R9, X, 3, 3, [0; 4], &sent);
+    let good = lab.tell(R9, X, Told::Port, &sent);
     let mut bad = good.clone();
     bad.payload[8 + 10] ^= 0x55;
     bad.sum();
     lab.blocked(World, &bad, &HOSTS)?;
-    right(&lab.back(&good, at(A, 0))?, R9, 6101)
+    let got = lab.back(&good, lab.at(A, 0))?;
+    right(lab, &got, R9, 6101)
 }
 
 fn options_in_a_quote_are_skipped(lab: &mut Trial) -> Shown {
     let sent = sent(lab, 6102)?;
     // No-operations, a record route without room, and the end: 12 bytes.
     let with = Packet { options: vec![1, 1, 1, 1, 7, 7, 8, 192, 0, 2, 9, 0], ..sent };
-    right(&lab.back(&error(R9, X, 3, 3, [0; 4], &with), at(A, 0))?, R9, 6102)
+    let got = lab.back(&lab.tell(R9, X, Told::Port, &with), lab.at(A, 0))?;
+    right(lab, &got, R9, 6102)
 }
 
 fn quoted_transport_checksum_is_not_judged(lab: &mut Trial) -> Shown {
     let mut sent = sent(lab, 6103)?;
     sent.payload[6] ^= 0x55;
-    let whole = icmp(R9, X, 3, 3, [0; 4], &sent.bytes());
-    right(&lab.back(&whole, at(A, 0))?, R9, 6103)
+    let whole = lab.icmp(R9, X, 3, 3, [0; 4], &sent.bytes());
+    let got = lab.back(&whole, lab.at(A, 0))?;
+    right(lab, &got, R9, 6103)
 }
 
 fn extensions_pass_untouched(lab: &mut Trial) -> Shown {
@@ -159,70 +161,70 @@ fn extensions_pass_untouched(lab: &mut Trial) -> Shown {
     let sum = checksum(&[&extension]);
     extension[2..4].copy_from_slice(&sum.to_be_bytes());
     body.extend_from_slice(&extension);
-    let got = lab.back(&icmp(R9, X, 11, 0, [0, 32, 0, 0], &body), at(A, 0))?;
-    right(&got, R9, 6104)?;
+    let got = lab.back(&lab.icmp(R9, X, 11, 0, [0, 32, 0, 0], &body), lab.at(A, 0))?;
+    right(lab, &got, R9, 6104)?;
     demand(got.payload[5] == 32, format!("the length byte became {}", got.payload[5]))?;
     demand(got.payload.ends_with(&extension), "the extension changed")?;
     demand(got.payload.len() == 8 + 128 + extension.len(), "the message changed its length")
 }
 
 fn errors_from_outside_are_translated_with_their_quote(lab: &mut Trial) -> Shown {
-    let kinds = [(3, 3), (3, 1), (11, 0), (11, 1), (12, 0)];
-    for (port, (kind, code)) in (6105..).zip(kinds) {
+    let all = [Told::Port, Told::Host, Told::Hops, Told::Reassembly, Told::Parameter];
+    for (port, told) in (6105..).zip(all) {
         let sent = sent(lab, port)?;
-        let got = lab.back(&error(R9, X, kind, code, [0; 4], &sent), at(A, 0))?;
-        right(&got, R9, port)?;
-        demand(got.is(kind, code), format!("{kind}/{code} became {got}"))?;
+        let got = lab.back(&lab.tell(R9, X, told, &sent), lab.at(A, 0))?;
+        right(lab, &got, R9, port)?;
+        demand(got.tells(told), format!("{told:?} became {got}"))?;
     }
     Ok(())
 }
 
 fn errors_about_nothing_are_dropped(lab: &mut Trial) -> Shown {
     sent(lab, 6111)?;
-    let never = udp(at(X, 61_999), at(S1, 4000));
-    lab.blocked(World, &error(R9, X, 3, 3, [0; 4], &never), &HOSTS)
+    let never = udp(lab.at(X, 61_999), lab.at(S1, 4000));
+    lab.blocked(World, &lab.tell(R9, X, Told::Port, &never), &HOSTS)
 }
 
 fn errors_from_inside_are_translated_with_their_quote(lab: &mut Trial) -> Shown {
-    for (from, port) in [(A, 6112), (Ipv4Addr::new(10, 0, 0, 200), 6113)] {
-        let external = lab.open(at(A, port), at(S1, 4000))?;
-        let got = lab.back(&udp(at(S1, 4000), external), at(A, port))?;
+    for (from, port) in [(A, 6112), (Who::Absent, 6113)] {
+        let external = lab.open(lab.at(A, port), lab.at(S1, 4000))?;
+        let got = lab.back(&udp(lab.at(S1, 4000), external), lab.at(A, port))?;
         lab.forget();
-        lab.send(Place::A, &error(from, S1, 3, 3, [0; 4], &got))?;
+        lab.send(Place::A, &lab.tell(from, S1, Told::Port, &got))?;
         let left = lab.look(World, Packet::is_error)?;
         let left = left.ok_or_else(|| Fault::NotMet(format!("the error of {from} did not leave")))?;
         let quote = left.quote().ok_or_else(|| Fault::NotMet("its quote cannot be read".into()))?;
-        let right = left.source == X && quote.from() == at(S1, 4000) && quote.to() == external;
-        demand(right && left.is(3, 3), format!("the error of {from} left as {left}"))?;
-        let header = checksum(&[&left.quoted_bytes()[..20]]);
-        demand(header == 0, "the quoted IP header has a wrong checksum")?;
+        let right = left.source == X && quote.from() == lab.at(S1, 4000) && quote.to() == external;
+        demand(right && left.tells(Told::Port), format!("the error of {from} left as {left}"))?;
+        let summed = left.source.is_ipv6() || checksum(&[&left.quoted_bytes()[..20]]) == 0;
+        demand(summed, "the quoted IP header has a wrong checksum")?;
     }
     Ok(())
 }
 
 fn errors_do_not_refresh_queries(lab: &mut Trial) -> Shown {
-    let ping = lab.out(&echo(A, S1, 604))?;
+    let ping = lab.out(&lab.echo(A, S1, 604))?;
     let id = ping.from().port();
     for _ in 0..4 {
         lab.wait(Duration::from_millis(650))?;
-        lab.send(World, &error(R9, X, 3, 1, [0; 4], &ping))?;
+        lab.send(World, &lab.tell(R9, X, Told::Host, &ping))?;
     }
     lab.sync()?;
-    lab.blocked(World, &query(S1, X, 0, id, &data(24)), &HOSTS)?;
-    let ping = lab.out(&echo(A, S1, 605))?;
-    lab.send(World, &error(R9, X, 3, 1, [0; 4], &ping))?;
+    lab.blocked(World, &lab.reply(S1, X, id, &data(24)), &HOSTS)?;
+    let ping = lab.out(&lab.echo(A, S1, 605))?;
+    lab.send(World, &lab.tell(R9, X, Told::Host, &ping))?;
     lab.sync()?;
-    lab.back(&query(S1, X, 0, ping.from().port(), &data(24)), at(A, 605))?;
+    lab.back(&lab.reply(S1, X, ping.from().port(), &data(24)), lab.at(A, 605))?;
     Ok(())
 }
 
 fn hairpinned_errors_come_back(lab: &mut Trial) -> Shown {
-    let (a, b) = (at(A, 6114), at(B, 6115));
-    let (xa, xb) = (lab.open(a, at(S1, 4000))?, lab.open(b, at(S1, 4000))?);
+    let (a, b) = (lab.at(A, 6114), lab.at(B, 6115));
+    let (xa, xb) = (lab.open(a, lab.at(S1, 4000))?, lab.open(b, lab.at(S1, 4000))?);
     lab.reaches(Place::B, &udp(b, xa), Place::A)?;
     let got = lab.pass(Place::A, &udp(a, xb), Place::B)?;
     lab.forget();
-    lab.send(Place::B, &error(B, got.source, 3, 3, [0; 4], &got))?;
+    lab.send(Place::B, &lab.tell(B, got.source, Told::Port, &got))?;
     let back = lab.look(Place::A, Packet::is_error)?;
     let back = back.ok_or_else(|| Fault::NotMet("B's error did not come back to A".into()))?;
     let quote = back.quote().ok_or_else(|| Fault::NotMet("its quote cannot be read".into()))?;
@@ -231,22 +233,22 @@ fn hairpinned_errors_come_back(lab: &mut Trial) -> Shown {
 }
 
 fn exhaustion_is_told(lab: &mut Trial) -> Shown {
-    let remote = at(S1, 4000);
+    let remote = lab.at(S1, 4000);
     let mut open = Vec::new();
     let mut told = 0;
     for port in 6200..6225 {
-        let packet = udp(at(A, port), remote);
+        let packet = udp(lab.at(A, port), remote);
         let print = packet.fingerprint();
         lab.send(Place::A, &packet)?;
         match lab.look(World, |p| p.fingerprint() == print)? {
             Some(left) => open.push((port, left.from())),
-            None => told += usize::from(lab.look(Place::A, |p| p.is_error() && p.kind() == 3)?.is_some()),
+            None => told += usize::from(lab.look(Place::A, Packet::is_unreachable)?.is_some()),
         }
     }
     demand((1..=20).contains(&open.len()), format!("{} of 25 flows got one of 20 ports", open.len()))?;
     demand(told == 25 - open.len(), format!("{} flows were refused, {told} were told", 25 - open.len()))?;
     for (port, external) in open {
-        lab.back(&udp(remote, external), at(A, port))?;
+        lab.back(&udp(remote, external), lab.at(A, port))?;
     }
     Ok(())
 }
@@ -262,26 +264,26 @@ fn never_leak(lab: &mut Trial, messages: &[Packet]) -> Shown {
 }
 
 fn odd_types_never_leak(lab: &mut Trial) -> Shown {
-    let sent = udp(at(S1, 4000), at(A, 6116));
-    let redirect = error(A, S1, 5, 1, [10, 0, 0, 9], &sent);
+    let sent = udp(lab.at(S1, 4000), lab.at(A, 6116));
+    let redirect = lab.error(A, S1, 5, 1, [10, 0, 0, 9], &sent);
     let others = [(9, 0), (10, 0), (17, 0), (18, 0), (12, 0)];
     let mut all = vec![redirect];
-    all.extend(others.map(|(kind, code)| icmp(A, S1, kind, code, [0, 9, 0, 1], &data(12))));
+    all.extend(others.map(|(kind, code)| lab.icmp(A, S1, kind, code, [0, 9, 0, 1], &data(12))));
     never_leak(lab, &all)
 }
 
 fn obsolete_types_are_dropped(lab: &mut Trial) -> Shown {
     let sent = sent(lab, 6117)?;
-    lab.blocked(World, &error(R9, X, 4, 0, [0; 4], &sent), &HOSTS)?;
+    lab.blocked(World, &lab.error(R9, X, 4, 0, [0; 4], &sent), &HOSTS)?;
     for kind in [15, 16] {
-        lab.blocked(Place::A, &icmp(A, S1, kind, 0, [0, 9, 0, 1], &[]), &[World])?;
+        lab.blocked(Place::A, &lab.icmp(A, S1, kind, 0, [0, 9, 0, 1], &[]), &[World])?;
     }
     Ok(())
 }
 
 fn generated_errors_copy_the_ds_field(lab: &mut Trial) -> Shown {
-    let packet = Packet { ttl: 1, tos: 0xb8, ..udp(at(A, 6118), at(S1, 4000)) };
-    let told = lab.refused(Place::A, &packet, 11, 0)?;
+    let packet = Packet { ttl: 1, tos: 0xb8, ..udp(lab.at(A, 6118), lab.at(S1, 4000)) };
+    let told = lab.refused(Place::A, &packet, Told::Hops)?;
     // RFC 1812 §4.3.2.5 asks for precedence 6 or 7 of an error; RFC 5508 came later.
     demand(told.tos >> 2 == 46, format!("the error has TOS {:#04x}", told.tos))
 }
@@ -290,7 +292,7 @@ fn generated_errors_are_rate_limited(lab: &mut Trial) -> Shown {
     lab.say("A sends 5000 packets with TTL 1");
     let came = lab.unwritten(|lab| {
         for number in 0..5000u16 {
-            lab.send(Place::A, &Packet { ttl: 1, ..udp(at(A, 6119), at(S1, 4000 + number % 64)) })?;
+            lab.send(Place::A, &Packet { ttl: 1, ..udp(lab.at(A, 6119), lab.at(S1, 4000 + number % 64)) })?;
             if number % 500 == 499 {
                 lab.sync()?;
             }
@@ -302,37 +304,40 @@ fn generated_errors_are_rate_limited(lab: &mut Trial) -> Shown {
         !came.is_empty() && came.len() < 4000,
         format!("5000 packets were answered by {} errors", came.len()),
     )?;
-    lab.open(at(B, 6120), at(S1, 4000))?;
+    lab.open(lab.at(B, 6120), lab.at(S1, 4000))?;
     Ok(())
 }
 
 fn too_big_comes_in_unchanged(lab: &mut Trial) -> Shown {
     let sent = sent(lab, 6121)?;
-    let got = lab.back(&error(R9, X, 3, 4, [0, 0, 0x05, 0x14], &sent), at(A, 0))?;
-    right(&got, R9, 6121)?;
+    let got = lab.back(&lab.tell(R9, X, Told::TooBig(1300), &sent), lab.at(A, 0))?;
+    right(lab, &got, R9, 6121)?;
     demand(got.mtu() == 1300, format!("the MTU became {}", got.mtu()))
 }
 
 fn ttl_is_counted_and_its_end_told(lab: &mut Trial) -> Shown {
-    let packet = Packet { ttl: 1, ..udp(at(A, 6122), at(S1, 33_434)) };
-    let told = lab.refused(Place::A, &packet, 11, 0)?;
+    let packet = Packet { ttl: 1, ..udp(lab.at(A, 6122), lab.at(S1, 33_434)) };
+    let told = lab.refused(Place::A, &packet, Told::Hops)?;
     demand(told.source == GI, format!("it comes from {}", told.source))?;
-    let next = lab.out(&Packet { ttl: 2, ..udp(at(A, 6122), at(S1, 33_435)) })?;
+    let next = lab.out(&Packet { ttl: 2, ..udp(lab.at(A, 6122), lab.at(S1, 33_435)) })?;
     demand(next.ttl == 1, format!("TTL 2 became {}", next.ttl))
 }
 
 fn source_routes_are_dropped(lab: &mut Trial) -> Shown {
     for kind in [131, 137] {
         let options = vec![kind, 7, 4, 198, 51, 100, 8, 0];
-        let packet = Packet { options: options.clone(), ..udp(at(A, 6123), at(S1, 4000)) };
+        let packet = Packet { options: options.clone(), ..udp(lab.at(A, 6123), lab.at(S1, 4000)) };
         lab.blocked(Place::A, &packet, &[World])?;
         let sent = sent(lab, 6124)?;
         let quoted = Packet { options, ..sent };
-        lab.blocked(World, &error(R9, X, 3, 3, [0; 4], &quoted), &HOSTS)?;
+        lab.blocked(World, &lab.tell(R9, X, Told::Port, &quoted), &HOSTS)?;
     }
     Ok(())
 }
 
 fn unknown_types_never_leak(lab: &mut Trial) -> Shown {
-    never_leak(lab, &[icmp(A, S1, 42, 0, [0, 9, 0, 1], &data(12)), icmp(A, S1, 253, 1, [0; 4], &data(12))])
+    never_leak(
+        lab,
+        &[lab.icmp(A, S1, 42, 0, [0, 9, 0, 1], &data(12)), lab.icmp(A, S1, 253, 1, [0; 4], &data(12))],
+    )
 }

@@ -1,9 +1,9 @@
 //! RFC 6888 (BCP 127): what a NAT for many subscribers must do.
 
 use super::contender::{Life, PLAIN, Setup};
-use super::packet::{UDP, at, echo, udp};
+use super::packet::{Packet, UDP, udp};
 use super::trial::Place::World;
-use super::trial::{A, B, HOSTS, Place, S1, S2, Trial, X};
+use super::trial::{A, B, HOSTS, Place, S1, S2, Trial, Who, X};
 use super::{Shown, demand, requirements};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -60,9 +60,9 @@ fn pooling_is_paired_across_protocols(lab: &mut Trial) -> Shown {
         let mut seen = BTreeSet::new();
         for number in 0..8 {
             let server = Ipv4Addr::new(198, 51, 100, 30 + number as u8);
-            seen.insert(*lab.open(at(host, 6300 + number), at(server, 4000))?.ip());
-            seen.insert(*lab.connect(at(host, 6300 + number), at(server, 80))?.external.ip());
-            seen.insert(lab.out(&echo(host, server, 710 + number))?.source);
+            seen.insert(lab.open(lab.at(host, 6300 + number), lab.at(server, 4000))?.ip());
+            seen.insert(lab.connect(lab.at(host, 6300 + number), lab.at(server, 80))?.external.ip());
+            seen.insert(lab.out(&lab.echo(host, server, 710 + number))?.source);
         }
         demand(seen.len() == 1, format!("24 flows of {host} left from {seen:?}"))?;
     }
@@ -70,15 +70,15 @@ fn pooling_is_paired_across_protocols(lab: &mut Trial) -> Shown {
 }
 
 fn ports_of_a_host_can_be_limited(lab: &mut Trial) -> Shown {
-    let remote = at(S1, 4000);
+    let remote = lab.at(S1, 4000);
     let greedy = open_many(lab, A, 6310..6340)?;
     demand(greedy.len() <= 20, format!("A has {} ports", greedy.len()))?;
     demand(greedy.len() >= 18, format!("A has only {} ports", greedy.len()))?;
     for port in 6310..6320 {
-        lab.open(at(B, port), remote)?;
+        lab.open(lab.at(B, port), remote)?;
     }
     for (port, external) in greedy {
-        lab.back(&udp(remote, external), at(A, port))?;
+        lab.back(&udp(remote, external), lab.at(A, port))?;
     }
     Ok(())
 }
@@ -89,41 +89,41 @@ fn port_ranges_may_have_gaps(lab: &mut Trial) -> Shown {
     let wanted: BTreeSet<u16> = (40_000..=40_004).chain(50_001..=50_005).collect();
     demand(used == wanted, format!("ten flows over {wanted:?} left from {used:?}"))?;
     for (port, external) in open {
-        lab.back(&udp(at(S1, 4000), external), at(A, port))?;
+        lab.back(&udp(lab.at(S1, 4000), external), lab.at(A, port))?;
     }
     Ok(())
 }
 
 fn exempt_destinations_see_the_inside_address(lab: &mut Trial) -> Shown {
-    lab.exempt = Some(UNTOUCHED);
-    let (a, remote) = (at(A, 6360), at(UNTOUCHED, 4000));
+    lab.exempt = Some(UNTOUCHED.into());
+    let (a, remote) = (lab.at(A, 6360), lab.at(UNTOUCHED, 4000));
     let left = lab.pass(Place::A, &udp(a, remote), World)?;
     demand(left.from() == a, format!("to the exempt destination it left as {left}"))?;
-    for other in [at(UNTOUCHED, 4001), at(S1, 4000)] {
+    for other in [lab.at(UNTOUCHED, 4001), lab.at(S1, 4000)] {
         lab.open(a, other)?;
     }
     Ok(())
 }
 
 fn answers_of_exempt_destinations_come_in(lab: &mut Trial) -> Shown {
-    lab.exempt = Some(UNTOUCHED);
-    let (a, remote) = (at(A, 6361), at(UNTOUCHED, 4000));
+    lab.exempt = Some(UNTOUCHED.into());
+    let (a, remote) = (lab.at(A, 6361), lab.at(UNTOUCHED, 4000));
     lab.pass(Place::A, &udp(a, remote), World)?;
     let answer = lab.pass(World, &udp(remote, a), Place::A)?;
     demand(answer.to() == a && answer.from() == remote, format!("the answer came in as {answer}"))?;
-    lab.blocked(World, &udp(at(S2, 4000), a), &HOSTS)
+    lab.blocked(World, &udp(lab.at(S2, 4000), a), &HOSTS)
 }
 
 /// Opens a flow to S1 from each port; gives back those that passed, with their external endpoints.
 fn open_many(
     lab: &mut Trial,
-    host: Ipv4Addr,
+    host: Who,
     ports: std::ops::Range<u16>,
-) -> Shown<Vec<(u16, std::net::SocketAddrV4)>> {
+) -> Shown<Vec<(u16, std::net::SocketAddr)>> {
     let mut open = Vec::new();
     let place = super::trial::place_of(host);
     for port in ports {
-        let packet = udp(at(host, port), at(S1, 4000));
+        let packet = udp(lab.at(host, port), lab.at(S1, 4000));
         let print = packet.fingerprint();
         lab.send(place, &packet)?;
         if let Some(left) = lab.look(World, |p| p.fingerprint() == print)? {
@@ -134,31 +134,31 @@ fn open_many(
 }
 
 fn sessions_of_a_mapping_can_be_limited(lab: &mut Trial) -> Shown {
-    let a = at(A, 6341);
-    let external = lab.open(a, at(S1, 4000))?;
+    let a = lab.at(A, 6341);
+    let external = lab.open(a, lab.at(S1, 4000))?;
     let mut passed = 1;
     for number in 1..30 {
-        let packet = udp(a, at(S1, 4000 + number));
+        let packet = udp(a, lab.at(S1, 4000 + number));
         let print = packet.fingerprint();
         lab.send(Place::A, &packet)?;
         passed += usize::from(lab.look(World, |p| p.fingerprint() == print)?.is_some());
     }
     demand(passed == 20, format!("{passed} remotes of one mapping, and 20 is the limit"))?;
-    lab.back(&udp(at(S1, 4000), external), a)?;
+    lab.back(&udp(lab.at(S1, 4000), external), a)?;
     Ok(())
 }
 
 fn strangers_get_in(lab: &mut Trial) -> Shown {
-    let a = at(A, 6342);
-    let external = lab.open(a, at(S1, 4000))?;
-    lab.back(&udp(at(S2, 4000), external), a)?;
+    let a = lab.at(A, 6342);
+    let external = lab.open(a, lab.at(S1, 4000))?;
+    lab.back(&udp(lab.at(S2, 4000), external), a)?;
     Ok(())
 }
 
 fn rested(lab: &mut Trial, restart: bool) -> Shown {
     let mut freed = BTreeSet::new();
     for port in 6343..6353 {
-        freed.insert(lab.open(at(A, port), at(S1, 4000))?);
+        freed.insert(lab.open(lab.at(A, port), lab.at(S1, 4000))?);
     }
     if restart {
         lab.gateway.restart()?;
@@ -166,7 +166,7 @@ fn rested(lab: &mut Trial, restart: bool) -> Shown {
         lab.learn()?;
     } else {
         lab.wait(Duration::from_millis(2000))?;
-        let gone = lab.gateway.word(UDP, at(A, 6343)).is_err();
+        let gone = lab.gateway.word(UDP, lab.at(A, 6343)).is_err();
         demand(gone, "the sessions do not end")?;
     }
     // As many as there are left besides those that rest.
@@ -187,8 +187,8 @@ fn freed_ports_rest_across_a_restart(lab: &mut Trial) -> Shown {
 }
 
 fn counters_can_be_read(lab: &mut Trial) -> Shown {
-    lab.open(at(A, 6430), at(S1, 4000))?;
-    lab.blocked(World, &udp(at(S1, 4000), at(X, 61_000)), &HOSTS)?;
+    lab.open(lab.at(A, 6430), lab.at(S1, 4000))?;
+    lab.blocked(World, &udp(lab.at(S1, 4000), lab.at(X, 61_000)), &HOSTS)?;
     let text = match lab.gateway.sysctl("count")? {
         Some(count) => return demand(count > 0, "it counts no session"),
         None => lab.gateway.ask(&["stats", "--json"])?,
@@ -203,7 +203,7 @@ fn no_session_is_ended_to_make_room(lab: &mut Trial) -> Shown {
     let open = open_many(lab, A, 6431..6456)?;
     demand((1..=20).contains(&open.len()), format!("{} of 25 flows got one of 20 ports", open.len()))?;
     for (port, external) in open {
-        lab.back(&udp(at(S1, 4000), external), at(A, port))?;
+        lab.back(&udp(lab.at(S1, 4000), external), lab.at(A, port))?;
     }
     Ok(())
 }
@@ -211,14 +211,14 @@ fn no_session_is_ended_to_make_room(lab: &mut Trial) -> Shown {
 fn the_newcomer_is_told(lab: &mut Trial) -> Shown {
     open_many(lab, A, 6457..6482)?;
     lab.forget();
-    lab.send(Place::B, &udp(at(B, 6482), at(S1, 4000)))?;
-    let told = lab.look(Place::B, |packet| packet.is_error() && packet.kind() == 3)?;
+    lab.send(Place::B, &udp(lab.at(B, 6482), lab.at(S1, 4000)))?;
+    let told = lab.look(Place::B, Packet::is_unreachable)?;
     demand(told.is_some(), "a 26th flow over 20 ports is dropped in silence")
 }
 
 fn destinations_are_not_logged(lab: &mut Trial) -> Shown {
-    lab.open(at(A, 6483), at(S1, 4000))?;
-    lab.connect(at(A, 6484), at(S2, 80))?;
+    lab.open(lab.at(A, 6483), lab.at(S1, 4000))?;
+    lab.connect(lab.at(A, 6484), lab.at(S2, 80))?;
     lab.sync()?;
     let said = lab.gateway.said();
     let line = said.lines().find(|line| line.contains("198.51.100."));
@@ -229,8 +229,8 @@ fn external_ports_are_hard_to_guess(lab: &mut Trial) -> Shown {
     // Every port clashes, so that keeping the inside port is no answer.
     let mut ports = Vec::new();
     for port in 6490..6550 {
-        lab.open(at(B, port), at(S1, 4000))?;
-        ports.push(i32::from(lab.open(at(A, port), at(S1, 4000))?.port()));
+        lab.open(lab.at(B, port), lab.at(S1, 4000))?;
+        ports.push(i32::from(lab.open(lab.at(A, port), lab.at(S1, 4000))?.port()));
     }
     let steps = ports.windows(2).filter(|pair| (pair[1] - pair[0]).abs() <= 2).count();
     demand(steps < 5, format!("{steps} of 59 steps are of 2 or less"))?;

@@ -1,7 +1,7 @@
 //! RFC 7857 (BCP 127), the updates to RFC 4787, 5382 and 5508, and RFC 6864 on identifications.
 
 use super::contender::{Life, PLAIN, Setup};
-use super::packet::{FIN, Packet, RST, SYN, TCP, at, data, error, fresh, tcp, tcp_with, udp, udp_with};
+use super::packet::{FIN, Packet, RST, SYN, TCP, Told, data, fresh, tcp, tcp_with, udp, udp_with};
 use super::rfc4787::whole;
 use super::trial::Place::World;
 use super::trial::{A, B, HOSTS, Place, S1, S2, Trial};
@@ -44,7 +44,7 @@ requirements! {
 }
 
 fn the_tcp_states_are_walked(lab: &mut Trial) -> Shown {
-    let (inside, remote) = (at(A, 6600), at(S1, 80));
+    let (inside, remote) = (lab.at(A, 6600), lab.at(S1, 80));
     let (seq, peer) = (fresh() << 8, fresh() << 8);
     let external = lab.out(&tcp(inside, remote, SYN, seq, 0, &[]))?.from();
     let mut states = vec![lab.word(TCP, inside)?.state];
@@ -70,8 +70,8 @@ fn the_tcp_states_are_walked(lab: &mut Trial) -> Shown {
 }
 
 fn opening_and_closing_have_timers_of_their_own(lab: &mut Trial) -> Shown {
-    let (opening, remote) = (at(A, 6601), at(S1, 80));
-    let mut c = lab.connect(at(A, 6602), remote)?;
+    let (opening, remote) = (lab.at(A, 6601), lab.at(S1, 80));
+    let mut c = lab.connect(lab.at(A, 6602), remote)?;
     let fins = [c.out(FIN, &[]), c.back(FIN, &[])];
     lab.out(&fins[0])?;
     lab.back(&fins[1], c.inside)?;
@@ -86,7 +86,7 @@ fn opening_and_closing_have_timers_of_their_own(lab: &mut Trial) -> Shown {
 }
 
 fn a_reset_is_translated(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6603), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6603), lab.at(S1, 80))?;
     c.works(lab)?;
     let reset = c.back(RST, &[]);
     lab.back(&reset, c.inside)?;
@@ -94,7 +94,7 @@ fn a_reset_is_translated(lab: &mut Trial) -> Shown {
 }
 
 fn mapping_outlives_a_reset(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6604), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6604), lab.at(S1, 80))?;
     c.works(lab)?;
     let reset = c.back(RST, &[]);
     lab.back(&reset, c.inside)?;
@@ -107,7 +107,7 @@ fn mapping_outlives_a_reset(lab: &mut Trial) -> Shown {
 }
 
 fn a_stray_reset_has_no_effect(lab: &mut Trial) -> Shown {
-    let mut c = lab.connect(at(A, 6605), at(S1, 80))?;
+    let mut c = lab.connect(lab.at(A, 6605), lab.at(S1, 80))?;
     c.works(lab)?;
     let before = lab.word(TCP, c.inside)?;
     for seq in [0, 1, c.peer.wrapping_add(0x2000_0000)] {
@@ -128,54 +128,54 @@ fn a_stray_reset_has_no_effect(lab: &mut Trial) -> Shown {
 fn paired_pooling_holds_when_ports_run_out(lab: &mut Trial) -> Shown {
     let mut open = BTreeSet::new();
     for port in 6680..6695 {
-        let packet = udp(at(A, port), at(S1, 4000));
+        let packet = udp(lab.at(A, port), lab.at(S1, 4000));
         let print = packet.fingerprint();
         lab.send(Place::A, &packet)?;
         if let Some(left) = lab.look(World, |p| p.fingerprint() == print)? {
             open.insert(left.from());
         }
     }
-    let addresses: BTreeSet<_> = open.iter().map(|external| *external.ip()).collect();
+    let addresses: BTreeSet<_> = open.iter().map(|external| external.ip()).collect();
     demand(addresses.len() == 1, format!("15 flows of one host left from {addresses:?}"))?;
     demand(open.len() >= 8, format!("{} of 15 flows got one of ten ports", open.len()))
 }
 
 fn mappings_are_of_one_protocol(lab: &mut Trial) -> Shown {
-    let c = lab.connect(at(A, 6606), at(S1, 80))?;
-    lab.blocked(World, &udp(at(S1, 80), c.external), &HOSTS)?;
-    let external = lab.open(at(A, 6607), at(S1, 4000))?;
-    lab.blocked(World, &tcp(at(S1, 4000), external, SYN, 0x1000, 0, &[]), &HOSTS)
+    let c = lab.connect(lab.at(A, 6606), lab.at(S1, 80))?;
+    lab.blocked(World, &udp(lab.at(S1, 80), c.external), &HOSTS)?;
+    let external = lab.open(lab.at(A, 6607), lab.at(S1, 4000))?;
+    lab.blocked(World, &tcp(lab.at(S1, 4000), external, SYN, 0x1000, 0, &[]), &HOSTS)
 }
 
 fn refused_packets_do_not_refresh(lab: &mut Trial) -> Shown {
-    let a = at(A, 6608);
-    let external = lab.open(a, at(S1, 4000))?;
+    let a = lab.at(A, 6608);
+    let external = lab.open(a, lab.at(S1, 4000))?;
     for _ in 0..4 {
         lab.wait(Duration::from_millis(650))?;
-        if lab.reaches(World, &udp(at(S2, 4000), external), Place::A)? {
+        if lab.reaches(World, &udp(lab.at(S2, 4000), external), Place::A)? {
             return Err(Fault::NotApplicable("strangers get in: there is no refused packet".into()));
         }
     }
-    lab.blocked(World, &udp(at(S1, 4000), external), &HOSTS)
+    lab.blocked(World, &udp(lab.at(S1, 4000), external), &HOSTS)
 }
 
 fn outbound_errors_do_not_refresh(lab: &mut Trial) -> Shown {
-    let a = at(A, 6609);
-    let external = lab.open(a, at(S1, 4000))?;
-    let got = lab.back(&udp(at(S1, 4000), external), a)?;
+    let a = lab.at(A, 6609);
+    let external = lab.open(a, lab.at(S1, 4000))?;
+    let got = lab.back(&udp(lab.at(S1, 4000), external), a)?;
     for _ in 0..4 {
         lab.wait(Duration::from_millis(650))?;
-        lab.send(Place::A, &error(A, S1, 3, 3, [0; 4], &got))?;
+        lab.send(Place::A, &lab.tell(A, S1, Told::Port, &got))?;
     }
     lab.sync()?;
-    lab.blocked(World, &udp(at(S1, 4000), external), &HOSTS)
+    lab.blocked(World, &udp(lab.at(S1, 4000), external), &HOSTS)
 }
 
 fn changed_ports_are_random(lab: &mut Trial) -> Shown {
     let mut ports = Vec::new();
     for port in 6610..6670 {
-        lab.open(at(B, port), at(S1, 4000))?;
-        let external = lab.open(at(A, port), at(S1, 4000))?.port();
+        lab.open(lab.at(B, port), lab.at(S1, 4000))?;
+        let external = lab.open(lab.at(A, port), lab.at(S1, 4000))?.port();
         if external != port {
             ports.push(i32::from(external));
         }
@@ -188,7 +188,7 @@ fn changed_ports_are_random(lab: &mut Trial) -> Shown {
 }
 
 fn fragments_of_two_hosts_never_mix(lab: &mut Trial) -> Shown {
-    let (a, b, remote) = (at(A, 6671), at(B, 6671), at(S1, 4000));
+    let (a, b, remote) = (lab.at(A, 6671), lab.at(B, 6671), lab.at(S1, 4000));
     let (xa, xb) = (lab.open(a, remote)?, lab.open(b, remote)?);
     let [of_a, of_b] = [a, b].map(|from| Packet { id: 0x4242, ..udp_with(from, remote, &data(2500)) });
     lab.forget();
@@ -197,7 +197,7 @@ fn fragments_of_two_hosts_never_mix(lab: &mut Trial) -> Shown {
         lab.send(Place::B, other)?;
     }
     let came = lab.collect(World)?;
-    let ids: BTreeSet<u16> = came.iter().map(|piece| piece.id).collect();
+    let ids: BTreeSet<u32> = came.iter().map(|piece| piece.id).collect();
     demand(ids.len() == 2, format!("the fragments of two datagrams have {} identifications", ids.len()))?;
     for id in ids {
         let pieces: Vec<Packet> = came.iter().filter(|piece| piece.id == id).cloned().collect();
@@ -210,12 +210,12 @@ fn fragments_of_two_hosts_never_mix(lab: &mut Trial) -> Shown {
 
 fn identifications_are_not_repeated(lab: &mut Trial) -> Shown {
     let mut ids = Vec::new();
-    for number in 0..40u16 {
+    for number in 0..40 {
         let host = if number % 2 == 0 { A } else { B };
-        let packet = Packet { id: 0x4300 + number / 2, ..udp(at(host, 6672), at(S1, 4000)) };
+        let packet = Packet { id: 0x4300 + number / 2, ..udp(lab.at(host, 6672), lab.at(S1, 4000)) };
         ids.push(lab.out(&packet)?.id);
     }
-    let distinct: BTreeSet<u16> = ids.iter().copied().collect();
+    let distinct: BTreeSet<u32> = ids.iter().copied().collect();
     let words = format!("40 datagrams of two hosts to one server had {} identifications", distinct.len());
     demand(distinct.len() == ids.len(), words)
 }

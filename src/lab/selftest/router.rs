@@ -2,17 +2,18 @@
 //! RFC 3022.
 
 use super::contender::{PLAIN, Setup};
-use super::packet::{Packet, at, checksum, data, echo, error, udp, udp_with};
+use super::packet::{Packet, Told, checksum, data, udp, udp_with};
 use super::trial::Place::World;
-use super::trial::{A, B, C, GI, HOSTS, Place, R9, S1, S2, Trial, X};
+use super::trial::{A, B, C, GI, HOSTS, Place, R9, S1, S2, Trial, Who, X, four};
 use super::{Fault, Shown, demand, requirements};
+use crate::io::netlink::Family;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// An address of the outside network that only the NAT has.
 const POOLED: Setup = Setup { tapnat: &["--external", "203.0.113.5", "--guard", "off"], ..PLAIN };
 /// A port forwarded to a host that is not there.
-const ABSENT: Setup = Setup { publish: Some((5300, Ipv4Addr::new(10, 0, 0, 77))), ..PLAIN };
+const ABSENT: Setup = Setup { publish: Some((5300, Who::Absent)), ..PLAIN };
 
 /// A block of ports for each inside host.
 const BLOCKS: Setup = Setup { tapnat: &["--profile", "cgnat"], ..PLAIN };
@@ -27,7 +28,7 @@ requirements! {
     98 May "RFC 3022 4.6" harmless_options_pass
         "a packet with harmless IP options passes with them";
     100 Should "RFC 3022 6.2" arp_is_answered_for_pool_addresses
-        "ARP for an external address that only the NAT has is answered" in POOLED;
+        "who asks on the link for an external address that only the NAT has is answered" in POOLED;
     102 Must "RFC 7422 2" flows_of_a_host_are_in_its_block
         "every flow of a host is in the block that follows from its address, and both can be asked" in BLOCKS;
     103 Should "RFC 6056 3.2" the_whole_port_range_is_used
@@ -69,7 +70,7 @@ requirements! {
 }
 
 fn udp_checksums_of_zero_are_right(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 6700), at(S1, 4000));
+    let (a, remote) = (lab.at(A, 6700), lab.at(S1, 4000));
     let mut none = udp(a, remote);
     none.payload[6..8].fill(0);
     let left = lab.out(&none)?;
@@ -91,7 +92,7 @@ fn udp_checksums_of_zero_are_right(lab: &mut Trial) -> Shown {
 
 fn bad_checksums_are_not_repaired(lab: &mut Trial) -> Shown {
     lab.bad_sums_wanted = true;
-    let (a, remote) = (at(A, 6701), at(S1, 4000));
+    let (a, remote) = (lab.at(A, 6701), lab.at(S1, 4000));
     let external = lab.open(a, remote)?;
     for (from, good, to) in [(Place::A, udp(a, remote), World), (World, udp(remote, external), Place::A)] {
         let mut bad = good;
@@ -108,12 +109,12 @@ fn bad_checksums_are_not_repaired(lab: &mut Trial) -> Shown {
 fn odd_lengths_and_ports_have_right_checksums(lab: &mut Trial) -> Shown {
     for (length, port) in (5..14).zip([0x00ff, 0xff00, 0x0100, 0xffff, 0x8000, 1025, 0x7fff, 0xfffe, 0x1234])
     {
-        let (a, remote) = (at(A, port), at(S1, 4000));
+        let (a, remote) = (lab.at(A, port), lab.at(S1, 4000));
         let external = lab.out(&udp_with(a, remote, &data(length)))?.from();
         lab.back(&udp_with(remote, external, &data(length)), a)?;
     }
-    let mut c = lab.connect(at(A, 6702), at(S1, 80))?;
-    for length in [5, 7, 1459] {
+    let mut c = lab.connect(lab.at(A, 6702), lab.at(S1, 80))?;
+    for length in [5, 7, 1439] {
         let segment = c.out(0, &data(length));
         lab.out(&segment)?;
     }
@@ -121,19 +122,19 @@ fn odd_lengths_and_ports_have_right_checksums(lab: &mut Trial) -> Shown {
 }
 
 fn harmless_options_pass(lab: &mut Trial) -> Shown {
-    lab.out(&Packet { options: vec![1, 1, 1, 0], ..udp(at(A, 6703), at(S1, 4000)) })?;
+    lab.out(&Packet { options: vec![1, 1, 1, 0], ..udp(lab.at(A, 6703), lab.at(S1, 4000)) })?;
     // The router alert of RFC 2113.
-    lab.out(&Packet { options: vec![148, 4, 0, 0], ..udp(at(A, 6703), at(S1, 4000)) })?;
+    lab.out(&Packet { options: vec![148, 4, 0, 0], ..udp(lab.at(A, 6703), lab.at(S1, 4000)) })?;
     Ok(())
 }
 
 fn arp_is_answered_for_pool_addresses(lab: &mut Trial) -> Shown {
-    let pooled = Ipv4Addr::new(203, 0, 113, 5);
-    let mac = lab.arp_once(World, pooled, Duration::from_secs(2))?;
-    demand(mac.is_some(), format!("nobody answers ARP for {pooled}"))?;
-    let left = lab.pass(Place::A, &udp(at(A, 6704), at(S1, 4000)), World)?;
+    let pooled = lab.ip(Who::Pooled);
+    let mac = lab.ask_once(World, pooled, Duration::from_secs(2))?;
+    demand(mac.is_some(), format!("nobody says where {pooled} is"))?;
+    let left = lab.pass(Place::A, &udp(lab.at(A, 6704), lab.at(S1, 4000)), World)?;
     demand(left.source == pooled, format!("it left as {left}"))?;
-    lab.back(&udp(at(S1, 4000), left.from()), at(A, 6704))?;
+    lab.back(&udp(lab.at(S1, 4000), left.from()), lab.at(A, 6704))?;
     Ok(())
 }
 
@@ -154,17 +155,19 @@ fn block(lab: &Trial, who: &str) -> Shown<(String, std::ops::RangeInclusive<u16>
 fn flows_of_a_host_are_in_its_block(lab: &mut Trial) -> Shown {
     let mut blocks = Vec::new();
     for host in [A, B, C] {
-        let (owner, ports) = block(lab, &host.to_string())?;
+        let (owner, ports) = block(lab, &lab.ip(host).to_string())?;
         lab.say(format!("lookup {host}: {owner} has {ports:?}"));
         for port in 6705..6713 {
-            let externals =
-                [lab.open(at(host, port), at(S1, 4000))?, lab.connect(at(host, port), at(S2, 80))?.external];
+            let externals = [
+                lab.open(lab.at(host, port), lab.at(S1, 4000))?,
+                lab.connect(lab.at(host, port), lab.at(S2, 80))?.external,
+            ];
             for external in externals {
                 let inside = ports.contains(&external.port());
                 demand(inside, format!("{host}:{port} became {external}, its block is {ports:?}"))?;
                 let (owner, _) = block(lab, &external.to_string())?;
                 demand(
-                    owner == host.to_string(),
+                    owner == lab.ip(host).to_string(),
                     format!("{external} is {host}'s and said to be {owner}'s"),
                 )?;
             }
@@ -177,12 +180,12 @@ fn flows_of_a_host_are_in_its_block(lab: &mut Trial) -> Shown {
 }
 
 fn errors_have_a_ttl_and_precedence_of_their_own(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 6714), at(S1, 4000));
+    let (a, remote) = (lab.at(A, 6714), lab.at(S1, 4000));
     let external = lab.open(a, remote)?;
     for tos in [0x00, 0x48] {
         for (place, packet) in [(Place::A, udp(a, remote)), (World, udp(remote, external))] {
             lab.forget();
-            let told = lab.refused(place, &Packet { ttl: 1, tos, ..packet }, 11, 0)?;
+            let told = lab.refused(place, &Packet { ttl: 1, tos, ..packet }, Told::Hops)?;
             demand(told.ttl >= 64, format!("about a packet with TTL 1: {told}"))?;
             // Precedence 6 or 7 of RFC 1812, or the DSCP of RFC 5508 REQ-10d, which is later.
             let right = told.tos >> 6 == 3 || told.tos >> 2 == tos >> 2;
@@ -197,8 +200,8 @@ fn the_whole_port_range_is_used(lab: &mut Trial) -> Shown {
     lab.say("200 flows from A, each from a port that B uses already");
     lab.unwritten(|lab| {
         for port in 7000..7200 {
-            lab.open(at(B, port), at(S1, 4000))?;
-            ports.push(lab.open(at(A, port), at(S1, 4000))?.port());
+            lab.open(lab.at(B, port), lab.at(S1, 4000))?;
+            ports.push(lab.open(lab.at(A, port), lab.at(S1, 4000))?.port());
         }
         Ok(())
     })?;
@@ -209,7 +212,7 @@ fn the_whole_port_range_is_used(lab: &mut Trial) -> Shown {
 }
 
 fn broken_headers_are_discarded(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 6705), at(S1, 4000));
+    let (a, remote) = (lab.at(A, 6705), lab.at(S1, 4000));
     let external = lab.open(a, remote)?;
     for (from, packet, to) in
         [(Place::A, udp(a, remote), [World, Place::B]), (World, udp(remote, external), [Place::A, Place::B])]
@@ -245,7 +248,7 @@ fn broken_headers_are_discarded(lab: &mut Trial) -> Shown {
 }
 
 fn ttl_is_counted_both_ways(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 6706), at(S1, 4000));
+    let (a, remote) = (lab.at(A, 6706), lab.at(S1, 4000));
     let left = lab.out(&Packet { ttl: 2, ..udp(a, remote) })?;
     demand(left.ttl == 1, format!("TTL 2 became {}", left.ttl))?;
     let got = lab.back(&Packet { ttl: 2, ..udp(remote, left.from()) }, a)?;
@@ -253,20 +256,20 @@ fn ttl_is_counted_both_ways(lab: &mut Trial) -> Shown {
 }
 
 fn ttl_end_from_outside_is_told_without_inside_addresses(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 6707), at(S1, 4000));
+    let (a, remote) = (lab.at(A, 6707), lab.at(S1, 4000));
     let external = lab.open(a, remote)?;
     lab.blocked(World, &Packet { ttl: 1, ..udp(remote, external) }, &HOSTS)?;
     let Some(told) = lab.look(World, Packet::is_error)? else {
         return Err(Fault::NotMet("the remote is not told".into()));
     };
     let quote = told.quote().ok_or_else(|| Fault::NotMet("its quote cannot be read".into()))?;
-    let right = told.is(11, 0) && told.source == X && quote.to() == external;
+    let right = told.tells(Told::Hops) && told.source == X && quote.to() == external;
     demand(right, format!("the remote is told {told}"))
 }
 
 fn errors_quote_as_much_as_fits(lab: &mut Trial) -> Shown {
-    let packet = Packet { ttl: 1, ..udp_with(at(A, 6708), at(S1, 4000), &data(1000)) };
-    let told = lab.refused(Place::A, &packet, 11, 0)?;
+    let packet = Packet { ttl: 1, ..udp_with(lab.at(A, 6708), lab.at(S1, 4000), &data(1000)) };
+    let told = lab.refused(Place::A, &packet, Told::Hops)?;
     let sent = packet.bytes();
     let quoted = told.quoted_bytes();
     demand(sent.starts_with(quoted), "it does not quote the packet as A sent it")?;
@@ -275,21 +278,22 @@ fn errors_quote_as_much_as_fits(lab: &mut Trial) -> Shown {
 }
 
 fn errors_come_from_the_interface_they_leave_by(lab: &mut Trial) -> Shown {
-    let told = lab.refused(Place::A, &Packet { ttl: 1, ..udp(at(A, 6709), at(S1, 4000)) }, 11, 0)?;
+    let told =
+        lab.refused(Place::A, &Packet { ttl: 1, ..udp(lab.at(A, 6709), lab.at(S1, 4000)) }, Told::Hops)?;
     demand(told.source == GI, format!("it comes from {}", told.source))
 }
 
 fn no_error_about_an_error(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 6710), at(S1, 4000));
+    let (a, remote) = (lab.at(A, 6710), lab.at(S1, 4000));
     let external = lab.open(a, remote)?;
     let got = lab.back(&udp(remote, external), a)?;
     let about = |packet: Packet| Packet { ttl: 1, ..packet };
     let later = udp_with(a, remote, &data(2000)).cut(1000).remove(1);
     let all = [
-        about(error(A, S1, 3, 3, [0; 4], &got)),
+        about(lab.tell(A, S1, Told::Port, &got)),
         about(later),
-        about(udp(at(A, 6710), at(Ipv4Addr::BROADCAST, 4000))),
-        about(udp(at(A, 6710), at(Ipv4Addr::new(224, 0, 0, 9), 4000))),
+        about(udp(lab.at(A, 6710), lab.at(Ipv4Addr::BROADCAST, 4000))),
+        about(udp(lab.at(A, 6710), lab.at(Ipv4Addr::new(224, 0, 0, 9), 4000))),
     ];
     for packet in all {
         lab.blocked(Place::A, &packet, &[Place::A, World])?;
@@ -302,7 +306,7 @@ fn no_error_about_an_error(lab: &mut Trial) -> Shown {
 
 fn a_host_that_is_not_there_is_told(lab: &mut Trial) -> Shown {
     lab.forget();
-    lab.send(World, &udp(at(S1, 4000), at(X, 5300)))?;
+    lab.send(World, &udp(lab.at(S1, 4000), lab.at(X, 5300)))?;
     let mut told = None;
     for _ in 0..6 {
         lab.wait(Duration::from_secs(1))?;
@@ -313,16 +317,17 @@ fn a_host_that_is_not_there_is_told(lab: &mut Trial) -> Shown {
     }
     let told = told.ok_or_else(|| Fault::NotMet("the remote is never told".into()))?;
     let quote = told.quote().ok_or_else(|| Fault::NotMet("its quote cannot be read".into()))?;
-    let right = told.is(3, 1) && told.source == X && quote.to() == at(X, 5300);
+    let right = told.tells(Told::Host) && told.source == X && quote.to() == lab.at(X, 5300);
     demand(right, format!("the remote is told {told}"))
 }
 
 fn the_gateway_answers_ping(lab: &mut Trial) -> Shown {
     for (place, from, to) in [(Place::A, A, GI), (World, R9, X), (Place::B, B, X)] {
-        let ping = echo(from, to, 800);
+        let ping = lab.echo(from, to, 800);
         let expected = ping.payload[8..].to_vec();
         lab.send(place, &ping)?;
-        let reply = lab.look(place, |p| p.kind() == 0 && p.payload.get(8..) == Some(&expected[..]))?;
+        let reply =
+            lab.look(place, |p| matches!(p.kind(), 0 | 129) && p.payload.get(8..) == Some(&expected[..]))?;
         let reply = reply.ok_or_else(|| Fault::NotMet(format!("no reply to {ping}")))?;
         demand(reply.source == to && reply.to().port() == 800, format!("{ping} was answered by {reply}"))?;
     }
@@ -330,23 +335,23 @@ fn the_gateway_answers_ping(lab: &mut Trial) -> Shown {
 }
 
 fn martians_are_dropped(lab: &mut Trial) -> Shown {
-    let external = lab.open(at(A, 6711), at(S1, 4000))?;
+    let external = lab.open(lab.at(A, 6711), lab.at(S1, 4000))?;
     let address = |text: [u8; 4]| Ipv4Addr::from(text);
     let sources = [[0, 0, 0, 1], [127, 0, 0, 1], [224, 0, 0, 5], [240, 0, 0, 1], [255, 255, 255, 255]];
     for source in sources.map(address) {
-        lab.blocked(Place::A, &udp(at(source, 6711), at(S1, 4000)), &[World, Place::B])?;
-        lab.blocked(World, &udp(at(source, 4000), external), &HOSTS)?;
+        lab.blocked(Place::A, &udp(lab.at(source, 6711), lab.at(S1, 4000)), &[World, Place::B])?;
+        lab.blocked(World, &udp(lab.at(source, 4000), external), &HOSTS)?;
     }
     for destination in [[0, 0, 0, 1], [127, 0, 0, 1], [240, 0, 0, 1]].map(address) {
-        lab.blocked(Place::A, &udp(at(A, 6711), at(destination, 4000)), &[World, Place::B])?;
-        lab.blocked(World, &udp(at(S1, 4000), at(destination, 4000)), &HOSTS)?;
+        lab.blocked(Place::A, &udp(lab.at(A, 6711), lab.at(destination, 4000)), &[World, Place::B])?;
+        lab.blocked(World, &udp(lab.at(S1, 4000), lab.at(destination, 4000)), &HOSTS)?;
     }
     Ok(())
 }
 
 fn spoofed_sources_are_dropped(lab: &mut Trial) -> Shown {
-    for source in [Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(172, 30, 0, 5), S2] {
-        lab.blocked(Place::A, &udp(at(source, 6712), at(S1, 4000)), &[World])?;
+    for source in [Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(172, 30, 0, 5), four::S2] {
+        lab.blocked(Place::A, &udp(lab.at(source, 6712), lab.at(S1, 4000)), &[World])?;
     }
     Ok(())
 }
@@ -354,29 +359,30 @@ fn spoofed_sources_are_dropped(lab: &mut Trial) -> Shown {
 fn directed_broadcasts_are_not_forwarded(lab: &mut Trial) -> Shown {
     let outside = Ipv4Addr::new(203, 0, 113, 255);
     let inside = Ipv4Addr::new(10, 0, 0, 255);
-    lab.blocked(World, &udp(at(S1, 4000), at(outside, 4000)), &HOSTS)?;
-    lab.blocked(World, &udp(at(S1, 4000), at(inside, 4000)), &HOSTS)?;
-    lab.blocked(Place::A, &udp(at(A, 6713), at(outside, 4000)), &[World])
+    lab.blocked(World, &udp(lab.at(S1, 4000), lab.at(outside, 4000)), &HOSTS)?;
+    lab.blocked(World, &udp(lab.at(S1, 4000), lab.at(inside, 4000)), &HOSTS)?;
+    lab.blocked(Place::A, &udp(lab.at(A, 6713), lab.at(outside, 4000)), &[World])
 }
 
 fn too_big_without_a_size_passes(lab: &mut Trial) -> Shown {
-    let sent = lab.out(&udp(at(A, 6714), at(S1, 4000)))?;
+    let sent = lab.out(&udp(lab.at(A, 6714), lab.at(S1, 4000)))?;
     lab.forget();
-    let got = lab.back(&error(R9, X, 3, 4, [0; 4], &sent), at(A, 0))?;
+    let got = lab.back(&lab.error(R9, X, 3, 4, [0; 4], &sent), lab.at(A, 0))?;
     demand(got.mtu() == 0, format!("the MTU became {}", got.mtu()))
 }
 
 fn full_size_probes_pass(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 6715), at(S1, 4000));
-    let external = lab.out(&Packet { df: true, ..udp_with(a, remote, &data(1472)) })?.from();
-    lab.back(&Packet { df: true, ..udp_with(remote, external, &data(1472)) }, a)?;
+    let most = if lab.family == Family::Four { 1472 } else { 1452 };
+    let (a, remote) = (lab.at(A, 6715), lab.at(S1, 4000));
+    let external = lab.out(&Packet { df: true, ..udp_with(a, remote, &data(most)) })?.from();
+    lab.back(&Packet { df: true, ..udp_with(remote, external, &data(most)) }, a)?;
     Ok(())
 }
 
 fn arp_is_answered_for_own_addresses_only(lab: &mut Trial) -> Shown {
-    let asked = [(Place::A, Ipv4Addr::new(10, 0, 0, 99)), (World, GI), (World, A)];
+    let asked = [(Place::A, Ipv4Addr::new(10, 0, 0, 99)), (World, four::GI), (World, four::A)];
     for (place, address) in asked {
-        let answer = lab.arp_once(place, address, Duration::from_millis(400))?;
+        let answer = lab.ask_once(place, address, Duration::from_millis(400))?;
         lab.say(format!(
             "{place:?} asks by ARP who has {address}: {}",
             if answer.is_some() { "answered" } else { "∅" }
@@ -387,17 +393,17 @@ fn arp_is_answered_for_own_addresses_only(lab: &mut Trial) -> Shown {
 }
 
 fn a_new_mac_is_learnt_from_its_announcement(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 6716), at(S1, 4000));
+    let (a, remote) = (lab.at(A, 6716), lab.at(S1, 4000));
     let external = lab.open(a, remote)?;
     lab.back(&udp(remote, external), a)?;
-    lab.change_mac(Place::A, A, [2, 0x5e, 0x1f, 0x99, 0, 1])?;
+    lab.change_mac(Place::A, [2, 0x5e, 0x1f, 0x99, 0, 1])?;
     lab.sync()?;
     lab.back(&udp(remote, external), a)?;
     Ok(())
 }
 
 fn ethernet_padding_is_not_payload(lab: &mut Trial) -> Shown {
-    let (a, remote) = (at(A, 6717), at(S1, 4000));
+    let (a, remote) = (lab.at(A, 6717), lab.at(S1, 4000));
     let packet = udp_with(a, remote, &data(4));
     let mut bytes = packet.bytes();
     bytes.resize(46, 0xee);

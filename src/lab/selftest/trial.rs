@@ -5,47 +5,33 @@
 //! Whether a packet was dropped is not a matter of waiting long enough. [`Trial::sync`] asks ARP
 //! questions over the same wires; when they are answered, what was sent before has been dealt with.
 
+mod cast;
+pub mod four;
+mod neighbours;
+pub mod six;
 mod wires;
 
-pub use wires::{HOSTS, Place, arp_frame, place_of};
+pub use Who::{A, B, C, GI, R9, S1, S2, X, X2};
+pub use cast::{Named, Who};
+pub use neighbours::arp_frame;
+pub use wires::{HOSTS, Place, place_of};
 
-use super::contender::{BRIDGE, Contender, INSIDE, OUTSIDE, Running, Setup, Word};
-use super::packet::{ACK, Packet, SYN, at, data, echo, fresh, query, tcp, udp_with};
+use super::contender::{BRIDGE, Contender, OUTSIDE, Running, Setup, Word};
+use super::packet::{ACK, Packet, SYN, Told, data, fresh, pong, tcp, udp_with};
 use super::{Fault, Shown, demand};
-use crate::io::netlink::Netlink;
+use crate::io::netlink::{Family, Netlink};
 use crate::io::sys::netns::Netns;
 use crate::io::sys::wiretap::Wiretap;
 use crate::lab::netns::Lab;
 use crate::lab::programs::now;
-use crate::lab::topology::{End, Host, Topology, Wire};
+use crate::lab::topology::{End, Host, Six, Topology, Wire};
 use Place::World;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use wires::{GRACE, PATIENCE, PROMPT, Port};
-
-/// Inside host A.
-pub const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-/// Inside host B.
-pub const B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
-/// Inside host C.
-pub const C: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 4);
-/// The gateway's address inside.
-pub const GI: Ipv4Addr = INSIDE.0;
-/// The external address.
-pub const X: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-/// The second external address, where a setup has two.
-pub const X2: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
-/// The router outside.
-pub const R: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
-/// A server.
-pub const S1: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-/// Another server.
-pub const S2: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 8);
-/// A router on the way to the servers.
-pub const R9: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 
 /// Lines kept of what passed.
 const KEEP_LINES: usize = 60;
@@ -55,6 +41,8 @@ const KEEP_LINES: usize = 60;
 pub struct Trial {
     /// The contender.
     pub gateway: Running,
+    /// The family of its addresses.
+    pub family: Family,
     lab: Lab,
     ports: [Port; 4],
     lines: Vec<String>,
@@ -64,7 +52,7 @@ pub struct Trial {
     /// Packets with wrong transport checksums are part of the trial.
     pub bad_sums_wanted: bool,
     /// A destination that packets may reach with their inside source (RFC 6888 REQ-6).
-    pub exempt: Option<Ipv4Addr>,
+    pub exempt: Option<IpAddr>,
 }
 
 /// What this trial has written down.
@@ -83,13 +71,26 @@ fn topology(setup: &Setup) -> Topology {
         mtu: 1500,
         offloads: false,
     };
-    let net = |address| Some(Ipv4Net::new_assert(address, 24));
+    let mut gateway = Host { bridges: vec![BRIDGE], ..Host::new("gateway") };
+    let mut address = None;
+    match setup.family {
+        Family::Four => {
+            address = Some(Ipv4Net::new_assert(four::X, four::PREFIX));
+            gateway.default_route = Some(four::R);
+        }
+        Family::Six => {
+            gateway.six = Some(Six {
+                addresses: vec![(OUTSIDE, Ipv6Net::new_assert(six::X, six::PREFIX))],
+                default_route: Some(six::R),
+                advertisements: false,
+            });
+        }
+    }
     let outside = Wire {
-        ends: [End { address: net(X), ..end("gateway", OUTSIDE, None) }, end("far", "world", None)],
+        ends: [End { address, ..end("gateway", OUTSIDE, None) }, end("far", "world", None)],
         mtu: setup.outside_mtu,
         offloads: false,
     };
-    let gateway = Host { bridges: vec![BRIDGE], default_route: Some(R), ..Host::new("gateway") };
     Topology {
         hosts: vec![gateway, Host::new("far")],
         wires: vec![wire("to-a", "a"), wire("to-b", "b"), wire("to-c", "c"), outside],
@@ -107,7 +108,8 @@ impl Trial {
             let second = || {
                 let netlink = Netlink::open()?;
                 let link = netlink.link(OUTSIDE)?.ok_or_else(|| io::Error::other("no outside"))?;
-                netlink.add_address(link.index, IpAddr::V4(X2), 24)
+                let prefix = if setup.family == Family::Four { four::PREFIX } else { six::PREFIX };
+                netlink.add_address(link.index, X2.of(setup.family), prefix)
             };
             lab.host("gateway").run(second)??;
         }
@@ -121,6 +123,7 @@ impl Trial {
                     gateway_mac: [0xff; 6],
                     arrived: VecDeque::new(),
                     answers: Vec::new(),
+                    heard: VecDeque::new(),
                 })
             })?
         };
@@ -128,6 +131,7 @@ impl Trial {
         let gateway = contender.start(lab.host("gateway"), setup, fresh())?;
         let mut trial = Trial {
             gateway,
+            family: setup.family,
             lab,
             ports,
             lines: Vec::new(),
@@ -152,19 +156,19 @@ impl Trial {
 
     fn warm_up(&mut self) -> Shown {
         for place in HOSTS {
-            self.ports[place as usize].gateway_mac = self.arp(place, GI)?;
+            self.ports[place as usize].gateway_mac = self.resolve(place, self.ip(GI))?;
         }
-        self.ports[World as usize].gateway_mac = self.arp(World, X)?;
+        self.ports[World as usize].gateway_mac = self.resolve(World, self.ip(X))?;
         let deadline = now() + PATIENCE;
-        for address in [A, B, C] {
+        for address in [A, B, C].map(|who| self.ip(who)) {
             loop {
-                let ping = echo(address, R9, 9);
+                let ping = self.echo(address, R9, 9);
                 let print = ping.fingerprint();
                 self.send(place_of(address), &ping)?;
                 let passed =
                     self.take(World, now() + Duration::from_millis(300), |p| p.fingerprint() == print)?;
                 if let Some(passed) = passed {
-                    let pong = query(R9, passed.source, 0, passed.from().port(), &data(24));
+                    let pong = pong(&passed);
                     let print = pong.fingerprint();
                     self.send(World, &pong)?;
                     let back =
@@ -246,7 +250,7 @@ impl Trial {
     pub fn out(&mut self, packet: &Packet) -> Shown<Packet> {
         let passed = self.pass(place_of(packet.source), packet, World)?;
         demand(
-            passed.destination == packet.destination && [X, X2].contains(&passed.source),
+            passed.destination == packet.destination && (passed.source == X || passed.source == X2),
             format!("not translated as it should be: {packet} left as {passed}"),
         )?;
         Ok(passed)
@@ -256,11 +260,11 @@ impl Trial {
     ///
     /// # Errors
     /// [`Fault::NotMet`].
-    pub fn back(&mut self, packet: &Packet, to: SocketAddrV4) -> Shown<Packet> {
-        let passed = self.pass(World, packet, place_of(*to.ip()))?;
+    pub fn back(&mut self, packet: &Packet, to: SocketAddr) -> Shown<Packet> {
+        let passed = self.pass(World, packet, place_of(to.ip()))?;
         let port_right = passed.offset > 0 || passed.is_error() || passed.to().port() == to.port();
         demand(
-            passed.destination == *to.ip() && port_right && passed.source == packet.source,
+            passed.destination == to.ip() && port_right && passed.source == packet.source,
             format!("{packet} came in as {passed}, not for {to}"),
         )?;
         Ok(passed)
@@ -309,18 +313,18 @@ impl Trial {
         Ok(found)
     }
 
-    /// Sends `packet` at `from` and expects an ICMP error of this type and code in return.
+    /// Sends `packet` at `from` and expects an ICMP error in return that says this.
     ///
     /// # Errors
     /// [`Fault::NotMet`].
-    pub fn refused(&mut self, from: Place, packet: &Packet, kind: u8, code: u8) -> Shown<Packet> {
+    pub fn refused(&mut self, from: Place, packet: &Packet, told: Told) -> Shown<Packet> {
         self.send(from, packet)?;
         let found = self.look(from, |p| p.is_error())?;
         let Some(found) = found else {
             self.line(format!("{:>5} ⇒ ∅", from.word()));
             return Err(Fault::NotMet(format!("no ICMP error about {packet}")));
         };
-        demand(found.is(kind, code), format!("{packet} was answered with {found}, not {kind}/{code}"))?;
+        demand(found.tells(told), format!("{packet} was answered with {found}, not {told:?}"))?;
         Ok(found)
     }
 
@@ -328,7 +332,7 @@ impl Trial {
     ///
     /// # Errors
     /// [`Fault::NotMet`].
-    pub fn open(&mut self, inside: SocketAddrV4, remote: SocketAddrV4) -> Shown<SocketAddrV4> {
+    pub fn open(&mut self, inside: SocketAddr, remote: SocketAddr) -> Shown<SocketAddr> {
         Ok(self.out(&udp_with(inside, remote, &data(24)))?.from())
     }
 
@@ -336,7 +340,7 @@ impl Trial {
     ///
     /// # Errors
     /// [`Fault::NotMet`].
-    pub fn connect(&mut self, inside: SocketAddrV4, remote: SocketAddrV4) -> Shown<Connection> {
+    pub fn connect(&mut self, inside: SocketAddr, remote: SocketAddr) -> Shown<Connection> {
         let (seq, peer) = (fresh() << 8, fresh() << 8);
         let external = self.out(&tcp(inside, remote, SYN, seq, 0, &[]))?.from();
         self.back(&tcp(remote, external, SYN | ACK, peer, seq.wrapping_add(1), &[]), inside)?;
@@ -350,7 +354,7 @@ impl Trial {
     ///
     /// # Errors
     /// See [`Running::word`].
-    pub fn word(&mut self, protocol: u8, inside: SocketAddrV4) -> Shown<Word> {
+    pub fn word(&mut self, protocol: u8, inside: SocketAddr) -> Shown<Word> {
         let word = self.gateway.word(protocol, inside)?;
         self.line(format!("      · it says of {inside}: {} s left {}", word.seconds, word.state));
         Ok(word)
@@ -366,11 +370,11 @@ impl Trial {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Connection {
     /// The inside end.
-    pub inside: SocketAddrV4,
+    pub inside: SocketAddr,
     /// Its external endpoint.
-    pub external: SocketAddrV4,
+    pub external: SocketAddr,
     /// The other end.
-    pub remote: SocketAddrV4,
+    pub remote: SocketAddr,
     /// The inside end's next sequence number.
     pub seq: u32,
     /// The other end's next sequence number.
@@ -411,9 +415,4 @@ impl Connection {
 /// What a segment takes of the sequence space.
 fn length(flags: u8, data: &[u8]) -> u32 {
     data.len() as u32 + u32::from(flags & 3 != 0)
-}
-
-/// The external endpoint's shorthand: X with a port.
-pub fn x(port: u16) -> SocketAddrV4 {
-    at(X, port)
 }

@@ -5,6 +5,7 @@
 //! the same again after a restart of the gateway.
 
 use crate::flow::Time;
+use crate::wire::ethernet::MacAddr;
 use foldhash::quality::FixedState;
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
@@ -17,6 +18,9 @@ const OFFERED: Duration = Duration::from_secs(30);
 const DECLINED: Duration = Duration::from_secs(600);
 /// For how long a range that was found full is not looked through again.
 const FULL: Duration = Duration::from_secs(1);
+/// Addresses that clients of one MAC may have at a time: a client that names itself anew each time cannot
+/// use up the range.
+pub(super) const PER_MAC: usize = 8;
 /// What the places of clients are made with. Who guesses another's address gains nothing.
 const PLACES: u64 = 0x6468_6370;
 
@@ -24,6 +28,8 @@ const PLACES: u64 = 0x6468_6370;
 struct Lease {
     /// Nobody if a client has found the address in use.
     client: Option<Vec<u8>>,
+    /// That of the client.
+    mac: MacAddr,
     until: Time,
 }
 
@@ -41,7 +47,7 @@ impl Leases {
     pub(super) fn offer(
         &mut self,
         (first, last): (Ipv4Addr, Ipv4Addr),
-        client: &[u8],
+        (client, mac): (&[u8], MacAddr),
         wants: Option<Ipv4Addr>,
         now: Time,
         usable: impl Fn(Ipv4Addr) -> bool,
@@ -56,7 +62,7 @@ impl Leases {
         }
         let ip = chosen?;
         let until = self.until(ip, client).unwrap_or_default().max(now + OFFERED);
-        self.put(ip, client, until);
+        self.put(ip, (client, mac), until);
         Some(ip)
     }
 
@@ -75,10 +81,16 @@ impl Leases {
     }
 
     /// Leases an address to a client who asks for it; false if somebody else has it.
-    pub(super) fn bind(&mut self, ip: Ipv4Addr, client: &[u8], until: Time, now: Time) -> bool {
+    pub(super) fn bind(
+        &mut self,
+        ip: Ipv4Addr,
+        (client, mac): (&[u8], MacAddr),
+        until: Time,
+        now: Time,
+    ) -> bool {
         let may = self.may_have(ip, client, now);
         if may {
-            self.put(ip, client, until);
+            self.put(ip, (client, mac), until);
         }
         may
     }
@@ -99,8 +111,18 @@ impl Leases {
             return false;
         }
         self.by_client.remove(client);
-        self.by_address.insert(ip, Lease { client: None, until: now + DECLINED });
+        self.by_address.insert(ip, Lease { client: None, mac: MacAddr::default(), until: now + DECLINED });
         true
+    }
+
+    /// Whether a client may have no address more because other clients of its MAC have [`PER_MAC`].
+    pub(super) fn crowded(&self, (client, mac): (&[u8], MacAddr), now: Time) -> bool {
+        let others = self.by_address.values().filter(|lease| {
+            lease.mac == mac
+                && lease.until > now
+                && lease.client.as_deref().is_some_and(|other| other != client)
+        });
+        self.of(client, now).is_none() && others.count() >= PER_MAC
     }
 
     /// The address that is reserved for a client or leased to it.
@@ -127,8 +149,8 @@ impl Leases {
         lease.is_none_or(|lease| lease.until <= now || lease.client.as_deref() == Some(client))
     }
 
-    fn put(&mut self, ip: Ipv4Addr, client: &[u8], until: Time) {
-        let lease = Lease { client: Some(client.to_vec()), until };
+    fn put(&mut self, ip: Ipv4Addr, (client, mac): (&[u8], MacAddr), until: Time) {
+        let lease = Lease { client: Some(client.to_vec()), mac, until };
         let before = self.by_address.insert(ip, lease).and_then(|before| before.client);
         if let Some(before) = before {
             self.by_client.remove(&before);
@@ -148,7 +170,7 @@ mod tests {
     const RANGE: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 0, 0, 15), Ipv4Addr::new(10, 0, 0, 17));
 
     fn offered(leases: &mut Leases, client: u8, secs: u64) -> Option<Ipv4Addr> {
-        leases.offer(RANGE, &[client], None, Time::from_secs(secs), |_| true)
+        leases.offer(RANGE, (&[client], MacAddr::default()), None, Time::from_secs(secs), |_| true)
     }
 
     #[test]
@@ -159,7 +181,7 @@ mod tests {
         assert_eq!(given.len(), 3);
         assert_eq!(offered(&mut leases, 4, 29), None);
         let first = leases.of(&[1], Time::from_secs(29)).unwrap();
-        assert!(leases.bind(first, &[1], Time::from_secs(1000), Time::from_secs(29)));
+        assert!(leases.bind(first, (&[1], MacAddr::default()), Time::from_secs(1000), Time::from_secs(29)));
         assert!(offered(&mut leases, 4, 31).is_some_and(|ip| ip != first));
         // The old client has it again, also after its time.
         assert_eq!(offered(&mut leases, 1, 2000), Some(first));
@@ -169,11 +191,11 @@ mod tests {
     fn who_has_two_is_not_possible() {
         let mut leases = Leases::default();
         let now = Time::from_secs(1);
-        assert!(leases.bind(RANGE.0, &[1], Time::from_secs(9), now));
-        assert!(leases.bind(RANGE.1, &[1], Time::from_secs(9), now));
+        assert!(leases.bind(RANGE.0, (&[1], MacAddr::default()), Time::from_secs(9), now));
+        assert!(leases.bind(RANGE.1, (&[1], MacAddr::default()), Time::from_secs(9), now));
         assert_eq!((leases.by_address.len(), leases.by_client.len()), (1, 1));
-        assert!(!leases.bind(RANGE.1, &[2], Time::from_secs(9), now));
-        assert!(leases.bind(RANGE.0, &[2], Time::from_secs(9), now));
+        assert!(!leases.bind(RANGE.1, (&[2], MacAddr::default()), Time::from_secs(9), now));
+        assert!(leases.bind(RANGE.0, (&[2], MacAddr::default()), Time::from_secs(9), now));
         leases.keep(None);
         assert_eq!((leases.by_address.len(), leases.by_client.len()), (0, 0));
     }

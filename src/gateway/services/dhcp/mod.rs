@@ -170,9 +170,14 @@ impl Gateway {
             host && free
         };
         let elsewhere = request.server.is_some_and(|meant| meant != server);
+        let who = (&client[..], *mac);
+        let wishes = matches!(request.kind, Kind::Discover | Kind::Request) && !elsewhere;
+        if wishes && self.leases.crowded(who, now) {
+            return Err(DropReason::DhcpMacLimit);
+        }
         match request.kind {
             Kind::Discover => {
-                let offered = self.leases.offer(range, client, request.requested, now, usable);
+                let offered = self.leases.offer(range, who, request.requested, now, usable);
                 // Whoever has it already is known by the time that the client takes it; whoever has
                 // gone with his is forgotten by the time that the client asks again.
                 for ip in offered.map_or_else(|| in_use.into_inner(), |ip| vec![ip]) {
@@ -191,7 +196,7 @@ impl Gateway {
                 }
                 let taken = request.server.is_none() || self.leases.of(client, now) == Some(asked);
                 let fits = (range.0..=range.1).contains(&asked) && usable(asked);
-                let given = taken && fits && self.leases.bind(asked, client, now + time, now);
+                let given = taken && fits && self.leases.bind(asked, who, now + time, now);
                 Ok(if given { Outcome::Give(Kind::Ack, asked) } else { Outcome::Refuse })
             }
             Kind::Decline if !elsewhere => {

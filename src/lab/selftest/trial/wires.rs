@@ -1,16 +1,18 @@
-//! The wires of a trial: frames out and in at the four places, ARP, and the look at every packet that
-//! comes out of the gateway.
+//! The wires of a trial: frames out and in at the four places, and the look at every packet that comes
+//! out of the gateway.
 
-use super::{A, B, C, GI, R, Trial, X};
+use super::neighbours::is_discovery;
+use super::{GI, Trial, Who, X, four, six};
+use crate::io::netlink::Family;
 use crate::io::sys::wiretap::{VNET_HEADER, Wiretap};
 use crate::lab::programs::now;
 use crate::lab::selftest::packet::{Packet, checksum};
 use crate::lab::selftest::{Fault, Shown};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -51,13 +53,17 @@ impl Place {
         [2, 0x5e, 0x1f, 0, 0, 0x0a + self as u8]
     }
 
-    pub(super) fn owns(self, address: Ipv4Addr) -> bool {
-        match self {
-            Place::A => address == A,
-            Place::B => address == B,
-            Place::C => address == C,
+    /// The host there; outside, the router.
+    pub(super) fn host(self) -> Who {
+        [Who::A, Who::B, Who::C, Who::R][self as usize]
+    }
+
+    pub(super) fn owns(self, address: IpAddr) -> bool {
+        match (self, address) {
             // The lower half is the gateway's.
-            World => Ipv4Net::new_assert(R, 25).contains(&address),
+            (World, IpAddr::V4(ip)) => Ipv4Net::new_assert(four::R, 25).contains(&ip),
+            (World, IpAddr::V6(ip)) => Ipv6Net::new_assert(six::R, 121).contains(&ip),
+            _ => address == self.host(),
         }
     }
 }
@@ -69,13 +75,15 @@ pub(super) struct Port {
     pub(super) mac: [u8; 6],
     pub(super) gateway_mac: [u8; 6],
     pub(super) arrived: VecDeque<Packet>,
-    /// ARP answers: who, and with which MAC.
-    pub(super) answers: Vec<(Ipv4Addr, [u8; 6])>,
+    /// Answers of ARP and neighbour discovery: who, and with which MAC.
+    pub(super) answers: Vec<(IpAddr, [u8; 6])>,
+    /// What neighbour and router discovery said beside answers and questions, and to which MAC.
+    pub(super) heard: VecDeque<([u8; 6], Packet)>,
 }
 
 /// The place whose wire packets of this source come from.
-pub fn place_of(address: Ipv4Addr) -> Place {
-    let own = HOSTS.into_iter().find(|place| place.owns(address));
+pub fn place_of(address: impl PartialEq<Who>) -> Place {
+    let own = HOSTS.into_iter().find(|place| address == place.host());
     own.unwrap_or(World)
 }
 
@@ -89,7 +97,7 @@ impl Trial {
         self.frame(place, &packet.bytes())
     }
 
-    /// Puts bytes on the wire at `place` as the payload of an IPv4 frame to the gateway.
+    /// Puts bytes on the wire at `place` as the payload of a frame of this family to the gateway.
     ///
     /// # Errors
     /// [`Fault::Broken`].
@@ -113,7 +121,8 @@ impl Trial {
         let mut frame = Vec::with_capacity(14 + bytes.len());
         frame.extend_from_slice(&port.gateway_mac);
         frame.extend_from_slice(&port.mac);
-        frame.extend_from_slice(&[8, 0]);
+        let ethertype: u16 = if self.family == Family::Four { 0x0800 } else { 0x86dd };
+        frame.extend_from_slice(&ethertype.to_be_bytes());
         frame.extend_from_slice(bytes);
         loop {
             match port.tap.send(&frame) {
@@ -127,16 +136,6 @@ impl Trial {
     pub fn ethernet(&self, place: Place, ethertype: [u8; 2]) -> Vec<u8> {
         let port = &self.ports[place as usize];
         [&port.gateway_mac[..], &port.mac[..], &ethertype[..]].concat()
-    }
-
-    /// Gives the host at `place` another MAC, which it announces.
-    ///
-    /// # Errors
-    /// [`Fault::Broken`].
-    pub fn change_mac(&mut self, place: Place, address: Ipv4Addr, mac: [u8; 6]) -> Shown {
-        self.ports[place as usize].mac = mac;
-        let announcement = arp_frame(mac, [0xff; 6], 1, (mac, address), ([0; 6], address));
-        self.send_frame(place, &announcement, "ARP announcement of a new MAC")
     }
 
     /// Reads what has arrived everywhere, waiting for something until `deadline`.
@@ -167,12 +166,14 @@ impl Trial {
     }
 
     fn arrive(&mut self, place: Place, frame: &[u8]) -> Shown {
+        let to = frame.get(..6).unwrap_or(&[]);
+        // Other multicast is chatter of the gateway's kernel about groups.
+        let ours = to == self.ports[place as usize].mac || to == [0xff; 6];
         match frame.get(12..14) {
             Some([8, 6]) => self.arrive_arp(place, frame),
-            Some([8, 0]) => {
-                let to = &frame[..6];
-                // Other multicast is chatter of the gateway's kernel about groups.
-                if to == self.ports[place as usize].mac || to == [0xff; 6] {
+            Some([0x86, 0xdd]) if is_discovery(&frame[14..]) => self.arrive_discovery(place, frame),
+            Some([8, 0] | [0x86, 0xdd]) => {
+                if ours {
                     self.judge(place, &frame[14..]);
                 }
                 Ok(())
@@ -181,40 +182,28 @@ impl Trial {
         }
     }
 
-    fn arrive_arp(&mut self, place: Place, frame: &[u8]) -> Shown {
-        let Some(arp) = frame.get(14..42) else { return Ok(()) };
-        let address = |at: usize| Ipv4Addr::new(arp[at], arp[at + 1], arp[at + 2], arp[at + 3]);
-        if arp[7] == 2 {
-            let mut mac = [0; 6];
-            mac.copy_from_slice(&arp[8..14]);
-            self.ports[place as usize].answers.push((address(14), mac));
-        } else if arp[7] == 1 && place.owns(address(24)) {
-            let mut asker = [0; 6];
-            asker.copy_from_slice(&arp[8..14]);
-            let own = self.ports[place as usize].mac;
-            let reply = arp_frame(own, asker, 2, (own, address(24)), (asker, address(14)));
-            self.ports[place as usize].tap.send(&reply)?;
-        }
-        Ok(())
-    }
-
     /// Looks at a packet that arrived: is it one that no NAT may send?
     fn judge(&mut self, place: Place, bytes: &[u8]) {
         let Some(packet) = Packet::read(bytes) else {
             self.violations.push(format!(
-                "{} bytes that are no IPv4 packet came to {}",
+                "{} bytes that are no IP packet came to {}",
                 bytes.len(),
                 place.word()
             ));
             return;
         };
         self.line(format!("{:>5} ⇒ {packet}", place.word()));
-        let header = 20 + packet.options.len();
         let mut wrong = Vec::new();
-        if checksum(&[&bytes[..header]]) != 0 {
-            wrong.push(format!("wrong IP header checksum: {packet}"));
-        }
-        let leaks = place == World && Ipv4Net::new_assert(GI, 24).contains(&packet.source);
+        let inside = match packet.source {
+            IpAddr::V4(source) => {
+                if checksum(&[&bytes[..20 + packet.options.len()]]) != 0 {
+                    wrong.push(format!("wrong IP header checksum: {packet}"));
+                }
+                Ipv4Net::new_assert(four::GI, four::PREFIX).contains(&source)
+            }
+            IpAddr::V6(source) => Ipv6Net::new_assert(six::GI, six::PREFIX).contains(&source),
+        };
+        let leaks = place == World && inside;
         if leaks && self.exempt != Some(packet.destination) {
             wrong.push(format!("an inside source address outside: {packet}"));
         }
@@ -280,65 +269,15 @@ impl Trial {
     /// Returns when the gateway has dealt with everything that was sent.
     ///
     /// # Errors
-    /// [`Fault::Broken`] if it does not answer ARP any more.
+    /// [`Fault::Broken`] if it does not say any more where it is.
     pub fn sync(&mut self) -> Shown {
         let quiet = std::mem::replace(&mut self.quiet, false);
-        self.arp(World, X)?;
+        self.resolve(World, self.ip(X))?;
         for _ in 0..2 {
-            self.arp(Place::A, GI)?;
+            self.resolve(Place::A, self.ip(GI))?;
         }
         self.quiet = quiet;
         Ok(())
-    }
-
-    /// Asks at `place` who has `address` and gives back the MAC, asking again while nobody answers.
-    pub(super) fn arp(&mut self, place: Place, address: Ipv4Addr) -> Shown<[u8; 6]> {
-        let deadline = now() + PATIENCE;
-        loop {
-            if let Some(mac) = self.arp_once(place, address, Duration::from_millis(500))? {
-                return Ok(mac);
-            }
-            if now() > deadline {
-                let fell = self.gateway.fell().unwrap_or_default();
-                return Err(Fault::Broken(format!(
-                    "nobody answers ARP for {address} at {}; {fell}",
-                    place.word()
-                )));
-            }
-        }
-    }
-
-    /// Asks once at `place` who has `address`.
-    ///
-    /// # Errors
-    /// [`Fault::Broken`].
-    pub fn arp_once(
-        &mut self,
-        place: Place,
-        address: Ipv4Addr,
-        patience: Duration,
-    ) -> Shown<Option<[u8; 6]>> {
-        let own = match place {
-            Place::A => A,
-            Place::B => B,
-            Place::C => C,
-            World => R,
-        };
-        let mac = self.ports[place as usize].mac;
-        let question = arp_frame(mac, [0xff; 6], 1, (mac, own), ([0; 6], address));
-        self.ports[place as usize].answers.clear();
-        self.ports[place as usize].tap.send(&question)?;
-        let deadline = now() + patience;
-        loop {
-            let answers = &self.ports[place as usize].answers;
-            if let Some((_, mac)) = answers.iter().find(|(who, _)| *who == address) {
-                return Ok(Some(*mac));
-            }
-            if now() >= deadline {
-                return Ok(None);
-            }
-            self.pump(deadline)?;
-        }
     }
 
     /// Forgets what has arrived so far.
@@ -358,23 +297,4 @@ impl Trial {
         }
         Ok(self.ports[place as usize].arrived.drain(..).collect())
     }
-}
-
-/// An ARP frame; 1 asks, 2 answers.
-pub fn arp_frame(
-    source: [u8; 6],
-    destination: [u8; 6],
-    operation: u8,
-    sender: ([u8; 6], Ipv4Addr),
-    target: ([u8; 6], Ipv4Addr),
-) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(42);
-    frame.extend_from_slice(&destination);
-    frame.extend_from_slice(&source);
-    frame.extend_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
-    for (mac, address) in [sender, target] {
-        frame.extend_from_slice(&mac);
-        frame.extend_from_slice(&address.octets());
-    }
-    frame
 }

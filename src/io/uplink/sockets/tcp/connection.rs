@@ -4,7 +4,8 @@ use super::early::Early;
 use super::header;
 use super::kept::Kept;
 use super::machine::{Age, Ask, Behind, End, Header, Incoming, Machine, New};
-use super::stream::Stream;
+use super::share::{Lately, Share};
+use super::stream::{SCRATCH, Stream};
 use crate::flow::{Flow, Time};
 use crate::wire::Buffer;
 use std::io;
@@ -16,12 +17,23 @@ pub struct Shared {
     pub kept: usize,
     /// How many there may be.
     pub kept_most: usize,
+    /// What each that brings much may have on its way.
+    pub share: Share,
     /// Room that [`Stream::peek`] asks for.
     pub scratch: Vec<u8>,
     /// How often bytes from the inside found no room.
     pub kept_full: u64,
     /// Segments from the inside that came out of order.
     pub early: u64,
+}
+
+impl Shared {
+    /// Nothing is kept yet, and never more than `kept_most` bytes.
+    pub fn new(kept_most: usize) -> Shared {
+        // Never written to where the kernel knows SO_PEEK_OFF, so never more than a promise.
+        let scratch = vec![0; SCRATCH];
+        Shared { kept: 0, kept_most, share: Share::new(kept_most), scratch, kept_full: 0, early: 0 }
+    }
 }
 
 /// What a turn of a connection came to.
@@ -52,6 +64,7 @@ pub struct Connection<S> {
     stream: Option<S>,
     kept: Kept,
     early: Early,
+    lately: Lately,
     writable: bool,
     /// The host's end may have connected, or failed.
     look: bool,
@@ -74,6 +87,7 @@ impl<S: Stream> Connection<S> {
             stream: Some(stream),
             kept: Kept::default(),
             early: Early::default(),
+            lately: Lately::default(),
             writable: true,
             look: false,
             quote: None,
@@ -148,6 +162,7 @@ impl<S: Stream> Connection<S> {
             shared.kept_full += 1;
             self.machine.save();
         }
+        self.machine.allow(shared.share.of(&mut self.lately, bytes.len(), now));
         let whole = kept == rest.len();
         // Bounded by the length of one packet.
         self.machine.took(written as u32, kept as u32, fin && whole, now);

@@ -27,6 +27,9 @@ pub(super) struct Counters {
     pub connections_full: u64,
     /// SYNs dropped because too many are under way.
     pub half_open_full: u64,
+    /// Connections forgotten at their end, since too many are remembered: should their last FIN come
+    /// again, it is answered with a RST.
+    pub linger_full: u64,
     /// Answers that found no room.
     pub replies_full: u64,
     /// No descriptor or memory for a socket.
@@ -52,6 +55,7 @@ impl Counters {
             ("tcp-fragment", self.fragments),
             ("tcp-connections-full", self.connections_full),
             ("tcp-half-open-full", self.half_open_full),
+            ("tcp-linger-full", self.linger_full),
             ("tcp-kept-full", kept_full),
             ("tcp-replies-full", self.replies_full),
             ("tcp-no-descriptor", self.no_descriptors),

@@ -77,6 +77,8 @@ pub struct Machine {
     sack: bool,
     /// What has come out of order.
     early: Blocks,
+    /// What has just come although it was there (RFC 2883).
+    twice: Option<(u32, u32)>,
     heard: Time,
     probe_at: Option<Time>,
     probe_wait: Duration,
@@ -102,6 +104,7 @@ impl Machine {
             scaled: true,
             sack: true,
             early: Blocks::default(),
+            twice: None,
             heard: now,
             probe_at: None,
             probe_wait: PERSIST,
@@ -227,6 +230,11 @@ impl Machine {
         self.receiver.shrink();
     }
 
+    /// So many bytes may be on their way from the inside, since others are too.
+    pub fn allow(&mut self, share: u32) {
+        self.receiver.allow(share);
+    }
+
     /// A segment from the inside. What of its payload is to be delivered; [`Machine::took`] then.
     pub fn arrive(&mut self, incoming: &Incoming, now: Time) -> New {
         self.heard = now;
@@ -324,6 +332,8 @@ impl Machine {
             }
             _ => New::default(),
         };
+        // A sender that hears so knows that it was only late, and goes on as fast as before.
+        self.twice = self.receiver.known_part(segment);
         // What was there before, or is not next, was lost on the way, or its acknowledgement was.
         self.ack_due |= new.early || new.skip > 0 || new.length < usize::from(segment.payload);
         self.ack_due |= new.length == 0 && !new.fin;
@@ -523,8 +533,10 @@ impl Machine {
 
     fn ack(&mut self) -> Header {
         let header = self.header(self.sender.sequence());
-        let tells = self.sack && !self.early.all().is_empty();
-        Header { options: if tells { Options::Sack(self.early) } else { Options::None }, ..header }
+        let mut blocks = Blocks::default();
+        self.twice.take().iter().chain(self.early.all()).for_each(|block| blocks.push(*block));
+        let tells = self.sack && !blocks.all().is_empty();
+        Header { options: if tells { Options::Sack(blocks) } else { Options::None }, ..header }
     }
 
     fn fin(&mut self, sequence: u32) -> Header {

@@ -19,10 +19,11 @@
 //!
 //! Retransmission towards the inside: a timer (RFC 6298), fast retransmission and NewReno's partial
 //! acknowledgements (RFC 6582); after a timeout, slow start. Before the first loss only the inside's
-//! window limits the flight: this leg is one link, and there is no queue to be fair in. From the inside only
-//! the next bytes in order are taken; others are answered with a duplicate acknowledgement.
-//! There are no SACK and no timestamps: without SACK blocks to send, a promise of them would keep the
-//! inside from counting duplicate acknowledgements; and without timestamps there is no PAWS to go wrong.
+//! window limits the flight: this leg is one link, and there is no queue to be fair in. From the inside, busy
+//! connections are offered an equal [`share`], and bytes that come out of order wait in [`early`].
+//! What waits out of order, and what has come twice, is told in SACK blocks (RFC 2018, RFC 2883), so that an
+//! inside end whose segments were only late takes back what it did about their loss. Those that come from
+//! the inside are not looked at. There are no timestamps, and so no PAWS to go wrong.
 //! **Urgent data** is delivered inline in both directions, as RFC 6093 §6 advises to treat it.
 //!
 //! Layout: [`machine`] is pure and decides; [`connection`] joins a machine and a host socket
@@ -35,6 +36,7 @@ pub mod early;
 pub mod header;
 pub mod kept;
 pub mod machine;
+pub mod share;
 pub mod stream;
 
 use crate::flow::{Data, Endpoint, Flow, Protocol, Summary, TcpFlags, Time};
@@ -52,19 +54,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
-use stream::{HostStream, SCRATCH};
+use stream::HostStream;
 
 /// Answers without a connection (RST, ICMP) that may wait to be received.
 const REPLIES: usize = 256;
-/// Ended connections that are remembered in case their last FIN is sent again.
-const LINGERING: usize = 1024;
 /// IP and TCP header of a SYN with all options: what an ICMP error quotes.
 const QUOTE: usize = 140;
 
 /// Bounds of the mirror.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TcpLimits {
-    /// Connections; never more than there are tokens.
+    /// Connections that have a socket. [`super::Sockets`] sets it to half of the descriptors that the
+    /// process may have, if that is less than here.
     pub connections: usize,
     /// Connections to which one end has not agreed yet.
     pub half_open: usize,
@@ -74,6 +75,8 @@ pub struct TcpLimits {
     pub kept: usize,
     /// Silence of an inside end before it is probed.
     pub idle: Duration,
+    /// Ended connections that are remembered in case their last FIN is sent again.
+    pub lingering: usize,
 }
 
 impl Default for TcpLimits {
@@ -84,6 +87,7 @@ impl Default for TcpLimits {
             kept_per_connection: 1 << 20,
             kept: 32 << 20,
             idle: Duration::from_secs(600),
+            lingering: 1024,
         }
     }
 }
@@ -123,14 +127,7 @@ impl Tcp {
             queue: VecDeque::new(),
             deadlines: BTreeSet::new(),
             replies: VecDeque::new(),
-            // Never written to where the kernel knows SO_PEEK_OFF, so never more than a promise.
-            shared: Shared {
-                kept: 0,
-                kept_most: limits.kept,
-                scratch: vec![0; SCRATCH],
-                kept_full: 0,
-                early: 0,
-            },
+            shared: Shared::new(limits.kept),
             half_open: 0,
             ended: 0,
             secret: RandomState::new(),
@@ -220,7 +217,8 @@ impl Tcp {
         }
         connection.age = new;
         self.count(old, new);
-        if new == Age::Ended && self.ended > LINGERING {
+        if new == Age::Ended && self.ended > self.limits.lingering {
+            self.counters.linger_full += 1;
             self.remove(id, false);
         }
     }
@@ -230,6 +228,11 @@ impl Tcp {
         self.half_open += usize::from(new == Age::HalfOpen);
         self.ended -= usize::from(old == Age::Ended);
         self.ended += usize::from(new == Age::Ended);
+    }
+
+    /// Whether there may be no more sockets. What has ended has none, and does not count.
+    fn is_full(&self) -> bool {
+        self.index.len() - self.ended >= self.limits.connections || self.index.len() >= self.tokens.len()
     }
 
     /// A SYN from the inside.
@@ -247,7 +250,7 @@ impl Tcp {
             self.counters.half_open_full += 1;
             return;
         }
-        if self.index.len() >= self.limits.connections.min(self.tokens.len()) {
+        if self.is_full() {
             self.counters.connections_full += 1;
             self.report(data.flow, quote, IcmpError::HostUnreachable);
             return;
@@ -281,7 +284,7 @@ impl Tcp {
         {
             self.remove(id, false);
         }
-        let full = self.index.len() >= self.limits.connections.min(self.tokens.len());
+        let full = self.is_full();
         if full || self.half_open >= self.limits.half_open || self.index.contains_key(&flow) {
             self.counters.connections_full += u64::from(full);
             self.counters.half_open_full += u64::from(!full);

@@ -27,6 +27,8 @@ pub struct Receiver {
     /// How much may be kept.
     limit: u32,
     most: u32,
+    /// How much all others leave to this one.
+    share: u32,
     /// How much is kept.
     kept: u32,
     shift: u8,
@@ -62,6 +64,7 @@ impl Receiver {
             edge: nxt.wrapping_add(limit.min(65535)),
             limit,
             most,
+            share: most,
             kept: 0,
             shift: if scaled { SHIFT } else { 0 },
             fin: None,
@@ -121,6 +124,13 @@ impl Receiver {
         New { skip: skip as usize, length: fresh as usize, fin, early }
     }
 
+    /// What of a segment was there before: first and next sequence number.
+    pub fn known_part(&self, segment: &Segment) -> Option<(u32, u32)> {
+        let (start, end) = (segment.sequence, segment.sequence.wrapping_add(u32::from(segment.payload)));
+        let known = if before(end, self.nxt) { end } else { self.nxt };
+        (before(start, known) && segment.payload > 0).then_some((start, known))
+    }
+
     /// Of what [`Receiver::new_part`] said, `written` bytes went into the host socket and `kept` are
     /// kept. `fin`: all were taken, and the FIN behind them.
     pub fn took(&mut self, written: u32, kept: u32, fin: bool) {
@@ -132,10 +142,16 @@ impl Receiver {
         self.kept += kept;
         self.finished |= fin;
         if kept > 0 {
-            self.limit = (self.limit / 2).max(LEAST).min(self.most);
+            self.limit = (self.limit / 2).max(LEAST).min(self.share);
         } else if written >= 16 * 1024 {
-            self.limit = (self.limit + written / 4).min(self.most);
+            self.limit = (self.limit + written / 4).min(self.share);
         }
+    }
+
+    /// There is so much for this connection now, in bytes.
+    pub fn allow(&mut self, share: u32) {
+        self.share = share.min(self.most);
+        self.limit = self.limit.min(self.share);
     }
 
     /// So many of the kept bytes went into the host socket. Whether the inside should be told at once.
@@ -147,7 +163,7 @@ impl Receiver {
 
     /// There is too little memory for all: keep as little as is useful.
     pub fn shrink(&mut self) {
-        self.limit = LEAST.min(self.most);
+        self.limit = LEAST.min(self.share);
     }
 
     /// The window field of the next segment, which acknowledges all.
@@ -170,5 +186,34 @@ impl Receiver {
     /// The window field of a SYN, which is not scaled.
     pub fn first_offer(&self) -> u16 {
         u16::try_from(self.limit).unwrap_or(u16::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_there_is_named_and_the_edge_stays() {
+        let mut receiver = Receiver::new(u32::MAX - 4, 1 << 20, true);
+        let start = u32::MAX - 3;
+        receiver.took(10, 0, false);
+        let segment = |sequence: u32, payload| Segment { sequence, payload, ..Segment::default() };
+        assert_eq!(receiver.known_part(&segment(start, 4)), Some((start, 0)));
+        assert_eq!(receiver.known_part(&segment(start, 100)), Some((start, 6)));
+        assert_eq!(receiver.known_part(&segment(6, 100)), None);
+        assert_eq!(receiver.known_part(&segment(start, 0)), None);
+        let edge = |receiver: &mut Receiver| {
+            let field = receiver.offer();
+            receiver.next().wrapping_add(u32::from(field) << SHIFT)
+        };
+        let before = edge(&mut receiver);
+        receiver.allow(32 * 1024);
+        assert_eq!(edge(&mut receiver), before, "what was offered stays offered");
+        receiver.took(START, 0, false);
+        assert_eq!(u32::from(receiver.offer()) << SHIFT, 32 * 1024, "but no more is");
+        receiver.allow(1 << 30);
+        receiver.took(64 * 1024, 0, false);
+        assert!(u32::from(receiver.offer()) << SHIFT > 32 * 1024, "it grows again");
     }
 }

@@ -1,0 +1,94 @@
+//! How much a busy connection may have on its way from the inside, so that many share the TAP evenly.
+//!
+//! A window is a promise to keep as much, and the TAP's queue holds what all of them allow together.
+//! With a MiB for each of hundreds, frames wait there for longer than their senders' retransmission
+//! timers: some connections are thrown back to one segment for nothing, and starve. So the busy
+//! connections share what may be kept in all. Who brings little takes no share.
+
+use crate::flow::Time;
+use std::time::Duration;
+
+/// The smallest share, in bytes; less than this in a [`PERIOD`] is little.
+const LEAST: u32 = 32 * 1024;
+/// For how long a connection counts that was busy.
+const PERIOD: Duration = Duration::from_millis(500);
+
+/// What a connection brought lately.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lately {
+    period: u64,
+    bytes: u32,
+}
+
+/// Counts the busy connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Share {
+    /// Bytes for all of them.
+    all: usize,
+    period: u64,
+    /// How many were busy in the period before, and have been in this one.
+    before: u32,
+    busy: u32,
+}
+
+impl Share {
+    /// So many bytes are shared.
+    pub fn new(all: usize) -> Share {
+        Share { all, period: 0, before: 0, busy: 0 }
+    }
+
+    /// The share, in bytes, of a connection that has brought `bytes` more.
+    pub fn of(&mut self, lately: &mut Lately, bytes: usize, now: Time) -> u32 {
+        let period = now.as_nanos() / PERIOD.as_nanos() as u64;
+        if period != self.period {
+            self.before = if period == self.period + 1 { self.busy } else { 0 };
+            (self.period, self.busy) = (period, 0);
+        }
+        if lately.period != period {
+            *lately = Lately { period, bytes: 0 };
+        }
+        let was_busy = lately.bytes >= LEAST;
+        lately.bytes = lately.bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.busy += u32::from(!was_busy && lately.bytes >= LEAST);
+        let busy = self.before.max(self.busy).max(1) as usize;
+        u32::try_from(self.all / busy).unwrap_or(u32::MAX).max(LEAST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn busy_connections_share_and_others_take_nothing() {
+        let (mut share, mut many) = (Share::new(32 * MIB), [Lately::default(); 100]);
+        let at = |half: u32| Time::ZERO + PERIOD * half;
+        assert_eq!(share.of(&mut many[0], MIB, at(1)), 32 << 20);
+        for lately in &mut many[1..] {
+            share.of(lately, 100, at(1));
+        }
+        assert_eq!(share.of(&mut many[0], MIB, at(1)), 32 << 20, "they bring little");
+        for lately in &mut many {
+            share.of(lately, 40_000, at(1));
+        }
+        let hundredth = (32 << 20) / 100;
+        assert_eq!(share.of(&mut many[0], 1, at(1)), hundredth);
+        assert_eq!(share.of(&mut many[0], MIB, at(2)), hundredth, "they were busy a moment ago");
+        assert_eq!(share.of(&mut many[0], MIB, at(3)), 32 << 20);
+        share.of(&mut many[1], MIB, at(3));
+        assert_eq!(share.of(&mut many[0], MIB, at(60)), 32 << 20, "nobody was for long");
+    }
+
+    #[test]
+    fn the_share_is_never_useless() {
+        let mut share = Share::new(MIB);
+        let mut least = u32::MAX;
+        for _ in 0..1000 {
+            least = share.of(&mut Lately::default(), MIB, Time::ZERO);
+        }
+        assert_eq!(least, LEAST);
+        assert_eq!(Share::new(usize::MAX).of(&mut Lately::default(), 1, Time::ZERO), u32::MAX);
+    }
+}
