@@ -11,15 +11,17 @@ mod lab_harness;
 #[allow(dead_code, reason = "these tests start the gateway in their own way")]
 #[path = "support/lab_setup.rs"]
 mod lab_setup;
+#[path = "support/pasta_forwards.rs"]
+mod pasta_forwards;
 #[path = "support/pasta_rig.rs"]
 mod pasta_rig;
 
 use lab_harness::Test;
-use lab_setup::SOON;
+use lab_setup::{SOON, eventually};
 use pasta_rig::*;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
-use tapnat::lab::programs::{dns, http};
+use tapnat::lab::programs::{dns, http, udp};
 use tapnat::lab::topology::{HOST, HOST_SIX, ROUTER, ROUTER_SIX, SERVERS, SERVERS_SIX, UPLINK};
 
 /// What Podman adds unless it is told otherwise.
@@ -212,8 +214,131 @@ fn it_ends_with_the_namespace_or_not() {
     assert!(child.wait().unwrap().success());
 }
 
+/// The address that packets leave from, of a host that has two, and would choose the other one.
+fn outbound_addresses() {
+    let rig = Rig::new();
+    let other = "203.0.113.77";
+    let lines =
+        format!("ip addr add {other}/24 dev {UPLINK}; ip route replace default via {ROUTER} src {other}");
+    assert_eq!(rig.on_host(&lines), "");
+    let seen = |options: &str| {
+        // The gateway of the guest before this one ends by itself, and has the port until then.
+        eventually("the port is free", SOON, || greeted(rig.internet(), (HOST, 8080)).is_err());
+        let guest = rig.guest();
+        let pid = guest.pid();
+        let mut words: Vec<&str> = "--config-net -q -4 -u none -T none -U none".split(' ').collect();
+        words.extend(options.split_whitespace());
+        words.push(&pid);
+        rig.quiet(&words);
+        let _web = http::serve(&guest.netns, (Ipv4Addr::UNSPECIFIED, 80)).unwrap();
+        // Ports of the host are open at its other addresses all the same.
+        for ip in [HOST, other.parse().unwrap()] {
+            greeted(rig.internet(), (ip, 8080)).unwrap_or_else(|error| panic!("{options}: {ip}: {error}"));
+        }
+        guest.seen_by((SERVERS[0], 80))
+    };
+    assert_eq!(seen("-t 8080:80"), other, "as the kernel chooses");
+    assert_eq!(seen(&format!("-o {HOST} -t 8080:80")), HOST.to_string(), "which the namespace has too");
+    assert_eq!(seen(&format!("-a {other} -o {HOST} -t 8080:80")), HOST.to_string());
+    assert_eq!(seen(&format!("-o {other} --no-copy-addrs -t 8080:80")), other);
+    assert_eq!(seen(&format!("--outbound-if4 {UPLINK} -t 8080:80")), HOST.to_string());
+    let output = rig.pasta(&["-o", "192.0.2.9", "1"]);
+    assert!(told(&output).starts_with("pasta: --outbound 192.0.2.9: no interface"), "{output:?}");
+}
+
+/// Who does not have his network configured asks by DHCP for the same.
+fn dhcp_gives_the_same() {
+    let rig = Rig::new();
+    let guest = rig.guest();
+    let pid = guest.pid();
+    let line = "-q -t none -u none --dhcp-dns -D 192.0.2.53 --dhcp-search -S lab.example";
+    rig.quiet(&line.split(' ').chain([&*pid]).collect::<Vec<_>>());
+    let script = rig.path("leased");
+    std::fs::write(
+        &script,
+        "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip addr add $ip/$mask dev $interface\n\
+         ip link set $interface mtu $mtu\nip route add default via $router\necho \"told $dns $domain $search\"\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let ask =
+        format!("udhcpc -i {UPLINK} -n -q -f -t 5 -T 1 -O search -O mtu -s {} 2>/dev/null", script.display());
+    let said = guest.says(&format!("ip link set {UPLINK} up; {ask}; ip -o addr; ip route; ip -o link"));
+    for word in [
+        "told 192.0.2.53".to_owned(),
+        "lab.example".to_owned(),
+        format!("inet {HOST}/24"),
+        format!("default via {ROUTER}"),
+        "mtu 65520".to_owned(),
+    ] {
+        assert!(said.contains(&word), "{word}: {said}");
+    }
+    assert_eq!(guest.seen_by((SERVERS[0], 80)), HOST.to_string());
+}
+
+/// What stands for the host's loopback, and which protocols are served at all.
+fn mapped_addresses_and_protocols() {
+    let rig = Rig::new();
+    let _own = http::serve(rig.host(), ([127, 0, 0, 1], 8888)).unwrap();
+    let _own6 = http::serve(rig.host(), (Ipv6Addr::LOCALHOST, 8888)).unwrap();
+    let started = |options: &str| {
+        let guest = rig.guest();
+        let pid = guest.pid();
+        let line = format!("--config-net -q -t none -u none -T none -U none {options} {pid}");
+        rig.quiet(&line.split_whitespace().collect::<Vec<_>>());
+        guest
+    };
+    let loopback = |guest: &Guest, to: std::net::IpAddr| greeted(&guest.netns, (to, 8888)).ok();
+    let guest = started("");
+    assert_eq!(loopback(&guest, ROUTER.into()).as_deref(), Some("127.0.0.1"), "the router's by default");
+    assert_eq!(loopback(&guest, ROUTER_SIX.into()).as_deref(), Some("::1"));
+    let guest = started("--map-host-loopback 192.0.2.9 --map-host-loopback 2001:db8::9");
+    assert_eq!(loopback(&guest, [192, 0, 2, 9].into()).as_deref(), Some("127.0.0.1"));
+    assert_eq!(loopback(&guest, "2001:db8::9".parse().unwrap()).as_deref(), Some("::1"));
+    assert_eq!(loopback(&guest, ROUTER.into()), None, "now the router is itself, and has no such port");
+    for options in ["--no-map-gw", "--map-host-loopback none"] {
+        let guest = started(options);
+        assert_eq!(
+            (loopback(&guest, ROUTER.into()), loopback(&guest, ROUTER_SIX.into())),
+            (None, None),
+            "{options}"
+        );
+    }
+    let guest = started("--dns-forward 198.51.100.1 --no-icmp");
+    let named = guest.netns.run(|| dns::resolve(([198, 51, 100, 1], 53), "ftp.example.org", SOON)).unwrap();
+    assert_eq!(named.unwrap(), Some(SERVERS[1]), "another address for the resolver");
+    let ping = format!("ping -c 1 -W 1 {}", SERVERS[0]);
+    assert!(guest.says(&ping).contains(" 0 received"), "--no-icmp");
+    assert_eq!(guest.seen_by((SERVERS[0], 80)), HOST.to_string());
+    let guest = started("--no-tcp");
+    assert!(greeted(&guest.netns, (SERVERS[0], 80)).is_err(), "--no-tcp");
+    assert!(guest.says(&ping).contains(" 1 received"));
+    let guest = started("--no-udp");
+    let asked = guest.netns.run(|| udp::ask((SERVERS[0], 7), b"x", SOON)).unwrap();
+    assert!(asked.is_err(), "--no-udp");
+}
+
+fn the_log_goes_where_it_is_told() {
+    let rig = Rig::new();
+    let guest = rig.guest();
+    let (pid, log) = (guest.pid(), rig.path("log"));
+    let log = log.to_str().unwrap();
+    rig.quiet(&["--config-net", "-d", "-t", "none", "-u", "none", "-l", log, "--log-size", "4096", &pid]);
+    for _ in 0..20 {
+        guest.seen_by((SERVERS[0], 80));
+    }
+    let text = std::fs::read_to_string(log).unwrap();
+    assert!(!text.is_empty() && text.len() <= 4096 && !text.contains('\u{1b}'), "{text}");
+    let refused = rig.pasta(&["-l", "/no/such/folder/log", &pid]);
+    assert!(told(&refused).starts_with("pasta: --log-file /no/such/folder/log: "), "{refused:?}");
+}
+
 fn tests() -> Vec<Test> {
-    let all: [(&str, fn()); 6] = [
+    let all: [(&str, fn()); 10] = [
+        ("dhcp_gives_the_same", dhcp_gives_the_same),
+        ("mapped_addresses_and_protocols", mapped_addresses_and_protocols),
+        ("the_log_goes_where_it_is_told", the_log_goes_where_it_is_told),
+        ("outbound_addresses", outbound_addresses),
         ("podman_and_its_container", podman_and_its_container),
         ("podman_tries_again_without_what_is_not_known", podman_tries_again_without_what_is_not_known),
         ("addresses_routes_and_interfaces", addresses_routes_and_interfaces),
@@ -227,7 +352,7 @@ fn tests() -> Vec<Test> {
         run: Box::new(run),
         impossible: impossible.clone(),
     };
-    all.into_iter().map(test).collect()
+    all.into_iter().chain(pasta_forwards::TESTS).map(test).collect()
 }
 
 fn main() -> ExitCode {

@@ -23,12 +23,13 @@ use raw_fd_handed as handed;
 use raw_fd_helper as helper;
 use std::process::{Command, ExitCode};
 
-const HANDED: [(&str, fn()); 8] = [
+const HANDED: [(&str, fn()); 9] = [
     ("no_capability_is_needed", handed::no_capability_is_needed),
     ("the_first_packet_waits_for_its_neighbour", handed::the_first_packet_waits_for_its_neighbour),
     ("bulk_both_ways", handed::bulk_both_ways),
     ("services_of_the_host_are_reached", handed::services_of_the_host_are_reached),
     ("a_deleted_interface_is_bound_again", handed::a_deleted_interface_is_bound_again),
+    ("the_way_out_stays_on_its_interface", handed::the_way_out_stays_on_its_interface),
     ("what_came_before_the_filter_is_forgotten", handed::what_came_before_the_filter_is_forgotten),
     ("wrong_descriptors_are_refused_with_a_cure", handed::wrong_descriptors_are_refused_with_a_cure),
     ("a_service_manager_hands_it_over", handed::a_service_manager_hands_it_over),

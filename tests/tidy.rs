@@ -51,7 +51,7 @@ const PURE: &[&str] = &[
 /// Crates with one home each.
 const HOMES: [(&str, &[&str]); 7] = [
     ("etherparse", &["wire"]),
-    ("smoltcp", &["gateway", "lab"]),
+    ("smoltcp", &["gateway", "io", "lab"]),
     ("tun_tap", &["io"]),
     ("pnet", &["io", "lab"]),
     ("mio", &["runtime", "control", "io"]),

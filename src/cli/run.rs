@@ -5,6 +5,7 @@ use super::handed;
 use crate::config::{LogLevel, RunFlags, load};
 use std::io::{self, IsTerminal};
 use tracing::Level;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// Options of `tapnat run`.
 #[derive(clap::Args, Debug)]
@@ -52,6 +53,14 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
 
 /// Has the log written to standard error.
 pub fn log_to_stderr(level: LogLevel) {
+    log_to(level, io::stderr, io::stderr().is_terminal());
+}
+
+/// Has the log written by `writer`, in colour or not.
+pub fn log_to<W>(level: LogLevel, writer: W, colour: bool)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let level = match level {
         LogLevel::Error => Level::ERROR,
         LogLevel::Warn => Level::WARN,
@@ -59,7 +68,7 @@ pub fn log_to_stderr(level: LogLevel) {
         LogLevel::Debug => Level::DEBUG,
         LogLevel::Trace => Level::TRACE,
     };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(io::stderr);
+    let log = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(writer);
     // An error says that somebody listens already, which is as good.
-    let _ = log.with_ansi(io::stderr().is_terminal()).try_init();
+    let _ = log.with_ansi(colour).try_init();
 }

@@ -151,7 +151,9 @@ pub fn external(raw: &Raw, inside: &[IpNet]) -> Checked<Vec<IpAddr>> {
         if !may {
             return Err(ConfigError::at(written, "is not an address for a host", example));
         }
-        if let Some(net) = inside.iter().find(|net| net.contains(&address)) {
+        // A lone host may have the very address that packets leave from.
+        let lone = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
+        if let Some(net) = inside.iter().find(|net| net.contains(&address) && !lone(net)) {
             let cure = "translate to an address that no inside host can have, or choose another --inside";
             return Err(ConfigError::at(written, format!("lies in the inside subnet {net}"), cure));
         }

@@ -5,6 +5,10 @@
 //! socket of our own hears the questions and answers them with the interface's MAC. Frames to that
 //! MAC then reach the uplink, while the host's stack, whose address it is not, drops its copy.
 
+mod six;
+
+pub use six::NdpProxy;
+
 use crate::io::sys::packet::{self, LinkAddress};
 use pnet::packet::arp::{ArpHardwareTypes, ArpOperation, ArpOperations, ArpPacket, MutableArpPacket};
 use pnet::packet::ethernet::{EtherTypes, EthernetPacket, MutableEthernetPacket};

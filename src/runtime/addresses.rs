@@ -3,12 +3,12 @@
 
 use crate::config::Settings;
 use crate::io::netlink::{Family, Netlink};
-use crate::io::proxy::ArpProxy;
+use crate::io::proxy::{ArpProxy, NdpProxy};
 use crate::io::setup::Outside;
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::thread;
 
 /// The families that the inside speaks, IPv4 first.
@@ -110,9 +110,9 @@ impl Foreign {
     }
 }
 
-/// Sees to it that foreign addresses of the outside network are found there: ARP is to be answered
-/// for those of IPv4, and of those of IPv6 it is said that nobody answers.
-pub fn answer_for(foreign: &[Foreign], outside: &Outside) -> Option<Answering> {
+/// Sees to it that foreign addresses of the outside network are found there: questions of ARP and
+/// neighbour discovery are to be answered for them.
+pub fn answer_for(foreign: &[Foreign], outside: &Outside) -> Vec<Answering> {
     let (mut four, mut six) = (Vec::new(), Vec::new());
     for foreign in foreign.iter().filter(|foreign| foreign.on_link) {
         match foreign.address {
@@ -120,51 +120,71 @@ pub fn answer_for(foreign: &[Foreign], outside: &Outside) -> Option<Answering> {
             IpAddr::V6(address) => six.push(address),
         }
     }
-    for address in six {
-        let name = &outside.interface.name;
-        tracing::warn!(
-            "external {address}: nobody answers neighbour solicitations for it on {name}, so no answer will \
-             come back: give it to {name} (and leave --guard at auto), or have the router send it to this host"
-        );
-    }
-    let name = outside.interface.name.clone();
-    let list = four.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>().join(", ");
-    let proxy = match four.is_empty() {
-        true => return None,
-        false => ArpProxy::open(outside.interface.index, outside.interface.mac, &four),
+    let (index, mac) = (outside.interface.index, outside.interface.mac);
+    let answering = |what, list: Vec<String>, proxy| {
+        let name = outside.interface.name.clone();
+        Answering { what, name, list: list.join(", "), proxy }
     };
-    Some(Answering { name, list, proxy })
+    let mut all = Vec::new();
+    if !four.is_empty() {
+        let list = four.iter().map(ToString::to_string).collect();
+        all.push(answering("ARP", list, ArpProxy::open(index, mac, &four).map(Proxy::Four)));
+    }
+    if !six.is_empty() {
+        let list = six.iter().map(ToString::to_string).collect();
+        let proxy = NdpProxy::open(index, mac, &six).map(Proxy::Six);
+        all.push(answering("neighbour solicitations", list, proxy));
+    }
+    all
 }
 
-/// ARP that is to be answered.
+#[derive(Debug)]
+enum Proxy {
+    Four(ArpProxy),
+    Six(NdpProxy),
+}
+
+impl Proxy {
+    fn serve(&self) -> io::Result<()> {
+        match self {
+            Proxy::Four(proxy) => proxy.serve(),
+            Proxy::Six(proxy) => proxy.serve(),
+        }
+    }
+}
+
+/// Questions that are to be answered: ARP, or neighbour discovery.
 #[derive(Debug)]
 pub struct Answering {
+    what: &'static str,
     name: String,
     list: String,
-    proxy: io::Result<ArpProxy>,
+    proxy: io::Result<Proxy>,
 }
 
 impl Answering {
     /// Answers from a thread of its own, so that nothing else waits for it. Says if that cannot be.
     pub fn start(self) {
-        let Answering { name, list, proxy } = self;
+        let Answering { what, name, list, proxy } = self;
         let on = name.clone();
         let served = proxy.and_then(|proxy| {
-            let lost = move |error| tracing::warn!("ARP on {on} is not answered any more: {error}");
-            thread::Builder::new().name("arp".to_owned()).spawn(move || proxy.serve().unwrap_or_else(lost))
+            let thread = if matches!(proxy, Proxy::Four(_)) { "arp" } else { "ndp" };
+            let lost = move |error| tracing::warn!("{what} on {on}: not answered any more: {error}");
+            thread::Builder::new().name(thread.to_owned()).spawn(move || proxy.serve().unwrap_or_else(lost))
         });
         match served {
-            Ok(_) => tracing::info!("answering ARP for {list} on {name}"),
+            Ok(_) => tracing::info!("answering {what} for {list} on {name}"),
             Err(error) => tracing::warn!(
-                "external {list}: nobody answers ARP for it on {name} ({error}), so no answer will come back: \
-                 give it to the interface (and leave --guard at auto), or have the router send it to this host"
+                "external {list}: nobody answers {what} for it on {name} ({error}), so no answer will come \
+                 back: give it to the interface (and leave --guard at auto), or have the router send it to \
+                 this host"
             ),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::{RunFlags, load};
     use crate::io::netlink::LinkFacts;
@@ -175,7 +195,8 @@ mod tests {
         load(&flags, None).unwrap()
     }
 
-    fn outside(addresses: &[&str]) -> Outside {
+    /// An interface with these addresses.
+    pub fn outside(addresses: &[&str]) -> Outside {
         let interface = LinkFacts {
             index: 1,
             name: "eth0".into(),
@@ -190,7 +211,7 @@ mod tests {
         Outside { interface, addresses: ips(addresses) }
     }
 
-    fn ips(words: &[&str]) -> Vec<IpAddr> {
+    pub fn ips(words: &[&str]) -> Vec<IpAddr> {
         words.iter().map(|word| word.parse().unwrap()).collect()
     }
 

@@ -114,7 +114,7 @@ pub fn run_with(
     let signals = Signals::take().context("signal handlers")?;
     let hangups = Hangups::take().context("signal handlers")?;
     let clock = clock::Clock::start();
-    let Started { gateway, links, guard, stock, host, arp, about } =
+    let Started { gateway, links, guard, stock, host, answering, about } =
         start::start(settings, around.taps, clock)?;
 
     let mut poller = Poller::new().context("epoll")?;
@@ -176,7 +176,7 @@ pub fn run_with(
 
     // Threads are protected like the one that starts them: none may be there before this.
     handle.tell_protection(sandbox::enter(settings, flags, &about, &around.removes)?);
-    arp.into_iter().for_each(Answering::start);
+    answering.into_iter().for_each(Answering::start);
     let follower = match worker.gateway.config().host_by_uplink {
         // The kernel chooses way and address of each socket.
         true => None,

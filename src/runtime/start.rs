@@ -8,7 +8,7 @@ use super::portless::Portless;
 use super::reload::describe;
 use super::stock::Stock;
 use super::way::{self, Way};
-use crate::config::{Settings, TapChoice, TapOffload, exempt};
+use crate::config::{Settings, TapChoice, TapOffload, UplinkChoice, exempt};
 use crate::control::About;
 use crate::flow::{LinkId, LinkInfo};
 use crate::gateway::{ALIASES, Gateway, GatewayConfig, HOST, INSIDE, OUTSIDE, Subnet};
@@ -39,8 +39,8 @@ pub struct Started {
     pub stock: Option<Stock>,
     /// The host around it.
     pub host: Host,
-    /// ARP that is to be answered.
-    pub arp: Option<Answering>,
+    /// Questions for addresses outside that are to be answered.
+    pub answering: Vec<Answering>,
     /// All of it in words.
     pub about: About,
 }
@@ -54,7 +54,7 @@ pub fn start(settings: &Settings, taps: Vec<OwnedFd>, clock: Clock) -> anyhow::R
     let Way { uplink, to_host, to_aliases, guard, external, anywhere, host_addresses, foreign, outside } =
         way::open(settings, &netlink)?;
     let packet = uplink.kind == uplink::Kind::Packet;
-    check_uplink(settings, packet)?;
+    check_uplink(settings, packet, Some(&uplink.why))?;
     let inside = inside_config(settings);
     let (tap, made) = setup::inside(&inside)?;
 
@@ -66,7 +66,8 @@ pub fn start(settings: &Settings, taps: Vec<OwnedFd>, clock: Clock) -> anyhow::R
     Blocks::of(&nat).context("profile cgnat")?;
     let stock = nat.leased.then(|| Stock::new(&nat.external, &nat.ports, stock_seed));
     let lost = foreign.iter().map(|foreign| foreign.address).collect();
-    let arp = outside.as_ref().and_then(|outside| addresses::answer_for(&foreign, outside));
+    let answering = outside.as_ref().map(|outside| addresses::answer_for(&foreign, outside));
+    let answering = answering.unwrap_or_default();
     let outside = outside.map_or_else(|| "sockets".to_owned(), |outside| outside.interface.name);
     let tap = switched(tap, taps, mac, settings.mtu)?;
     let config = GatewayConfig::new(Vec::new(), mac, tap.info(), uplink.link.info(), nat);
@@ -96,7 +97,7 @@ pub fn start(settings: &Settings, taps: Vec<OwnedFd>, clock: Clock) -> anyhow::R
         first,
         anywhere,
     };
-    Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, arp, about })
+    Ok(Started { gateway: Gateway::new(config, seed), links, guard, stock, host, answering, about })
 }
 
 /// The TAP, and what it is switched with, as one link.
@@ -111,17 +112,21 @@ fn switched(first: Tap, taps: Vec<OwnedFd>, mac: MacAddr, mtu: u16) -> anyhow::R
     Ok(Box::new(Switch::new(ports, mac).context("a switch of the namespaces' TAPs")?))
 }
 
-/// Raw IP sockets are given nothing to addresses that the host does not have.
-fn check_uplink(settings: &Settings, packet: bool) -> anyhow::Result<()> {
+/// Other sockets than those of AF_PACKET are given nothing to addresses that the host does not have.
+/// `why` are the words for the uplink that was chosen, where one was.
+fn check_uplink(settings: &Settings, packet: bool, why: Option<&str>) -> anyhow::Result<()> {
     let translation =
         settings.translations.first().map(|pair| format!("prefix-translation {}", pair.inside()));
     let exemption = settings.exempt.first().map(|exemption| format!("exempt {}", exempt::text(exemption)));
-    match translation.or(exemption) {
-        Some(setting) if !packet => bail!(
+    let Some(setting) = translation.or(exemption).filter(|_| !packet) else { return Ok(()) };
+    match why.filter(|_| settings.uplink == UplinkChoice::Auto) {
+        Some(why) => bail!(
+            "{setting}: takes --uplink packet, and this host has no way for it: {why}; see tapnat doctor"
+        ),
+        None => bail!(
             "{setting}: sockets are given nothing to addresses that the host does not have; \
              use --uplink packet"
         ),
-        _ => Ok(()),
     }
 }
 
@@ -138,14 +143,14 @@ pub fn again(
     external: Option<&[IpAddr]>,
 ) -> anyhow::Result<GatewayConfig> {
     check_families(settings, config)?;
-    check_uplink(settings, packet)?;
+    check_uplink(settings, packet, None)?;
     let netlink = Netlink::open().context("netlink socket")?;
     let external = match external {
         Some(external) => external.to_vec(),
         None if config.host_by_uplink => {
             let families = addresses::families(settings);
             let outside = setup::outside(&netlink, settings.outside.as_deref(), &families);
-            way::socket_addresses(settings, outside.ok().as_ref()).0
+            way::socket_addresses(settings, outside.ok().as_ref()).external
         }
         None => {
             let outside = setup::outside(&netlink, Some(outside), &addresses::families(settings))?;

@@ -158,7 +158,7 @@ fn by_sockets(settings: &Settings, netlink: &Netlink, refused: Option<&str>) -> 
         Err(error) if settings.outside.is_some() => return Err(error.into()),
         found => found.ok(),
     };
-    let (external, anywhere) = socket_addresses(settings, outside.as_ref());
+    let Named { external, anywhere, .. } = socket_addresses(settings, outside.as_ref());
     let host_addresses = addresses::others(netlink, settings, &external)?;
     addresses::check_overlap(settings, &external, &host_addresses)?;
     let config = sockets_config(settings, external.clone(), anywhere.clone(), false);
@@ -191,6 +191,7 @@ fn sockets_config(
         anywhere,
         gateways: settings.own_addresses().collect(),
         shared: settings.lone.iter().map(shared).collect(),
+        bound: settings.external.iter().filter(|ip| !beside && has_inside(settings, ip)).copied().collect(),
         aliases: settings.aliases.clone(),
         inside_mtu: settings.mtu,
         descriptors: if beside { left / 8 } else { left },
@@ -202,19 +203,33 @@ fn shared(lone: &Lone) -> sockets::Shared {
     sockets::Shared { ip: lone.host.addr(), gateway: lone.router }
 }
 
-/// The addresses to translate to by sockets, and those of them that are but names for whatever address
-/// the host sends from: all that nobody asked for.
-pub fn socket_addresses(settings: &Settings, outside: Option<&Outside>) -> (Vec<IpAddr>, Vec<IpAddr>) {
-    let (mut external, mut anywhere) = (settings.external.clone(), Vec::new());
+/// Whether a host inside has this address.
+fn has_inside(settings: &Settings, address: &IpAddr) -> bool {
+    settings.inside.iter().any(|net| net.contains(address))
+}
+
+/// The addresses to translate to by sockets.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Named {
+    /// All of them.
+    pub external: Vec<IpAddr>,
+    /// Those that are but names for whatever address the host sends from: all that nobody asked for, and
+    /// of those that were asked for the ones that a host inside has too.
+    pub anywhere: Vec<IpAddr>,
+}
+
+/// The addresses to translate to by sockets.
+pub fn socket_addresses(settings: &Settings, outside: Option<&Outside>) -> Named {
+    let own = settings.external.iter().filter(|address| !has_inside(settings, address));
+    let (mut external, mut anywhere) = (own.copied().collect::<Vec<_>>(), Vec::new());
     for family in addresses::families(settings) {
         if external.iter().any(|address| Family::of(*address) == family) {
             continue;
         }
         let found = outside.and_then(|outside| {
             // One that the inside has too would be a name for two.
-            let inside = |address: &IpAddr| settings.inside.iter().any(|net| net.contains(address));
             let mut own = outside.addresses.iter().copied();
-            own.find(|address| Family::of(*address) == family && !inside(address))
+            own.find(|address| Family::of(*address) == family && !has_inside(settings, address))
         });
         let nominal = if family == Family::Four { NOMINAL } else { NOMINAL_SIX };
         let address = found.unwrap_or(nominal);
@@ -224,5 +239,5 @@ pub fn socket_addresses(settings: &Settings, outside: Option<&Outside>) -> (Vec<
             anywhere.push(address);
         }
     }
-    (external, anywhere)
+    Named { external, anywhere }
 }

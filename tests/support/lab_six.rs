@@ -2,6 +2,7 @@
 //! host must not notice.
 
 use crate::lab_setup::*;
+use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -38,13 +39,15 @@ pub const EVERY_FORM: [Named; 8] = [
 ];
 
 /// Tests to which only the uplink matters.
-pub const EVERY_UPLINK: [Named; 10] = [
+pub const EVERY_UPLINK: [Named; 12] = [
     ("last_hop_gives_time_exceeded", last_hop_gives_time_exceeded),
     ("too_big_for_inside_is_told_outside", too_big_for_inside_is_told_outside),
     ("a_container_configures_itself", a_container_configures_itself),
     ("nothing_is_advertised_unasked_for", nothing_is_advertised_unasked_for),
     ("ipv6_alone_and_beside_ipv4", ipv6_alone_and_beside_ipv4),
     ("a_prefix_is_translated_whole", a_prefix_is_translated_whole),
+    ("a_prefix_without_a_way_out_is_told", a_prefix_without_a_way_out_is_told),
+    ("pool_addresses_are_answered_for_outside", pool_addresses_are_answered_for_outside),
     ("hairpin_between_containers", hairpin_between_containers),
     ("inside_addresses_never_leave", inside_addresses_never_leave),
     ("the_hosts_own_connections_are_undisturbed", the_hosts_own_connections_are_undisturbed),
@@ -391,6 +394,49 @@ fn a_prefix_is_translated_whole(form: Form) {
     }
     assert_ne!(seen[0], seen[1]);
     setup.world.assert_checksums_right();
+}
+
+/// Where the host has no IPv6 outside, it is said that this is why: no other `--uplink` would help.
+fn a_prefix_without_a_way_out_is_told(_form: Form) {
+    let world = World::new(Options::default());
+    let control = world.control();
+    let arguments = [
+        "run",
+        "--control",
+        control.to_str().unwrap(),
+        "--bridge",
+        BRIDGE,
+        "--inside",
+        INSIDE_SIX,
+        "--prefix-translation",
+        "fd00:88::/64=2001:db8:88::/64",
+    ];
+    let refused = Product::start(Path::new(PROGRAM), world.on("host"), &arguments, SOON).unwrap_err();
+    let told = refused.to_string();
+    assert!(told.contains("prefix-translation fd00:88::/64"), "{told}");
+    assert!(told.contains("there is no IPv6 default route"), "{told}");
+    assert!(!told.contains("use --uplink packet"), "{told}");
+}
+
+/// Its neighbours find an address that the gateway alone has, by the group of that address.
+fn pool_addresses_are_answered_for_outside(form: Form) {
+    // Raw sockets receive nothing for an address that the host does not have.
+    if form.uplink == "raw" {
+        return;
+    }
+    let pooled = Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0x12, 0x3456);
+    let six = start(form, fixed(), &["--external", &pooled.to_string(), "--guard", "off"]);
+    let answering = format!("answering neighbour solicitations for {pooled} on {UPLINK}");
+    eventually(&answering, SOON, || six.gateway.0.said().contains(&answering));
+    for container in ["red", "blue"] {
+        assert_ping(six.on(container), SERVERS_SIX[0]);
+        assert_eq!(seen_as(six.on(container), at(SERVERS_SIX[0], 80)), pooled);
+    }
+    // The group is the host's own as far as switches can tell.
+    let groups = || fs::read_to_string("/proc/thread-self/net/igmp6").unwrap();
+    let groups = six.on("host").run(groups).unwrap();
+    let joined = |line: &str| line.contains(UPLINK) && line.contains("ff0200000000000000000001ff123456");
+    assert!(groups.lines().any(joined), "{groups}");
 }
 
 fn hairpin_between_containers(form: Form) {

@@ -86,6 +86,11 @@ impl Rig {
         assert!(output.status.success() && output.stderr.is_empty(), "{words:?}: {output:?}");
     }
 
+    /// What a shell on the host says, as root.
+    pub fn on_host(&self, line: &str) -> String {
+        says(self.host(), line)
+    }
+
     /// Namespaces of the user, until it is dropped.
     pub fn guest(&self) -> Guest {
         let mut command = self.command("unshare".as_ref(), &["-U", "-r", "-n", "sleep", "1000"]);
@@ -152,11 +157,7 @@ impl Guest {
 
     /// What a program says that runs in the network namespace.
     pub fn says(&self, line: &str) -> String {
-        let mut command = Command::new("sh");
-        command.args(["-c", line]).stdin(Stdio::null());
-        self.netns.confine(&mut command);
-        let output = command.output().unwrap();
-        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+        says(&self.netns, line)
     }
 
     /// Whom a web server outside takes a client in here for.
@@ -173,6 +174,14 @@ impl Drop for Guest {
         self.end();
         self.unname();
     }
+}
+
+fn says(netns: &Netns, line: &str) -> String {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).stdin(Stdio::null());
+    netns.confine(&mut command);
+    let output = command.output().unwrap();
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
 
 /// Whom a server of the lab greets: an address without its port.

@@ -14,6 +14,7 @@
 pub mod background;
 pub mod forwards;
 pub mod getopt;
+pub mod log_file;
 pub mod pasta;
 pub mod pasta_net;
 pub mod pasta_ports;

@@ -10,6 +10,9 @@ use std::path::PathBuf;
 /// MTU if nobody says which, in bytes.
 pub const MTU: u16 = 65520;
 
+/// How large a log file may be if nobody says so, in bytes.
+const LOG_SIZE: u64 = 1 << 20;
+
 const OPTS: [Opt; 71] = [
     flag("debug", Some(b'd')),
     flag("trace", None),
@@ -85,7 +88,7 @@ const OPTS: [Opt; 71] = [
 ];
 
 /// Options that are not honoured, and why.
-const REFUSED: [(&str, &str); 20] = [
+const REFUSED: [(&str, &str); 18] = [
     ("stats", "read the counters of the running gateway with `tapnat stats --name pasta-PID`"),
     ("runas", "tapnat gives its rights up and keeps its user: start it as that user"),
     ("pcap", "capture in the namespace, e.g. with `nsenter -n -t PID tcpdump -w FILE`"),
@@ -94,8 +97,6 @@ const REFUSED: [(&str, &str); 20] = [
     ("hostname", "DHCP here gives no names to its clients; leave it out"),
     ("fqdn", "DHCP here gives no names to its clients; leave it out"),
     ("dns-host", "the resolver is the first one of /etc/resolv.conf; leave it out"),
-    ("log-file", "send standard error there, with --foreground"),
-    ("log-size", "send standard error to a program that keeps it small, with --foreground"),
     ("splice-only", "there is always a TAP here; leave it out"),
     ("socket", PASST),
     ("vhost-user", PASST),
@@ -223,6 +224,10 @@ pub struct Options {
     pub foreground: bool,
     /// How much is logged.
     pub log: LogLevel,
+    /// The file that the log is written to, in the place of standard error.
+    pub log_file: Option<PathBuf>,
+    /// How large that may be, in bytes.
+    pub log_size: u64,
     /// Where the process number is written.
     pub pid: Option<PathBuf>,
 }
@@ -293,6 +298,8 @@ impl Default for Options {
             control: None,
             foreground: false,
             log: LogLevel::Info,
+            log_file: None,
+            log_size: LOG_SIZE,
             pid: None,
         }
     }
@@ -369,6 +376,8 @@ impl Options {
             "userns" => self.userns = Some(PathBuf::from(text)),
             "conf-path" => self.control = Some(PathBuf::from(text)),
             "pid" => self.pid = Some(PathBuf::from(text)),
+            "log-file" => self.log_file = Some(PathBuf::from(text)),
+            "log-size" => self.log_size = log_size(text).ok_or_else(|| wrong("size (1024 bytes or more)"))?,
             _ => {}
         }
         Ok(())
@@ -447,6 +456,11 @@ fn mtu(text: &OsStr) -> Result<Option<u16>, String> {
     }
 }
 
+fn log_size(text: &OsStr) -> Option<u64> {
+    let digits = text.as_bytes().iter().all(u8::is_ascii_digit);
+    u64::try_from(strtol(text)).ok().filter(|size| digits && *size >= 1024)
+}
+
 fn address(text: &str) -> Option<Given> {
     let (ip, prefix) = match text.split_once('/') {
         Some((ip, prefix)) => (ip, Some(prefix.parse::<u8>().ok()?)),
@@ -494,6 +508,8 @@ runs the command, or a shell, in namespaces of its own.
   -q, --quiet              log warnings only
   -f, --foreground         do not go to the background
   -e, --stderr             accepted: the log is on standard error, until going to the background
+  -l, --log-file PATH, --log-size BYTES
+                           log there instead, also in the background (default: 1 MiB at most)
   -h, --help, --version    show this help, or the version, and exit
   -P, --pid FILE           write the process number there
   --config-net             give the namespace the host's addresses and routes
@@ -509,7 +525,7 @@ runs the command, or a shell, in namespaces of its own.
   -i, --interface NAME     take addresses and routes from this interface of the host
   -o, --outbound ADDR      send from this address
   --outbound-if4 NAME, --outbound-if6 NAME
-                           as -i for one family, and send from the address of that interface
+                           as -i for one family, and send from that interface's address
   -4, --ipv4-only, -6, --ipv6-only
   --no-tcp, --no-udp, --no-icmp, --no-dhcp, --no-dhcpv6, --no-ra
   -D, --dns ADDR|none      DNS server to tell; can be repeated
@@ -636,6 +652,7 @@ mod tests {
             ("-n 255.0.255.0 42", "--netmask 255.0.255.0: is no netmask"),
             ("-m 70000 42", "--mtu 70000: is no MTU (68 to 65521, or 0 for none)"),
             ("-M 01:00:00:00:00:00 42", "--mac-addr 01:00:00:00:00:00: is no MAC address of a host"),
+            ("--log-size 10 42", "--log-size 10: is no size (1024 bytes or more)"),
             ("-I a/b 42", "--ns-ifname a/b: is no interface name"),
             ("0", "0: is no process"),
             (

@@ -131,6 +131,21 @@ fn by_class(ip: IpAddr) -> u8 {
     }
 }
 
+/// A specification of ports without its interface, `ADDR%IF/...`, if that `has` the address.
+///
+/// # Errors
+/// It has not, or no address is named.
+pub fn on_address(text: &str, has: impl Fn(&str, IpAddr) -> bool) -> Result<String, String> {
+    let Some((at, ports)) = text.split_once('/') else { return Ok(text.to_owned()) };
+    let Some((address, interface)) = at.split_once('%') else { return Ok(text.to_owned()) };
+    let interface = interface.trim_end_matches(']');
+    let bare = address.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse() {
+        Ok(ip) if has(interface, ip) => Ok(format!("{bare}/{ports}")),
+        _ => Err(format!("interface {interface} does not have the address `{bare}`: name one that it has")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,6 +225,18 @@ mod tests {
             assert_eq!(said(args).as_deref(), Ok(want), "{args}");
         }
         assert!(said("-a 192.0.2.1 42").unwrap_err().starts_with("192.0.2.1: "));
+    }
+
+    #[test]
+    fn an_interface_stands_for_the_address_that_it_has() {
+        let has = |name: &str, ip: IpAddr| name == "eth7" && ip.to_string() == "192.0.2.50" || name == "lo";
+        let said = |text| on_address(text, has);
+        assert_eq!(said("192.0.2.50%eth7/80:81").as_deref(), Ok("192.0.2.50/80:81"));
+        assert_eq!(said("[::1%lo]/80").as_deref(), Ok("::1/80"));
+        assert_eq!(said("192.0.2.50/80,~90").as_deref(), Ok("192.0.2.50/80,~90"));
+        assert_eq!(said("8080-8080:80-80").as_deref(), Ok("8080-8080:80-80"));
+        assert!(said("192.0.2.51%eth7/80").unwrap_err().contains("interface eth7 does not have"));
+        assert!(said("%eth7/80").is_err());
     }
 
     #[test]

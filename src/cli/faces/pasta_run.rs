@@ -2,14 +2,15 @@
 
 use super::background::{self, Background};
 use super::forwards::Forward;
+use super::log_file::LogFile;
 use super::pasta::{Asked, Options, Target, USAGE, read};
-use super::pasta_net::{Net, net};
+use super::pasta_net::{Net, net, on_address};
 use super::pasta_ports;
 use super::{say, say_error, sweep};
 use crate::cli::args::runtime_dir;
 use crate::cli::exec::accompanied;
 use crate::cli::guest::Plan;
-use crate::cli::run::log_to_stderr;
+use crate::cli::run::{log_to, log_to_stderr};
 use crate::config::resolve::LEVELS;
 use crate::config::{LogLevel, RunFlags, load};
 use crate::flow::Protocol;
@@ -24,6 +25,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 /// MTU of a TAP that nobody changes, in bytes.
 const PLAIN_MTU: u16 = 1500;
@@ -65,7 +67,14 @@ fn start(args: &[OsString]) -> anyhow::Result<ExitCode> {
 
 fn run(options: &Options, second: Option<Background>) -> anyhow::Result<ExitCode> {
     let plan = plan(options)?;
-    log_to_stderr(plan.settings.log);
+    match &options.log_file {
+        None => log_to_stderr(plan.settings.log),
+        Some(path) => {
+            let file = LogFile::create(path, options.log_size);
+            let file = file.with_context(|| format!("--log-file {}", path.display()))?;
+            log_to(plan.settings.log, Mutex::new(file), false);
+        }
+    }
     for warning in &plan.settings.warnings {
         tracing::warn!("{warning}");
     }
@@ -122,17 +131,41 @@ fn plan(options: &Options) -> anyhow::Result<Plan> {
         Template::of(&netlink, family, name.map(String::as_str)).context("the host's network")
     };
     let (four, mut six) = (template(Family::Four, 0)?, template(Family::Six, 1)?);
+    let outbound = outbound(options, &netlink, [four.as_ref(), six.as_ref()])?;
     let too_small = options.mtu.is_some_and(|mtu| mtu < LEAST_SIX);
     if too_small && !options.addresses.iter().any(|(ip, _)| ip.is_ipv6()) {
         six = None;
     }
     let net = net(options, four.as_ref(), six.as_ref()).map_err(anyhow::Error::msg)?;
+    let options = &on_addresses(options, &netlink)?;
     let publish = published(options, &net.guests())?;
-    let flags = RunFlags { publish, ..flags(options, &net) };
+    let spoken = |ip: &&IpAddr| net.guests().iter().any(|guest| guest.is_ipv4() == ip.is_ipv4());
+    let external = outbound.iter().filter(spoken).map(IpAddr::to_string).collect();
+    let flags = RunFlags { publish, external, ..flags(options, &net) };
     let runtime_dir = runtime_dir();
     let settings = load(&flags, runtime_dir.as_deref())?;
     let guest = guest(options, &net);
     Ok(Plan { flags, settings, guest, more: Vec::new(), control_named: false })
+}
+
+/// The addresses to send from: those that were named, or else those of interfaces that were.
+fn outbound(
+    options: &Options,
+    netlink: &Netlink,
+    templates: [Option<&Template>; 2],
+) -> anyhow::Result<Vec<IpAddr>> {
+    let known = netlink.addresses().context("list the host's addresses")?;
+    let mut outbound = Vec::new();
+    for (at, (spoken, template)) in [options.four, options.six].into_iter().zip(templates).enumerate() {
+        let named = options.outbound.iter().find(|ip| ip.is_ipv6() == (at == 1)).copied();
+        if let Some(foreign) = named.filter(|ip| !known.iter().any(|(_, known, _)| known == ip)) {
+            bail!("--outbound {foreign}: no interface of this host has it");
+        }
+        let interface = options.outbound_interfaces[at].as_ref();
+        let its = interface.and(template).and_then(|template| template.addresses.first());
+        outbound.extend(named.or(its.map(IpNet::addr)).filter(|_| spoken));
+    }
+    Ok(outbound)
 }
 
 /// The options of `tapnat run` that say the same.
@@ -170,11 +203,28 @@ fn flags(options: &Options, net: &Net) -> RunFlags {
         dns,
         search,
         uplink: Some("sockets".to_owned()),
-        external: listed(&options.outbound),
         egress: denied.map(|(_, protocol)| format!("deny:any/{protocol}")).collect(),
         host_loopback: or_off(listed(&net.loopback)),
         ..RunFlags::default()
     }
+}
+
+/// The same with ports that are on addresses alone: those of an interface are on an address that it has.
+fn on_addresses(options: &Options, netlink: &Netlink) -> anyhow::Result<Options> {
+    let mut options = options.clone();
+    if ![&options.ports.tcp, &options.ports.udp].into_iter().flatten().any(|text| text.contains('%')) {
+        return Ok(options);
+    }
+    let known = netlink.addresses().context("list the host's addresses")?;
+    let links = netlink.links().context("list the host's interfaces")?;
+    let has = |name: &str, ip: IpAddr| {
+        let index = links.iter().find(|link| link.name == name).map(|link| link.index);
+        known.iter().any(|(link, known, _)| Some(*link) == index && *known == ip)
+    };
+    for text in options.ports.tcp.iter_mut().chain(&mut options.ports.udp) {
+        *text = on_address(text, has).map_err(|why| anyhow!("{text}: {why}"))?;
+    }
+    Ok(options)
 }
 
 /// The port forwards from the host to the namespace, as `--publish` has them.
@@ -198,12 +248,10 @@ fn published(options: &Options, guests: &[IpAddr]) -> anyhow::Result<Vec<String>
     Ok(published)
 }
 
-/// A forward as `--publish` has it. On any address of the host it is on the external one, whose sockets
-/// are bound to any.
+/// A forward as `--publish` has it.
 fn publish_text(forward: &Forward) -> String {
     let Forward { protocol, host, guest } = forward;
-    let on = if host.ip().is_unspecified() { host.port().to_string() } else { host.to_string() };
-    format!("{on}:{guest}/{protocol}")
+    format!("{host}:{guest}/{protocol}")
 }
 
 /// How much is logged, in a word; with a command, whose terminal it is, only what is wrong.

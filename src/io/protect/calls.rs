@@ -191,6 +191,13 @@ fn no_clone3() -> io::Result<BpfProgram> {
 }
 
 fn filter(bpf: bool) -> io::Result<(BpfProgram, usize)> {
+    let rules = rules(bpf)?;
+    let count = rules.len();
+    Ok((compile(rules, SeccompAction::Trap, SeccompAction::Allow)?, count))
+}
+
+/// What is allowed, by number.
+fn rules(bpf: bool) -> io::Result<Rules> {
     let listed = CALLS.iter().chain(OLDER).map(|(_, number, _)| (*number, Vec::new()));
     let mut rules: Rules = listed.collect();
     let families = FAMILIES.map(|family| argument(0, SeccompCmpOp::Eq, family as u64));
@@ -206,8 +213,7 @@ fn filter(bpf: bool) -> io::Result<(BpfProgram, usize)> {
     if bpf {
         rules.insert(libc::SYS_bpf, Vec::new());
     }
-    let count = rules.len();
-    Ok((compile(rules, SeccompAction::Trap, SeccompAction::Allow)?, count))
+    Ok(rules)
 }
 
 fn argument(index: u8, test: SeccompCmpOp, value: u64) -> io::Result<SeccompRule> {
@@ -251,6 +257,99 @@ mod tests {
         }
         let known = |older: &&(&str, i64, &str)| NEWER.iter().any(|(name, _)| *name == older.0);
         assert_eq!(OLDER.iter().find(|older| !known(older)), None);
+    }
+
+    /// The numbers of the list on AArch64 (Linux, `scripts/syscall.tbl`).
+    const AARCH64: &str = "
+        read=63 readv=65 pread64=67 preadv=69 write=64 writev=66 pwrite64=68 pwritev=70 close=57
+        close_range=436 dup=23 dup3=24 fcntl=25 ioctl=29 lseek=62 openat=56 fstat=80 newfstatat=79
+        statx=291 faccessat=48 readlinkat=78 getdents64=61 unlinkat=35 ftruncate=46 fsync=82
+        fdatasync=83 flock=32 getcwd=17 inotify_init1=26 inotify_add_watch=27 inotify_rm_watch=28
+        socketpair=199 bind=200 connect=203 listen=201 accept=202 accept4=242 shutdown=210
+        getsockname=204 getpeername=205 getsockopt=209 setsockopt=208 sendto=206 sendmsg=211
+        sendmmsg=269 recvfrom=207 recvmsg=212 recvmmsg=243 epoll_create1=20 epoll_ctl=21
+        epoll_pwait=22 epoll_pwait2=441 ppoll=73 pselect6=72 eventfd2=19 timerfd_create=85
+        timerfd_settime=86 timerfd_gettime=87 pipe2=59 nanosleep=101 clock_nanosleep=115
+        clock_gettime=113 clock_getres=114 gettimeofday=169 brk=214 munmap=215 mremap=216
+        madvise=233 membarrier=283 futex=98 set_robust_list=99 rseq=293 gettid=178 sched_yield=124
+        sched_getaffinity=123 set_tid_address=96 clone=220 clone3=435 exit=93 exit_group=94
+        restart_syscall=128 rt_sigaction=134 rt_sigprocmask=135 rt_sigreturn=139
+        rt_sigtimedwait=137 sigaltstack=132 kill=129 tgkill=131 pidfd_open=434
+        pidfd_send_signal=424 wait4=260 waitid=95 getpid=172 getppid=173 getuid=174 geteuid=175
+        getgid=176 getegid=177 capget=90 getrandom=278 prlimit64=261 sysinfo=179 uname=160
+        prctl=167 mmap=222 mprotect=226 socket=198 bpf=280";
+
+    fn on_aarch64(name: &str) -> i64 {
+        let named = |entry: &&str| entry.strip_prefix(name).is_some_and(|rest| rest.starts_with('='));
+        let entry = AARCH64.split_whitespace().find(named).unwrap_or_else(|| panic!("{name} has no number"));
+        entry[name.len() + 1..].parse().unwrap()
+    }
+
+    /// What a filter says of a call with these arguments: the few instructions that filters are made of.
+    fn says(filter: &BpfProgram, processor: u32, number: i64, arguments: [u64; 6]) -> u32 {
+        let mut data = [0_u8; 64];
+        data[..4].copy_from_slice(&(number as i32).to_ne_bytes());
+        data[4..8].copy_from_slice(&processor.to_ne_bytes());
+        for (place, argument) in data[16..].chunks_exact_mut(8).zip(arguments) {
+            place.copy_from_slice(&argument.to_ne_bytes());
+        }
+        let (mut at, mut value) = (0, 0_u32);
+        loop {
+            let instruction = &filter[at];
+            let (k, mut skip) = (instruction.k, 0);
+            let branch = |taken: bool| usize::from(if taken { instruction.jt } else { instruction.jf });
+            match u32::from(instruction.code) {
+                0x20 => value = u32::from_ne_bytes(data[k as usize..k as usize + 4].try_into().unwrap()),
+                0x54 => value &= k,
+                0x05 => skip = k as usize,
+                0x15 => skip = branch(value == k),
+                0x25 => skip = branch(value > k),
+                0x35 => skip = branch(value >= k),
+                0x06 => return k,
+                other => panic!("instruction {other:#x}"),
+            }
+            at += 1 + skip;
+        }
+    }
+
+    /// The rules by AArch64's numbers let pass what they should there, and nothing else.
+    #[test]
+    fn the_filter_of_aarch64_knows_its_numbers() {
+        const AUDIT_ARCH_AARCH64: u32 = 0xc000_00b7;
+        let mut names: Vec<(i64, &str)> =
+            CALLS.iter().map(|(name, number, _)| (*number, name.trim_start_matches("SYS_"))).collect();
+        names.extend([
+            (libc::SYS_prctl, "prctl"),
+            (libc::SYS_mmap, "mmap"),
+            (libc::SYS_mprotect, "mprotect"),
+            (libc::SYS_socket, "socket"),
+            (libc::SYS_bpf, "bpf"),
+        ]);
+        if cfg!(target_arch = "aarch64") {
+            names.iter().for_each(|(number, name)| assert_eq!(*number, on_aarch64(name), "{name}"));
+        }
+        // Older forms have no counterpart, and need none.
+        let known = |number: &i64| names.iter().find(|(known, _)| known == number).map(|(_, name)| *name);
+        let moved = |(number, rule): (i64, Vec<SeccompRule>)| Some((on_aarch64(known(&number)?), rule));
+        let rules: Rules = rules(true).unwrap().into_iter().filter_map(moved).collect();
+        assert_eq!(rules.len(), names.len());
+        let allowed: BTreeSet<i64> = rules.keys().copied().collect();
+        let filter =
+            SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, TargetArch::aarch64)
+                .unwrap();
+        let filter = BpfProgram::try_from(filter).unwrap();
+        let asked = |number, arguments| says(&filter, AUDIT_ARCH_AARCH64, number, arguments);
+        let (allow, trap) = (libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_TRAP);
+        for number in 0..500 {
+            let inet = libc::AF_INET as u64;
+            let argument = if number == on_aarch64("prctl") { libc::PR_SET_NAME as u64 } else { inet };
+            let want = if allowed.contains(&number) { allow } else { trap };
+            assert_eq!(asked(number, [argument, 0, 0, 0, 0, 0]), want, "call {number}");
+        }
+        let executable = [0, 4096, libc::PROT_EXEC as u64, 0, 0, 0];
+        assert_eq!(asked(on_aarch64("mmap"), executable), trap, "memory that is run");
+        assert_eq!(asked(on_aarch64("socket"), [libc::AF_VSOCK as u64, 0, 0, 0, 0, 0]), trap);
+        assert_ne!(says(&filter, 0xc000_003e, on_aarch64("read"), [0; 6]), allow, "a call of x86-64");
     }
 
     #[test]

@@ -230,7 +230,7 @@ fn refused(error: &io::Error, options: &[String], setup: &Setup) -> Fault {
             Fault::NotApplicable(format!("the profile {profile} does not go with this lab: {error}"))
         }
         // What the uplink cannot do is refused with the one that can.
-        _ if error.to_string().contains("use --uplink packet") => Fault::NotApplicable(error.to_string()),
+        _ if error.to_string().contains("--uplink packet") => Fault::NotApplicable(error.to_string()),
         _ => Fault::Broken(error.to_string()),
     }
 }

@@ -28,7 +28,7 @@ requirements! {
     98 May "RFC 3022 4.6" harmless_options_pass
         "a packet with harmless IP options passes with them";
     100 Should "RFC 3022 6.2" arp_is_answered_for_pool_addresses
-        "ARP for an external address that only the NAT has is answered" in POOLED;
+        "who asks on the link for an external address that only the NAT has is answered" in POOLED;
     102 Must "RFC 7422 2" flows_of_a_host_are_in_its_block
         "every flow of a host is in the block that follows from its address, and both can be asked" in BLOCKS;
     103 Should "RFC 6056 3.2" the_whole_port_range_is_used
@@ -129,9 +129,9 @@ fn harmless_options_pass(lab: &mut Trial) -> Shown {
 }
 
 fn arp_is_answered_for_pool_addresses(lab: &mut Trial) -> Shown {
-    let pooled = Ipv4Addr::new(203, 0, 113, 5);
+    let pooled = lab.ip(Who::Pooled);
     let mac = lab.ask_once(World, pooled, Duration::from_secs(2))?;
-    demand(mac.is_some(), format!("nobody answers ARP for {pooled}"))?;
+    demand(mac.is_some(), format!("nobody says where {pooled} is"))?;
     let left = lab.pass(Place::A, &udp(lab.at(A, 6704), lab.at(S1, 4000)), World)?;
     demand(left.source == pooled, format!("it left as {left}"))?;
     lab.back(&udp(lab.at(S1, 4000), left.from()), lab.at(A, 6704))?;

@@ -120,6 +120,7 @@ twins! {
     rfc7857 fragments_of_two_hosts_never_mix;
     router bad_checksums_are_not_repaired;
     router odd_lengths_and_ports_have_right_checksums;
+    router arp_is_answered_for_pool_addresses in OWN_ADDRESS;
     rfc5382 challenge_acks_pass;
     rfc5382 a_rebooted_client_gets_its_port_again;
     rfc5382 connections_are_picked_up_or_refused_cleanly;

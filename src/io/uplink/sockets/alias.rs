@@ -38,10 +38,15 @@ impl Aliases {
         self.shared.iter().any(|shared| shared.ip == ip)
     }
 
-    /// Whether clients with this address may be seen inside as a gateway that is somebody else's, so that
-    /// it has to be remembered which they are.
+    /// Whether clients with this address may be seen inside as a gateway that is somebody else's, or are
+    /// that gateway, so that it has to be remembered which they are.
     pub fn poses(&self, ip: IpAddr) -> bool {
-        !self.shared.is_empty() && (ip.is_loopback() || self.shares(ip))
+        !self.shared.is_empty() && (ip.is_loopback() || self.shares(ip) || self.is_router(ip))
+    }
+
+    /// Whether this is the address of a gateway that is somebody else's, who is a client like others.
+    fn is_router(&self, ip: IpAddr) -> bool {
+        self.shared.iter().any(|shared| shared.gateway == ip)
     }
 
     /// Takes other aliases.
@@ -71,7 +76,7 @@ impl Aliases {
         if !ip.is_loopback() && !self.shares(ip) {
             let poses =
                 |alias: &Alias| alias.inside == ip && alias.port.is_none_or(|port| port == host.port());
-            let known = self.gateways.contains(&ip) || self.list.iter().any(poses);
+            let known = self.gateways.contains(&ip) || (self.list.iter().any(poses) && !self.is_router(ip));
             return (!known).then(|| Endpoint::new(ip, host.port()));
         }
         let alias = self.list.iter().find_map(|alias| alias.seen(host));
@@ -103,16 +108,25 @@ impl Talks {
     /// Notes that a packet for `remote` goes to `host`.
     pub fn note(&mut self, host: SocketAddr, remote: Endpoint) {
         let plain = remote.ip == host.ip() && remote.port == host.port();
-        if (plain && self.0.is_empty()) || self.0.last() == Some(&(host, remote)) {
+        if plain && self.0.is_empty() {
+            return;
+        }
+        match plain {
+            true => self.0.retain(|(known, _)| *known != host),
+            false => self.keep(host, remote),
+        }
+    }
+
+    /// Notes that a packet from `host` was seen as one from `remote`.
+    pub fn keep(&mut self, host: SocketAddr, remote: Endpoint) {
+        if self.0.last() == Some(&(host, remote)) {
             return;
         }
         self.0.retain(|(known, _)| *known != host);
-        if !plain {
-            if self.0.len() >= TALKS {
-                self.0.remove(0);
-            }
-            self.0.push((host, remote));
+        if self.0.len() >= TALKS {
+            self.0.remove(0);
         }
+        self.0.push((host, remote));
     }
 
     /// Who was seen as `remote`, if that is one that `wanted` holds for.
@@ -169,6 +183,12 @@ mod tests {
         talks.note(client, end([192, 0, 2, 1], 4000));
         assert_eq!(talks.host(end([192, 0, 2, 1], 4000), |ip| aliases.poses(ip)), Some(client));
         assert_eq!(talks.host(end([192, 0, 2, 1], 4001), |ip| aliases.poses(ip)), None);
+        // Where it is an alias, it comes in all the same, and is answered itself.
+        aliases.set(vec![Alias { inside: gateway, port: None, host: ([127, 0, 0, 1], 0).into() }]);
+        assert_eq!(aliases.seen(router), Some(end([192, 0, 2, 1], 53)));
+        assert!(aliases.poses(gateway));
+        talks.keep(router, end([192, 0, 2, 1], 53));
+        assert_eq!(talks.host(end([192, 0, 2, 1], 53), |ip| aliases.poses(ip)), Some(router));
         let host = end([169, 254, 1, 2], 0).ip;
         aliases.set(vec![Alias { inside: host, port: None, host: (ip, 0).into() }]);
         assert_eq!(aliases.seen(client), Some(end([169, 254, 1, 2], 4000)));

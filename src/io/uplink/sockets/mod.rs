@@ -73,6 +73,8 @@ pub struct Config {
     pub external: Vec<IpAddr>,
     /// Those of them that stand for any address of the host.
     pub anywhere: Vec<IpAddr>,
+    /// Addresses of the host that sockets of those are bound to instead, one of a family at most.
+    pub bound: Vec<IpAddr>,
     /// The gateway's own addresses inside.
     pub gateways: Vec<IpAddr>,
     /// What stands for something on the host.
@@ -174,6 +176,7 @@ impl Sockets {
         let poll = Poll::new().map_err(failed())?;
         let registry = || poll.registry().try_clone().map_err(failed());
         let ports = Ports::new(registry()?, config.anywhere.clone(), config.beside);
+        ports.bind(config.bound.clone());
         // UDP ports, connections and the rest share what there is.
         let shares = config.external.len().max(1);
         ports.set_room(config.descriptors / 8 * 3, config.descriptors / 8 * 3 / shares);
@@ -261,10 +264,7 @@ impl Sockets {
             Protocol::Udp => self.outbound_udp(&packet, buffer, whole),
             Protocol::Icmp => {
                 let outside = data.flow.source;
-                let local = match self.config.anywhere.contains(&outside.ip) {
-                    true => ping::anywhere(outside.ip.is_ipv6()),
-                    false => outside.ip,
-                };
+                let local = self.ports.local(outside).ip();
                 self.pings.send(&packet, buffer, local, &self.aliases, self.now)
             }
             Protocol::Other(_) => Err(Trouble::Unsupported),
@@ -523,7 +523,7 @@ impl Link for Sockets {
         if self.config.beside {
             return Ok(());
         }
-        let local: SocketAddr = self.ports.local(outside);
+        let local: SocketAddr = self.ports.listening(outside);
         match (protocol, on) {
             (Protocol::Tcp, true) => self.listeners.open(outside, local),
             (Protocol::Tcp, false) => {

@@ -14,7 +14,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Socket, Type};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -251,9 +251,4 @@ fn complaint(ping: &mut Ping, aliases: &Aliases, own: IpAddr, buffer: &mut Buffe
     let packet = packet.ok_or(io::ErrorKind::Interrupted)?;
     buffer.fill(packet.bytes());
     Ok(())
-}
-
-/// Any address of a family.
-pub(super) fn anywhere(six: bool) -> IpAddr {
-    if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }

@@ -40,6 +40,8 @@ pub struct Table {
     registry: Registry,
     /// Outside addresses that stand for any of the host's.
     anywhere: Vec<IpAddr>,
+    /// Those that sockets are bound to for them; of other families to any.
+    bound: Vec<IpAddr>,
     beside: bool,
     looked: Time,
     /// Sockets at most: in all, and of one outside address.
@@ -80,9 +82,24 @@ impl Ports {
     pub fn new(registry: Registry, anywhere: Vec<IpAddr>, beside: bool) -> Self {
         let (slots, vacant, by_outside) = (Vec::new(), Vec::new(), HashMap::default());
         let (room, counts) = ((usize::MAX, usize::MAX), HashMap::new());
-        let table =
-            Table { registry, anywhere, beside, looked: Time::ZERO, room, slots, vacant, by_outside, counts };
+        let table = Table {
+            registry,
+            anywhere,
+            bound: Vec::new(),
+            beside,
+            looked: Time::ZERO,
+            room,
+            slots,
+            vacant,
+            by_outside,
+            counts,
+        };
         Ports(Rc::new(RefCell::new(table)))
+    }
+
+    /// Has sockets that are for any address of the host be bound to these, one of a family.
+    pub fn bind(&self, bound: Vec<IpAddr>) {
+        self.0.borrow_mut().bound = bound;
     }
 
     /// Sets how many sockets there may be at most: `all`, and of `one` outside address, so that no family
@@ -132,6 +149,11 @@ impl Ports {
         true
     }
 
+    /// The address that a socket listens on for this outside endpoint.
+    pub fn listening(&self, outside: Endpoint) -> SocketAddr {
+        self.0.borrow().listening(outside)
+    }
+
     /// The address that a socket for this outside endpoint is bound to.
     pub fn local(&self, outside: Endpoint) -> SocketAddr {
         self.0.borrow().local(outside)
@@ -177,6 +199,14 @@ impl Table {
     }
 
     fn local(&self, outside: Endpoint) -> SocketAddr {
+        let bound = self.bound.iter().find(|bound| bound.is_ipv4() == outside.ip.is_ipv4());
+        match bound {
+            Some(bound) if self.anywhere.contains(&outside.ip) => SocketAddr::new(*bound, outside.port),
+            _ => self.listening(outside),
+        }
+    }
+
+    fn listening(&self, outside: Endpoint) -> SocketAddr {
         let ip = match outside.ip {
             ip if !self.anywhere.contains(&ip) => ip,
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -51,7 +51,9 @@ pub(super) fn send(
     // A client of the host itself that is seen as somebody who is no alias for it.
     let client = port.talks.host(remote, |ip| aliases.poses(ip));
     let host = client.unwrap_or_else(|| aliases.host(Protocol::Udp, remote));
-    port.talks.note(host, remote);
+    if client.is_none() {
+        port.talks.note(host, remote);
+    }
     let forbidden = packet.dont_fragment && !whole;
     port.cut(if forbidden { Cutting::Forbidden } else { Cutting::Allowed });
     let start = usize::from(packet.payload);
@@ -143,7 +145,7 @@ fn take(
     let known = port.talks.seen(received.from).or_else(|| aliases.seen(received.from));
     let remote = known.filter(|_| !received.truncated).ok_or_else(unusable)?;
     if aliases.poses(received.from.ip()) {
-        port.talks.note(received.from, remote);
+        port.talks.keep(received.from, remote);
     }
     port.note_asked(received.from, received.to);
     buffer.set_len(received.length);
