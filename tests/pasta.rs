@@ -17,7 +17,7 @@ mod pasta_forwards;
 mod pasta_rig;
 
 use lab_harness::Test;
-use lab_setup::SOON;
+use lab_setup::{SOON, eventually};
 use pasta_rig::*;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
@@ -222,6 +222,8 @@ fn outbound_addresses() {
         format!("ip addr add {other}/24 dev {UPLINK}; ip route replace default via {ROUTER} src {other}");
     assert_eq!(rig.on_host(&lines), "");
     let seen = |options: &str| {
+        // The gateway of the guest before this one ends by itself, and has the port until then.
+        eventually("the port is free", SOON, || greeted(rig.internet(), (HOST, 8080)).is_err());
         let guest = rig.guest();
         let pid = guest.pid();
         let mut words: Vec<&str> = "--config-net -q -4 -u none -T none -U none".split(' ').collect();

@@ -184,7 +184,7 @@ impl Answering {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::{RunFlags, load};
     use crate::io::netlink::LinkFacts;
@@ -195,7 +195,8 @@ mod tests {
         load(&flags, None).unwrap()
     }
 
-    fn outside(addresses: &[&str]) -> Outside {
+    /// An interface with these addresses.
+    pub fn outside(addresses: &[&str]) -> Outside {
         let interface = LinkFacts {
             index: 1,
             name: "eth0".into(),
@@ -210,7 +211,7 @@ mod tests {
         Outside { interface, addresses: ips(addresses) }
     }
 
-    fn ips(words: &[&str]) -> Vec<IpAddr> {
+    pub fn ips(words: &[&str]) -> Vec<IpAddr> {
         words.iter().map(|word| word.parse().unwrap()).collect()
     }
 

@@ -249,12 +249,8 @@ fn notes(old: &crate::gateway::GatewayConfig, new: &crate::gateway::GatewayConfi
 mod tests {
     use super::*;
     use crate::config::{RunFlags, load};
-    use crate::io::netlink::LinkFacts;
     use crate::nat::NatConfig;
-
-    fn ips(words: &[&str]) -> Vec<IpAddr> {
-        words.iter().map(|word| word.parse().unwrap()).collect()
-    }
+    use crate::runtime::addresses::tests::{ips, outside};
 
     fn followed(
         named: &[&str],
@@ -267,18 +263,7 @@ mod tests {
         let flags =
             RunFlags { inside: owned(&["10.88.0.1/24"]), external: owned(named), ..RunFlags::default() };
         let settings = load(&flags, None).unwrap();
-        let interface = LinkFacts {
-            index: 1,
-            name: "eth0".into(),
-            mac: [0; 6],
-            mtu: 1500,
-            up: true,
-            running: true,
-            master: None,
-            kind: None,
-            txqlen: 0,
-        };
-        let outside = Outside { interface, addresses: ips(found) };
+        let outside = outside(found);
         let before = NatConfig { retired: ips(late), ..NatConfig::new(ips(were)) };
         let has = ips(has);
         let (now, late) = of_family(Family::Four, &settings, Some(&outside), &before, |ip| has.contains(ip));
