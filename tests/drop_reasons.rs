@@ -53,6 +53,7 @@ const TABLE: [Row; DropReason::COUNT - 1] = [
     ("hairpin-off", || with(|config| config.nat.policy.hairpin = false, to_a_published_port)),
     ("host-access-off", || with(|config| config.nat.host_access = false, to_the_host)),
     ("egress-denied", || inside(&craft::udp(at(A, 1000), at(Ipv4Addr::new(169, 254, 169, 254), 53), b""))),
+    ("address-lost", address_lost),
     ("protocol-taken", protocol_taken),
     ("source-is-ours", || outside(&craft::udp(at(X, 53), at(X, 40000), b"loop"))),
     ("short-frame", short_frame),
@@ -154,6 +155,15 @@ fn asking_for_an_address(end: &[u8]) -> Vec<u8> {
     let ethertype = tapnat::wire::ethernet::IPV4;
     let header = Frame { destination: MacAddr::BROADCAST, source: MAC_A, ethertype };
     [&header.to_bytes()[..], &packet].concat()
+}
+
+fn address_lost() -> Rig {
+    let mut rig = inside(&query());
+    let mut config = config();
+    config.nat.external = vec![S2.into()];
+    rig.gateway.apply(Command::Reconfigure(Box::new(config)), rig.now, &mut ());
+    rig.from(MAC_A, &query());
+    rig
 }
 
 fn asked_under_many_names() -> Rig {

@@ -306,7 +306,13 @@ fn connections_of_an_address_that_is_gone_are_reset_inside() {
         assert!(sums_are_right(reset));
     }
     rig.sent.clear();
-    rig.from(MAC_B, &craft::udp(at(B, 1000), at(S1, 53), b"goes on by itself"));
+    // Of datagrams the next one is told, and the one after it goes on.
+    let datagram = craft::udp(at(B, 1000), at(S1, 53), b"goes on by itself");
+    let lost = Fate::Dropped(DropReason::Refused(Refusal::AddressLost));
+    assert_eq!(rig.from(MAC_B, &datagram), lost);
+    let (mac, told) = rig.sent_inside().remove(0);
+    assert_eq!((mac, told[20], told[21]), (MAC_B, 3, 13));
+    assert_eq!(rig.from(MAC_B, &datagram), Fate::Pass(OUTSIDE));
     assert_eq!(source(&rig.sent_outside().remove(0)), Y);
 }
 

@@ -60,9 +60,11 @@ impl Reason {
             | Refusal::HostMappingLimit
             | Refusal::HostRateLimit
             | Refusal::MappingSessionLimit => limits.reason(),
-            Refusal::HairpinOff | Refusal::HostAccessOff | Refusal::ProtocolTaken | Refusal::EgressDenied => {
-                Some(Reason::Prohibited)
-            }
+            Refusal::HairpinOff
+            | Refusal::HostAccessOff
+            | Refusal::ProtocolTaken
+            | Refusal::EgressDenied
+            | Refusal::AddressLost => Some(Reason::Prohibited),
             Refusal::NoMapping
             | Refusal::Filtered
             | Refusal::NoSession

@@ -85,6 +85,9 @@ pub enum Refusal {
     /// An egress rule forbids this inside host to talk to this remote (`--egress`; by default cloud
     /// metadata is forbidden). Put an `allow` before it.
     EgressDenied,
+    /// The outside address of this flow is gone from the host; its next packet opens a session by another.
+    /// Told once: as prohibited, since programs on Linux hear of that at once.
+    AddressLost,
     /// Another inside host already talks this port-less protocol to this remote.
     ProtocolTaken,
     /// A packet from outside to an outside address from an outside address of ours: a loop or a lie.
@@ -93,7 +96,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, for tables and docs.
-    pub const ALL: [Refusal; 21] = [
+    pub const ALL: [Refusal; 22] = [
         Refusal::NoMapping,
         Refusal::Filtered,
         Refusal::PortsExhausted,
@@ -113,6 +116,7 @@ impl Refusal {
         Refusal::HairpinOff,
         Refusal::HostAccessOff,
         Refusal::EgressDenied,
+        Refusal::AddressLost,
         Refusal::ProtocolTaken,
         Refusal::SourceIsOurs,
     ];
@@ -139,6 +143,7 @@ impl Refusal {
             Refusal::HairpinOff => "hairpin-off",
             Refusal::HostAccessOff => "host-access-off",
             Refusal::EgressDenied => "egress-denied",
+            Refusal::AddressLost => "address-lost",
             Refusal::ProtocolTaken => "protocol-taken",
             Refusal::SourceIsOurs => "source-is-ours",
         }

@@ -72,6 +72,9 @@ impl Nat {
             return Err(Refusal::NoSession);
         }
         self.ask_egress(data.flow, now)?;
+        if protocol == Protocol::Udp && self.orphans.tell(data.flow, now) {
+            return Err(Refusal::AddressLost);
+        }
         self.host_may_open(inside)?;
         self.host_may_open_now(inside, now)?;
         self.make_room(now, seen)?;

@@ -69,6 +69,7 @@ mod knocks;
 mod life;
 mod mapping;
 pub mod names;
+mod orphans;
 mod pace;
 mod pass;
 mod policies;
@@ -108,6 +109,7 @@ use index::Index;
 use knocks::Knocks;
 use mapping::{Mapping, Mappings, Standing};
 use names::Names;
+use orphans::Orphans;
 use policies::Policies;
 use ports::{Place, Ports};
 use rng::Rng;
@@ -157,6 +159,8 @@ pub struct Nat {
     names: Names,
     /// What the last new configuration has cut.
     cut: Vec<Cut>,
+    /// What it has cut that is no connection.
+    orphans: Orphans,
     /// The latest time that was handed in, for calls that hand in none.
     clock: Time,
 }
@@ -189,6 +193,7 @@ impl Nat {
             knocks: Knocks::default(),
             names: Names::default(),
             cut: Vec::new(),
+            orphans: Orphans::default(),
             clock: Time::ZERO,
             policies,
             addresses,

@@ -21,7 +21,7 @@ use super::mapping::Mapping;
 use super::policies::Policies;
 use super::slab::NONE;
 use super::{Closed, Nat, NatConfig, Observer};
-use crate::flow::{Endpoint, Protocol, Time};
+use crate::flow::{Endpoint, Flow, Protocol, Time};
 use std::net::IpAddr;
 
 /// What a new configuration has left.
@@ -68,6 +68,8 @@ impl Nat {
         self.addresses.change(&self.hash, external, retired, host, |number| ports.drained(number));
         self.assign_policies();
         self.cut = self.connections_cut(now);
+        let orphans = self.flows_cut(now);
+        self.orphans.add(orphans.into_iter(), now);
         let ended = self.end(Nat::allows, now, seen);
         self.end_forwards(|nat, mapping| !nat.addresses.uses(mapping.external));
         let blocks = self.lending.is_some();
@@ -95,6 +97,16 @@ impl Nat {
             let ends = protocol == Protocol::Tcp && !self.addresses.uses(external) && !self.overdue(id, now);
             let [acknowledged, sent] = session.windows.expected_inside().filter(|_| ends)?;
             Some(Cut { remote: self.sessions.remote(id), inside, acknowledged, sent })
+        };
+        (0..self.sessions.end()).filter(|id| self.sessions[*id].taken()).filter_map(cut).collect()
+    }
+
+    /// The flows of datagrams that lose their external address.
+    fn flows_cut(&self, now: Time) -> Vec<Flow> {
+        let cut = |id: u32| {
+            let Mapping { protocol, external, inside, .. } = self.mappings[self.sessions[id].mapping];
+            let ends = protocol == Protocol::Udp && !self.addresses.uses(external) && !self.overdue(id, now);
+            ends.then(|| Flow { protocol, source: inside, destination: self.sessions.remote(id) })
         };
         (0..self.sessions.end()).filter(|id| self.sessions[*id].taken()).filter_map(cut).collect()
     }
