@@ -177,6 +177,27 @@ fn addresses_come_and_go(form: Form) {
     assert!([HOST, SECOND].contains(&moving.seen()));
 }
 
+fn connections_of_sockets_end_with_their_address() {
+    let moving = Moving::new(Form { uplink: "sockets", guard: "auto", tap: "auto" }, &[]);
+    let promote = || tapnat::lab::netns::set_sysctl("net/ipv4/conf/all/promote_secondaries", "1");
+    moving.setup.on("host").run(promote).unwrap().unwrap();
+    let mut old = moving.connect();
+    assert_eq!(*peer_of(&old.get("/").unwrap()).ip(), HOST);
+    // Without any address nothing ends: it comes back.
+    moving.ip(&format!("addr del {HOST}/24 dev eth0"));
+    std::thread::sleep(Duration::from_millis(300));
+    moving.ip(&format!("addr add {HOST}/24 dev eth0"));
+    moving.ip(&format!("route replace default via {ROUTER}"));
+    assert_eq!(*peer_of(&old.get("/").unwrap()).ip(), HOST);
+    // With another one in its place, nothing would ever come back.
+    moving.ip(&format!("addr add {SECOND}/24 dev eth0"));
+    moving.ip(&format!("addr del {HOST}/24 dev eth0"));
+    moving.ip(&format!("route replace default via {ROUTER}"));
+    moving.events.wait("source-lost", &HOST.to_string());
+    assert_eq!(end_of(&mut old), ErrorKind::ConnectionReset);
+    moving.wait_until_seen_as(SECOND);
+}
+
 fn the_last_address_is_waited_for(form: Form) {
     let moving = Moving::new(form, &[]);
     let mut old = moving.connect();
@@ -268,6 +289,9 @@ const EVERY_FORM: [Named; 4] = [
 fn tests() -> Vec<Test> {
     let named = "what_is_named_is_not_followed".to_owned();
     let mut all = vec![Test { name: named, run: Box::new(what_is_named_is_not_followed), impossible: None }];
+    let sockets = connections_of_sockets_end_with_their_address;
+    let name = "connections_of_sockets_end_with_their_address".to_owned();
+    all.push(Test { name, run: Box::new(sockets), impossible: None });
     for form in FORMS {
         for (name, test) in EVERY_FORM {
             all.push(Test {

@@ -111,6 +111,13 @@ pub trait Link {
         let _ = aliases;
     }
 
+    /// Ends what has the host's end at an address that is not among `present` and could have another now;
+    /// says of each such address how many. Where the host's end is not the link's, nothing happens.
+    fn leave_lost(&mut self, present: &[IpAddr]) -> Vec<(IpAddr, usize)> {
+        let _ = present;
+        Vec::new()
+    }
+
     /// Lets in other packets from the next one on, where the link has a filter. There may be more
     /// descriptors in [`Link::readable`] then.
     ///

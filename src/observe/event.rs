@@ -7,7 +7,7 @@ use crate::flow::{Endpoint, Flow, Time};
 use crate::gateway::overload::ONE_IN;
 use crate::nat::{BlockView, Closed, Refusal, SessionView, Step};
 use crate::wire::MacAddr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Something that happened.
@@ -201,6 +201,8 @@ pub enum Note {
     BlockReturned(BlockView),
     /// The host looks names up elsewhere: its DNS servers, the first one asked first.
     ResolverChanged(Vec<SocketAddr>),
+    /// Sockets carry, and so many connections had the host's end at an address that is gone.
+    SourceLost(IpAddr, usize),
     /// The host's DNS server, the first, does not answer; the second is asked for a while.
     ResolverSilent(SocketAddr, SocketAddr),
     /// The host's first DNS server is asked again.
@@ -232,6 +234,7 @@ impl Note {
             Note::BlockLent(..) => "block-lent",
             Note::BlockReturned(..) => "block-returned",
             Note::ResolverChanged(..) => "resolver-changed",
+            Note::SourceLost(..) => "source-lost",
             Note::ResolverSilent(..) => "resolver-silent",
             Note::ResolverBack(..) => "resolver-back",
             Note::NamespaceGone(..) => "namespace-gone",
@@ -270,6 +273,9 @@ impl Note {
             Note::ResolverChanged(servers) => {
                 let servers: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
                 format!("the host asks {} for names now", servers.join(", "))
+            }
+            Note::SourceLost(address, count) => {
+                format!("{address} is gone; connections that have ended with it: {count}")
             }
             Note::ResolverSilent(silent, next) => {
                 format!("{silent} does not answer; {next} is asked for names")

@@ -15,6 +15,7 @@ use super::addresses;
 use super::mailbox::Handle;
 use super::reload::{Forward, InForce, Plan};
 use super::start;
+use super::worker::Worker;
 use crate::config::Settings;
 use crate::flow::Prefix;
 use crate::gateway::Reach;
@@ -243,6 +244,18 @@ fn notes(old: &crate::gateway::GatewayConfig, new: &crate::gateway::GatewayConfi
         }
     }
     notes
+}
+
+impl Worker {
+    /// Where sockets carry, ends the connections of addresses that the host has lost.
+    pub(super) fn leave_lost(&mut self) {
+        let Ok(present) = Netlink::open().and_then(|netlink| netlink.addresses()) else { return };
+        let present: Vec<IpAddr> = present.into_iter().map(|(_, ip, _)| ip).collect();
+        let now = self.clock.now();
+        for (address, count) in self.links.leave_lost(&present) {
+            self.note(Note::SourceLost(address, count), now);
+        }
+    }
 }
 
 #[cfg(test)]

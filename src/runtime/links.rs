@@ -106,6 +106,11 @@ impl Links {
         self.slots.iter_mut().for_each(|slot| slot.link.set_aliases(aliases));
     }
 
+    /// See [`Link::leave_lost`].
+    pub fn leave_lost(&mut self, present: &[IpAddr]) -> Vec<(IpAddr, usize)> {
+        self.slots.iter_mut().flat_map(|slot| slot.link.leave_lost(present)).collect()
+    }
+
     /// The place of a link.
     fn number(&self, id: LinkId) -> usize {
         self.places.get(usize::from(id.0)).copied().unwrap_or(usize::MAX)

@@ -440,12 +440,17 @@ impl Worker {
                     self.links.changed();
                     addresses = true;
                 }
-                Change::Neighbor { .. } | Change::Route => {}
+                // Which address the host uses depends on its routes.
+                Change::Route => addresses |= self.gateway.config().host_by_uplink,
+                Change::Neighbor { .. } => {}
             }
         }
         // By sockets the address is but a name.
         if addresses && !self.host.follows && !self.gateway.config().host_by_uplink {
             self.host.check_addresses(&self.gateway.config().nat.external);
+        }
+        if addresses && self.gateway.config().host_by_uplink {
+            self.leave_lost();
         }
         if let Some(info) = self.links.outside_info() {
             self.gateway.set_outside(info);

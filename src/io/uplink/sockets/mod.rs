@@ -539,6 +539,10 @@ impl Link for Sockets {
         self.aliases.set(aliases.to_vec());
     }
 
+    fn leave_lost(&mut self, present: &[IpAddr]) -> Vec<(IpAddr, usize)> {
+        self.tcp.leave_lost(present)
+    }
+
     fn counters(&mut self) -> Vec<(&'static str, u64)> {
         let losses = &self.losses;
         let mut counters = vec![

@@ -97,6 +97,11 @@ impl<S: Stream> Connection<S> {
         }
     }
 
+    /// The host's end, if it is open.
+    pub fn stream(&self) -> Option<&S> {
+        self.stream.as_ref()
+    }
+
     /// What the poll says of the host's end.
     pub fn ready(&mut self, readable: bool, writable: bool, closed: bool) {
         if self.machine.is_connecting() {

@@ -15,6 +15,8 @@ pub(super) struct Counters {
     pub resets: u64,
     /// Connections whose inside end did not answer.
     pub silent: u64,
+    /// Connections ended because the host has lost their address.
+    pub address_lost: u64,
     /// Segments sent again.
     pub sent_again: u64,
     /// Segments of no connection.
@@ -48,6 +50,7 @@ impl Counters {
             ("tcp-unreachable", self.unreachable),
             ("tcp-reset", self.resets),
             ("tcp-inside-silent", self.silent),
+            ("tcp-address-lost", self.address_lost),
             ("tcp-sent-again", self.sent_again),
             ("tcp-out-of-order", early),
             ("tcp-no-connection", self.strangers),

@@ -48,10 +48,10 @@ use hashbrown::HashMap;
 use machine::{Age, Bounds, Incoming, Machine};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::time::Duration;
 use stream::HostStream;
@@ -401,6 +401,27 @@ impl Tcp {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
+    /// Ends the connections whose address is not among `present`, the host's, if the host would use another
+    /// one now: without a way at all, the address may come back. How many of each address.
+    pub fn leave_lost(&mut self, present: &[IpAddr]) -> Vec<(IpAddr, usize)> {
+        let mut lost: BTreeMap<IpAddr, (bool, usize)> = BTreeMap::new();
+        for id in 0..self.slots.len() as u32 {
+            let ends = self.get(id).and_then(Connection::stream).and_then(HostStream::ends);
+            let Some((local, remote)) = ends.filter(|(local, _)| !local.is_loopback()) else { continue };
+            if present.contains(&local.to_canonical()) {
+                continue;
+            }
+            let (ends, count) = lost.entry(local).or_insert_with(|| (elsewhere(local, remote), 0));
+            if *ends && let Some(connection) = self.get_mut(id) {
+                *count += 1;
+                connection.machine.failed();
+                self.enqueue(id);
+            }
+        }
+        self.counters.address_lost += lost.values().map(|(_, count)| *count as u64).sum::<u64>();
+        lost.into_iter().filter(|(_, (ends, _))| *ends).map(|(ip, (_, count))| (ip, count)).collect()
+    }
+
     /// What has happened, by a stable word, since the start.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         self.counters.words(self.shared.kept_full, self.shared.early)
@@ -540,4 +561,16 @@ impl Tcp {
 /// Whether the error means that the remote host answers, and does not want.
 fn refused(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ECONNREFUSED | libc::ECONNRESET))
+}
+
+/// Whether the host would talk to `remote` from another address than `local`.
+fn elsewhere(local: IpAddr, remote: SocketAddr) -> bool {
+    let any: IpAddr =
+        if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    // Connecting a socket for datagrams asks for the way and sends nothing.
+    let asked = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect(remote)?;
+        socket.local_addr()
+    });
+    asked.is_ok_and(|now| now.ip() != local)
 }

@@ -5,7 +5,7 @@ use crate::io::sys::inet;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
@@ -125,6 +125,13 @@ impl HostStream {
             let _ = inet::set_peek_offset(&self.socket, -1);
         }
         self
+    }
+
+    /// The address that the connection has on the host, and its remote.
+    pub fn ends(&self) -> Option<(IpAddr, SocketAddr)> {
+        let local = self.socket.local_addr().ok()?.as_socket()?;
+        let remote = self.socket.peer_addr().ok()?.as_socket()?;
+        Some((local.ip(), remote))
     }
 
     /// The descriptor's number, for the poll.
