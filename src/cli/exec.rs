@@ -14,7 +14,7 @@ use super::args::runtime_dir;
 use super::guest::{Defaults, GuestArgs, Plan, plan};
 use super::run::log_to_stderr;
 use crate::config::{RunFlags, Settings};
-use crate::io::guest::{Fresh, Launched, launch, resolver};
+use crate::io::guest::{Fresh, Launched, NetChoice, Target, launch, resolver};
 use crate::io::sys::signal::Blocked;
 use crate::runtime::{Around, run_with};
 use anyhow::Context;
@@ -72,10 +72,11 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     }
     plan.keep_ready_fd()?;
     let fresh = Fresh { root: args.root, resolver: resolver_file(&plan.settings) };
-    accompanied(plan, &fresh, &args.command, Around::default())
+    accompanied(plan, &fresh, &args.command, |_| Ok(Around::default()))
 }
 
-/// Runs a command in namespaces of its own, behind the gateway of `plan`, with `around` around it; gives
+/// Runs a command in namespaces of its own, behind the gateway of `plan`, with what `around` makes for
+/// the namespaces around it; gives
 /// its exit code.
 ///
 /// # Errors
@@ -84,13 +85,14 @@ pub fn accompanied(
     plan: Plan,
     fresh: &Fresh,
     command: &[OsString],
-    around: Around,
+    around: impl FnOnce(&Target) -> anyhow::Result<Around>,
 ) -> anyhow::Result<ExitCode> {
     let Launched { guest, mut child, go } = launch(fresh, &plan.guest, command)?;
     for warning in &guest.warnings {
         tracing::warn!("{warning}");
     }
     let pid = Pid::from_child(&child);
+    let around = around(&Target { net: NetChoice::Pid(pid.as_raw_nonzero().get()), user: None })?;
     // After the start of the command, which is to have none of this; before that of any thread.
     let signals = Blocked::new(&[SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2]);
     let signals = signals.context("signals")?;

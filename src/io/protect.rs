@@ -94,6 +94,16 @@ pub fn enter_but(needs: &Needs, without: &[Stage]) -> Vec<Outcome> {
     wanted.map(|stage| Outcome { stage, result: enter(stage) }).collect()
 }
 
+/// Leaves a process that makes sockets for others no more than that takes.
+///
+/// # Errors
+/// The kernel's word.
+pub fn for_sockets() -> io::Result<()> {
+    no_new_privs()?;
+    drop_capabilities(CapabilitySet::NET_BIND_SERVICE)?;
+    Ok(())
+}
+
 /// How many system calls were refused, and the number of the last one.
 pub fn refused() -> (u64, Option<i64>) {
     seccomp::refused()

@@ -4,7 +4,8 @@
 //! ```text
 //!   slirp4netns           a network namespace that exists; port forwards through a JSON socket
 //!   pasta                 the same, or a command in namespaces of its own; the host's own addresses inside
-//!   pesto, passt          refused, with what to use instead
+//!   pesto                 changes the port forwards of a running pasta
+//!   passt                 refused, with what to use instead
 //! ```
 //!
 //! A program has a file that turns its command line into plain data, and one that turns the data into the
@@ -16,9 +17,13 @@ pub mod forwards;
 pub mod getopt;
 pub mod log_file;
 pub mod pasta;
+pub mod pasta_board;
+pub mod pasta_live;
 pub mod pasta_net;
 pub mod pasta_ports;
 pub mod pasta_run;
+pub mod pesto;
+pub mod pesto_wire;
 pub mod slirp4netns;
 pub mod slirp_api;
 pub mod slirp_run;
@@ -37,6 +42,8 @@ pub enum Face {
     Slirp4netns,
     /// `pasta`.
     Pasta,
+    /// `pesto`.
+    Pesto,
     /// One that tapnat cannot stand in for: its name, and what to do.
     Refused(&'static str, &'static str),
 }
@@ -44,7 +51,7 @@ pub enum Face {
 const NAMES: [(&str, Face); 4] = [
     ("slirp4netns", Face::Slirp4netns),
     ("pasta", Face::Pasta),
-    ("pesto", Face::Refused("pesto", "tapnat does not speak its protocol; use `tapnat publish`")),
+    ("pesto", Face::Pesto),
     (
         "passt",
         Face::Refused(
@@ -65,6 +72,7 @@ impl Face {
         match self {
             Face::Slirp4netns => slirp_run::main(args),
             Face::Pasta => pasta_run::main(args),
+            Face::Pesto => pesto::main(args),
             Face::Refused(name, cure) => {
                 say_error(&format!("{name}: {cure}"));
                 ExitCode::FAILURE

@@ -13,6 +13,7 @@
 use super::forwards::{Forward, anywhere};
 use crate::config::publish::parse_range;
 use crate::flow::Protocol;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
@@ -49,8 +50,15 @@ impl Rule {
         (first..=last).map(move |port| (port, to.saturating_add(port - first)))
     }
 
+    /// Those of the pairs that lead to one of `ports`, which are in order.
+    pub fn pairs_to(&self, ports: &BTreeSet<u16>) -> Vec<(u16, u16)> {
+        let Rule { first, last, to, .. } = *self;
+        let end = to.saturating_add(last - first);
+        ports.range(to..=end).map(|port| (first + (port - to), *port)).collect()
+    }
+
     /// Whether both listen at one place.
-    fn overlaps(&self, other: &Rule) -> bool {
+    pub fn overlaps(&self, other: &Rule) -> bool {
         let family = |rule: &Rule| rule.at.filter(IpAddr::is_unspecified).map(|ip| ip.is_ipv4());
         let apart = self.at.is_some() && other.at.is_some() && self.at != other.at;
         let apart = apart && (family(self).is_none() || family(self) != family(other));
@@ -73,7 +81,8 @@ pub fn ephemeral() -> u16 {
 pub fn read_all(texts: &[String], protocol: Protocol, ephemeral: u16) -> Result<Option<Vec<Rule>>, String> {
     let mut all: Vec<Rule> = Vec::new();
     for text in texts {
-        if texts.len() > 1 && matches!(text.as_str(), "none" | "all" | "auto") {
+        let alone = texts.len() == 1 || texts.iter().all(|text| text == "none");
+        if !alone && matches!(text.as_str(), "none" | "all" | "auto") {
             return Err(format!("{text}: stands alone, and cannot be joined with other ports"));
         }
         for rule in read(text, protocol, ephemeral).map_err(|why| format!("{text}: {why}"))? {
@@ -209,23 +218,24 @@ fn address(text: &str) -> Result<IpAddr, String> {
     bare.parse().map_err(|_| format!("{text}: is no address"))
 }
 
-/// The forwards of a rule to `guests`, one of each family at most: those of the ports whose target
-/// `listens`. Without an address of the host they are on any of each family that there is inside.
-pub fn forwards(rule: &Rule, guests: &[IpAddr], listens: impl Fn(u16, bool) -> bool) -> Vec<Forward> {
+/// The forwards of a rule to `guests`, one of each family at most; if it scans, to the ports that
+/// `listening` has, by family, IPv4 first. Without an address of the host they are on any of each family that there is inside.
+pub fn forwards(rule: &Rule, guests: &[IpAddr], listening: &[BTreeSet<u16>; 2]) -> Vec<Forward> {
     let meant = |guest: &IpAddr| rule.at.or(rule.target).is_none_or(|ip| ip.is_ipv4() == guest.is_ipv4());
     let guests: Vec<IpAddr> = guests.iter().copied().filter(meant).collect();
-    let mut forwards = Vec::new();
-    for (port, to) in rule.pairs() {
-        for guest in &guests {
-            if rule.scan && !listens(to, guest.is_ipv6()) {
-                continue;
-            }
-            let host = SocketAddr::new(rule.at.unwrap_or_else(|| anywhere(*guest)), port);
-            let guest = SocketAddr::new(rule.target.unwrap_or(*guest), to);
-            forwards.push(Forward { protocol: rule.protocol, host, guest });
-        }
-    }
-    forwards
+    let pairs = |guest: &IpAddr| match rule.scan {
+        true => rule.pairs_to(&listening[usize::from(guest.is_ipv6())]),
+        false => rule.pairs().collect(),
+    };
+    let each = |guest: IpAddr| {
+        let forward = move |(port, to)| Forward {
+            protocol: rule.protocol,
+            host: SocketAddr::new(rule.at.unwrap_or_else(|| anywhere(guest)), port),
+            guest: SocketAddr::new(rule.target.unwrap_or(guest), to),
+        };
+        pairs(&guest).into_iter().map(forward)
+    };
+    guests.into_iter().flat_map(each).collect()
 }
 
 #[cfg(test)]
@@ -322,7 +332,8 @@ mod tests {
         let guests = [IpAddr::from(Ipv4Addr::new(10, 0, 2, 100)), IpAddr::from(Ipv6Addr::LOCALHOST)];
         let listed = |text: &str| {
             let rules = read(text, Protocol::Udp, 32768).unwrap();
-            let all = rules.iter().flat_map(|rule| forwards(rule, &guests, |port, six| port == 53 && !six));
+            let listening = [BTreeSet::from([53]), BTreeSet::new()];
+            let all = rules.iter().flat_map(|rule| forwards(rule, &guests, &listening));
             all.map(|one| format!("{}>{}", one.host, one.guest)).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(listed("22"), "0.0.0.0:22>10.0.2.100:22 [::]:22>[::1]:22");

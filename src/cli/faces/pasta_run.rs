@@ -4,8 +4,8 @@ use super::background::{self, Background};
 use super::forwards::Forward;
 use super::log_file::LogFile;
 use super::pasta::{Asked, Options, Target, USAGE, read};
+use super::pasta_live::Ports;
 use super::pasta_net::{Net, net, on_address};
-use super::pasta_ports;
 use super::{say, say_error, sweep};
 use crate::cli::args::runtime_dir;
 use crate::cli::exec::accompanied;
@@ -13,17 +13,16 @@ use crate::cli::guest::Plan;
 use crate::cli::run::{log_to, log_to_stderr};
 use crate::config::resolve::LEVELS;
 use crate::config::{LogLevel, RunFlags, load};
-use crate::flow::Protocol;
-use crate::io::guest::{Fresh, GuestConfig, NetChoice, Template, attach};
+use crate::io::guest::{self, Fresh, GuestConfig, NetChoice, Template, attach};
 use crate::io::netlink::{Family, Netlink};
 use crate::runtime::{Around, run_with};
 use anyhow::{Context, anyhow, bail};
 use ipnet::IpNet;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, absolute};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
@@ -66,7 +65,7 @@ fn start(args: &[OsString]) -> anyhow::Result<ExitCode> {
 }
 
 fn run(options: &Options, second: Option<Background>) -> anyhow::Result<ExitCode> {
-    let plan = plan(options)?;
+    let (plan, ports) = plan(options)?;
     match &options.log_file {
         None => log_to_stderr(plan.settings.log),
         Some(path) => {
@@ -80,14 +79,40 @@ fn run(options: &Options, second: Option<Background>) -> anyhow::Result<ExitCode
     }
     sweep(&plan.settings.control, "pasta");
     let pid = options.pid.as_deref().map(pid_file).transpose()?;
-    let told = move |_| {
-        if let Some(mut file) = pid {
-            writeln!(file, "{}", std::process::id()).context("--pid")?;
-        }
-        second.map_or(Ok(()), Background::ready)
+    let control = options.control.as_deref().map(absolute).transpose().context("--conf-path")?;
+    let (socket, bound) = (control.clone(), plan.settings.external.clone());
+    let around = move |target: &guest::Target| {
+        let prepared = ports.prepare(target, socket.as_deref())?;
+        let told = move |engine| {
+            prepared.map_or(Ok(()), |prepared| prepared.start(engine, &bound))?;
+            if let Some(mut file) = pid {
+                writeln!(file, "{}", std::process::id()).context("--pid")?;
+            }
+            second.map_or(Ok(()), Background::ready)
+        };
+        let removes = socket.into_iter().collect();
+        Ok(Around {
+            ready: Some(Box::new(told)),
+            control_optional: true,
+            removes,
+            passing: true,
+            ..Around::default()
+        })
     };
-    let around =
-        Around { ready: Some(Box::new(told)), control_optional: true, passing: true, ..Around::default() };
+    let ran = serve(options, plan, around);
+    if let Some(path) = control {
+        // Somebody may have removed it.
+        let _ = fs::remove_file(path);
+    }
+    ran
+}
+
+/// Is the gateway of whoever is to be served, with what `around` makes around it.
+fn serve(
+    options: &Options,
+    plan: Plan,
+    around: impl FnOnce(&guest::Target) -> anyhow::Result<Around>,
+) -> anyhow::Result<ExitCode> {
     let target = match &options.target {
         Target::Command(words) => {
             let fresh = Fresh { root: true, resolver: None };
@@ -96,13 +121,13 @@ fn run(options: &Options, second: Option<Background>) -> anyhow::Result<ExitCode
         Target::Pid(pid) => NetChoice::Pid(*pid),
         Target::Netns(path) => NetChoice::Path(path.clone()),
     };
-    let target = crate::io::guest::Target { net: target, user: options.userns.clone() };
+    let target = guest::Target { net: target, user: options.userns.clone() };
     let guest = attach(&target, &plan.guest)?;
     for warning in &guest.warnings {
         tracing::warn!("{warning}");
     }
     let ending = guest.ending.filter(|_| options.netns_quit);
-    let around = Around { endings: ending.into_iter().collect(), ..around };
+    let around = Around { endings: ending.into_iter().collect(), ..around(&target)? };
     let plan = plan.with_tap(guest.tap);
     // Who goes on in the background keeps no file system busy.
     std::env::set_current_dir("/").context("leaving the working directory")?;
@@ -123,8 +148,8 @@ fn pid_file(path: &Path) -> anyhow::Result<File> {
     File::create(path).with_context(|| format!("--pid {}", path.display()))
 }
 
-/// From the options to what the gateway and the namespace are to be.
-fn plan(options: &Options) -> anyhow::Result<Plan> {
+/// From the options to what the gateway, the namespace and the ports are to be.
+fn plan(options: &Options) -> anyhow::Result<(Plan, Ports)> {
     let netlink = Netlink::open().context("netlink socket")?;
     let template = |family: Family, at: usize| {
         let name = options.outbound_interfaces[at].as_ref().or(options.interface.as_ref());
@@ -138,14 +163,15 @@ fn plan(options: &Options) -> anyhow::Result<Plan> {
     }
     let net = net(options, four.as_ref(), six.as_ref()).map_err(anyhow::Error::msg)?;
     let options = &on_addresses(options, &netlink)?;
-    let publish = published(options, &net.guests())?;
+    let ports = Ports::of(options, net.guests(), &netlink)?;
+    let publish = ports.published().iter().map(publish_text).collect();
     let spoken = |ip: &&IpAddr| net.guests().iter().any(|guest| guest.is_ipv4() == ip.is_ipv4());
     let external = outbound.iter().filter(spoken).map(IpAddr::to_string).collect();
     let flags = RunFlags { publish, external, ..flags(options, &net) };
     let runtime_dir = runtime_dir();
     let settings = load(&flags, runtime_dir.as_deref())?;
     let guest = guest(options, &net);
-    Ok(Plan { flags, settings, guest, more: Vec::new(), control_named: false })
+    Ok((Plan { flags, settings, guest, more: Vec::new(), control_named: false }, ports))
 }
 
 /// The addresses to send from: those that were named, or else those of interfaces that were.
@@ -225,27 +251,6 @@ fn on_addresses(options: &Options, netlink: &Netlink) -> anyhow::Result<Options>
         *text = on_address(text, has).map_err(|why| anyhow!("{text}: {why}"))?;
     }
     Ok(options)
-}
-
-/// The port forwards from the host to the namespace, as `--publish` has them.
-fn published(options: &Options, guests: &[IpAddr]) -> anyhow::Result<Vec<String>> {
-    let [serves_tcp, serves_udp, _] = options.protocols;
-    let wanted = [
-        ("-t", Protocol::Tcp, &options.ports.tcp, serves_tcp),
-        ("-u", Protocol::Udp, &options.ports.udp, serves_udp),
-    ];
-    let mut published = Vec::new();
-    for (option, protocol, texts, served) in wanted {
-        let rules = pasta_ports::read_all(texts, protocol, pasta_ports::ephemeral());
-        let rules = rules.map_err(|why| anyhow!("{option} {why}"))?.unwrap_or_default();
-        if rules.iter().any(|rule| rule.scan) {
-            bail!("{option} auto: tapnat does not look for what listens inside; name the ports, or none");
-        }
-        let forwards = rules.iter().filter(|_| served);
-        let forwards = forwards.flat_map(|rule| pasta_ports::forwards(rule, guests, |_, _| false));
-        published.extend(forwards.map(|forward| publish_text(&forward)));
-    }
-    Ok(published)
 }
 
 /// A forward as `--publish` has it.

@@ -3,7 +3,7 @@
 //! In a user namespace everybody may make the others. The command does not need to be root there:
 //! it keeps its own user and group, so that files have the owners that they have outside.
 
-use super::helper::{Order, Place};
+use super::helper::{Order, Place, Task};
 use super::talk::Talk;
 use super::{Guest, GuestConfig, GuestError, ask, helper, resolver, spawn};
 use crate::io::ending::Ending;
@@ -60,7 +60,7 @@ impl Go {
 /// See [`GuestError`]. Nothing is left behind then.
 pub fn launch(fresh: &Fresh, guest: &GuestConfig, command: &[OsString]) -> Result<Launched, GuestError> {
     let (talk, mut child) = spawn(command, |_| ())?;
-    let order = Order { place: Place::Fresh(fresh.clone()), guest: guest.clone() };
+    let order = Order { place: Place::Fresh(fresh.clone()), task: Task::Tap(guest.clone()) };
     let (made, tap) = match ask(&talk, &order, &[]) {
         Ok(answer) => answer,
         Err(error) => {

@@ -4,10 +4,10 @@
 //! It runs as `tapnat inside FD -- [COMMAND...]`, a process with one thread. What fails is sent
 //! back as one line.
 
-use super::GuestConfig;
 use super::configure::configure;
 use super::fresh::{Fresh, enter};
 use super::talk::Talk;
+use super::{GuestConfig, agent};
 use crate::io::Link;
 use crate::io::sys::fd;
 use crate::io::tap::Tap;
@@ -32,7 +32,16 @@ const NOT_EXECUTABLE: u8 = 126;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
     pub(super) place: Place,
-    pub(super) guest: GuestConfig,
+    pub(super) task: Task,
+}
+
+/// What it is to do there.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Task {
+    /// To make a TAP.
+    Tap(GuestConfig),
+    /// To stay, and make sockets.
+    Sockets,
 }
 
 /// Where it is to do that.
@@ -66,7 +75,15 @@ pub fn run(number: RawFd, command: &[OsString]) -> ExitCode {
     let _ = rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC);
     let talk = Talk::on(socket);
     let Ok((order, descriptors)) = talk.receive::<Order>() else { return ExitCode::FAILURE };
-    match serve(order, descriptors) {
+    let Order { place, task } = order;
+    let mut warnings = Vec::new();
+    let there = go(place, descriptors, &mut warnings);
+    let made = match task {
+        Task::Sockets if there.is_ok() => return agent::serve(&talk),
+        Task::Sockets => there.and(Err(String::new())),
+        Task::Tap(guest) => there.and_then(|()| make(&guest, warnings)),
+    };
+    match made {
         Ok((tap, made)) => {
             if talk.send(&Ok::<_, String>(made), &[tap.as_fd()]).is_err() {
                 return ExitCode::FAILURE;
@@ -97,13 +114,14 @@ fn become_command(talk: &Talk, program: &OsString, arguments: &[OsString]) -> Ex
     ExitCode::from(if missing { NOT_FOUND } else { NOT_EXECUTABLE })
 }
 
-fn serve(order: Order, descriptors: Vec<OwnedFd>) -> Result<(Tap, Made), String> {
-    let mut warnings = Vec::new();
-    match order.place {
-        Place::Join { what, user } => join(&what, user, descriptors)?,
-        Place::Fresh(fresh) => enter(&fresh, &mut warnings)?,
+fn go(place: Place, descriptors: Vec<OwnedFd>, warnings: &mut Vec<String>) -> Result<(), String> {
+    match place {
+        Place::Join { what, user } => join(&what, user, descriptors),
+        Place::Fresh(fresh) => enter(&fresh, warnings),
     }
-    let guest = &order.guest;
+}
+
+fn make(guest: &GuestConfig, warnings: Vec<String>) -> Result<(Tap, Made), String> {
     let tap = Tap::open(&guest.tap, guest.offload, guest.mtu).map_err(|error| error.to_string())?;
     let mac = configure(tap.name(), guest)?;
     let name = tap.name().to_owned();

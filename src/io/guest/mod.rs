@@ -12,6 +12,7 @@
 //! not come back: hence a process of its own, and a new image of the program in it. An open TAP works
 //! from anywhere, so that its descriptor is all that has to come back.
 
+pub mod agent;
 pub mod configure;
 pub mod fresh;
 pub mod helper;
@@ -20,13 +21,14 @@ mod talk;
 pub mod target;
 pub mod template;
 
+pub use agent::Agent;
 pub use fresh::{Fresh, Go, Launched, launch};
 pub use target::{NetChoice, Target};
 pub use template::Template;
 
 use crate::io::ending::Ending;
 use crate::io::sys::netns::inherit;
-use helper::{Made, Order, Place, VERB};
+use helper::{Made, Order, Place, Task, VERB};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -157,7 +159,7 @@ pub fn attach(target: &Target, config: &GuestConfig) -> Result<Guest, GuestError
     })?;
     let order = Order {
         place: Place::Join { what: opened.what.clone(), user: opened.user.is_some() },
-        guest: config.clone(),
+        task: Task::Tap(config.clone()),
     };
     let descriptors: Vec<BorrowedFd<'_>> = opened.descriptors().collect();
     let answer = ask(&talk, &order, &descriptors);

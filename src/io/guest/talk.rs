@@ -9,12 +9,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The longest message, in bytes.
 const LONGEST: usize = 64 * 1024;
 /// Descriptors that a message may carry.
-const DESCRIPTORS: usize = 2;
+const DESCRIPTORS: usize = 4;
 
 /// One end of a conversation.
 #[derive(Debug)]
@@ -36,6 +36,11 @@ impl Talk {
     /// The end of which one has the descriptor.
     pub fn on(socket: OwnedFd) -> Talk {
         Talk { socket }
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Sends a message.
@@ -91,7 +96,6 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::io::Read;
-    use std::os::fd::AsFd;
 
     #[test]
     fn messages_carry_descriptors_and_the_end_is_told() {

@@ -1,0 +1,176 @@
+//! A process that stays inside a network namespace and makes sockets there, for a gateway that
+//! cannot enter it.
+//!
+//! ```text
+//!   gateway ── listen, connect, tables ──▶ agent: the helper (see [`super::helper`]) that has joined
+//!           ◀── descriptor ───────────────        the namespace, and stays
+//! ```
+//!
+//! A socket belongs to the namespace that it was made in for good, so that the gateway uses it from
+//! where it is. The agent gives up all rights but that to ports below 1024, and ends with the gateway.
+
+use super::helper::{Order, Place, Task};
+use super::talk::Talk;
+use super::{GuestError, Target, helper, spawn};
+use crate::io::listening::Tables;
+use crate::io::protect;
+use rustix::net::sockopt::{Timeout, set_ipv6_v6only, set_socket_reuseaddr, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// Connections that wait in a listening socket.
+const BACKLOG: i32 = 128;
+/// How long the agent may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the agent is asked for.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Wish {
+    /// A socket that listens.
+    Listen { udp: bool, at: SocketAddr },
+    /// A socket to connect.
+    Connect { udp: bool, six: bool },
+    /// The tables of sockets.
+    Tables,
+}
+
+/// An agent, from the gateway's side.
+#[derive(Debug)]
+pub struct Agent {
+    talk: Mutex<Talk>,
+    _process: Child,
+}
+
+impl Agent {
+    /// Starts one in the namespace that `target` names. It ends with the calling thread.
+    ///
+    /// # Errors
+    /// See [`GuestError`].
+    pub fn start(target: &Target) -> Result<Agent, GuestError> {
+        let opened = target.open()?;
+        let (talk, process) = spawn(&[], |command| {
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        })?;
+        let place = Place::Join { what: opened.what.clone(), user: opened.user.is_some() };
+        let descriptors: Vec<BorrowedFd<'_>> = opened.descriptors().collect();
+        let order = Order { place, task: Task::Sockets };
+        talk.send(&order, &descriptors).map_err(helper("giving it the order"))?;
+        let (answer, _) = talk.receive::<Result<(), String>>().map_err(helper("its answer"))?;
+        answer.map_err(GuestError::Inside)?;
+        talk.hurry(PATIENCE).map_err(helper("talking to it"))?;
+        Ok(Agent { talk: Mutex::new(talk), _process: process })
+    }
+
+    /// A socket of the namespace that is bound to `at`, and of TCP listens there. It does not block.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` and others of the kernel's; the agent has gone.
+    pub fn listen(&self, udp: bool, at: SocketAddr) -> io::Result<OwnedFd> {
+        self.one(Wish::Listen { udp, at })
+    }
+
+    /// A socket of the namespace that is to be connected. It does not block.
+    ///
+    /// # Errors
+    /// As [`Agent::listen`].
+    pub fn socket(&self, udp: bool, six: bool) -> io::Result<OwnedFd> {
+        self.one(Wish::Connect { udp, six })
+    }
+
+    /// The namespace's tables of sockets.
+    ///
+    /// # Errors
+    /// As [`Agent::listen`].
+    pub fn tables(&self) -> io::Result<Tables> {
+        Tables::of(self.ask(Wish::Tables)?)
+    }
+
+    fn one(&self, wish: Wish) -> io::Result<OwnedFd> {
+        self.ask(wish)?.pop().ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    fn ask(&self, wish: Wish) -> io::Result<Vec<OwnedFd>> {
+        // Who panicked while talking has left half a conversation.
+        let talk = self.talk.lock().map_err(|_| io::ErrorKind::BrokenPipe)?;
+        talk.send(&wish, &[])?;
+        let (answer, descriptors) = talk.receive::<Result<(), i32>>()?;
+        answer.map_err(io::Error::from_raw_os_error)?;
+        Ok(descriptors)
+    }
+}
+
+/// Is the agent, once the namespace is joined.
+pub(super) fn serve(talk: &Talk) -> ExitCode {
+    let ready = set_parent_process_death_signal(Some(Signal::KILL)).is_ok()
+        && protect::for_sockets().is_ok()
+        && talk.send(&Ok::<_, String>(()), &[]).is_ok();
+    if !ready {
+        return ExitCode::FAILURE;
+    }
+    while let Ok((wish, _)) = talk.receive::<Wish>() {
+        let made = make(wish);
+        let answer = made.as_ref().map(|_| ()).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
+        let descriptors = made.unwrap_or_default();
+        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        if talk.send(&answer, &borrowed).is_err() {
+            break;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn make(wish: Wish) -> io::Result<Vec<OwnedFd>> {
+    match wish {
+        Wish::Listen { udp, at } => Ok(vec![listening(udp, at)?]),
+        Wish::Connect { udp, six } => Ok(vec![unconnected(udp, six)?]),
+        Wish::Tables => Ok(Tables::open()?.into_descriptors()),
+    }
+}
+
+fn unconnected(udp: bool, six: bool) -> io::Result<OwnedFd> {
+    let family = if six { AddressFamily::INET6 } else { AddressFamily::INET };
+    let kind = if udp { SocketType::DGRAM } else { SocketType::STREAM };
+    Ok(socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?)
+}
+
+/// A socket of this process's namespace that is bound to `at`, and of TCP listens there. It does not
+/// block.
+///
+/// # Errors
+/// The kernel's word.
+pub fn listening(udp: bool, at: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = unconnected(udp, at.is_ipv6())?;
+    if !udp {
+        set_socket_reuseaddr(&socket, true)?;
+    }
+    if at.is_ipv6() {
+        set_ipv6_v6only(&socket, true)?;
+    }
+    bind(&socket, &at)?;
+    if !udp {
+        listen(&socket, BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+/// A socket of this process's namespace that is to be connected. It does not block.
+///
+/// # Errors
+/// The kernel's word.
+pub fn to_connect(udp: bool, six: bool) -> io::Result<OwnedFd> {
+    unconnected(udp, six)
+}
+
+impl Talk {
+    /// Waits no longer than this for an answer.
+    fn hurry(&self, patience: Duration) -> io::Result<()> {
+        Ok(set_socket_timeout(self.socket(), Timeout::Recv, Some(patience))?)
+    }
+}

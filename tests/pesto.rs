@@ -1,0 +1,248 @@
+//! Ports of `pasta` that change while it runs: those that somebody listens to, ways between the two
+//! loopbacks, and what `pesto` changes. As a user without any capability, in namespaces of that user.
+//!
+//! Runs as root, since it becomes somebody else. Where it cannot run, it says why and skips; with `CI` set,
+//! skipping is failing.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/lab_harness.rs"]
+mod lab_harness;
+#[allow(dead_code, reason = "these tests start the gateway in their own way")]
+#[path = "support/lab_setup.rs"]
+mod lab_setup;
+#[allow(dead_code, reason = "some of it is for the tests of pasta alone")]
+#[path = "support/pasta_rig.rs"]
+mod pasta_rig;
+
+use lab_harness::Test;
+use lab_setup::{SOON, eventually};
+use pasta_rig::*;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+use tapnat::io::sys::netns::Netns;
+use tapnat::lab::programs::http;
+use tapnat::lab::topology::HOST;
+
+const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const NONE: [&str; 8] = ["-t", "none", "-u", "none", "-T", "none", "-U", "none"];
+
+/// Starts `pasta` with options before those that Podman adds; gives the namespace.
+fn behind(rig: &Rig, options: &[&str]) -> Guest {
+    let guest = rig.guest();
+    let pid = guest.pid();
+    // The internet of the lab has the gateway's address.
+    let words = [&["--config-net", "-q", "--no-map-gw"], options, &[&pid]].concat();
+    rig.quiet(&words);
+    guest
+}
+
+/// Without the options of those kinds that are in `options` already.
+fn others_none(options: &[&'static str]) -> Vec<&'static str> {
+    let missing = NONE.chunks(2).filter(|pair| !options.contains(&pair[0])).flatten();
+    options.iter().copied().chain(missing.copied()).collect()
+}
+
+fn echo(netns: &Netns, at: impl Into<SocketAddr>) {
+    let at = at.into();
+    let socket = netns.run(|| UdpSocket::bind(at)).unwrap().unwrap();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 65535];
+        while let Ok((length, from)) = socket.recv_from(&mut bytes) {
+            socket.send_to(&bytes[..length], from).unwrap();
+        }
+    });
+}
+
+/// What comes back of a datagram.
+fn echoed(netns: &Netns, to: impl Into<SocketAddr>, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let to = to.into();
+    let local: SocketAddr = if to.is_ipv4() { (LOCAL, 0).into() } else { (Ipv6Addr::LOCALHOST, 0).into() };
+    let socket = netns.run(|| UdpSocket::bind(local)).unwrap()?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    socket.send_to(bytes, to)?;
+    let mut answer = vec![0; 65535];
+    let (length, from) = socket.recv_from(&mut answer)?;
+    assert_eq!(from, to);
+    answer.truncate(length);
+    Ok(answer)
+}
+
+fn ports_that_are_listened_to() {
+    let rig = Rig::new();
+    let guest = behind(&rig, &others_none(&["-t", "auto", "-u", "auto", "-T", "auto"]));
+    assert!(greeted(rig.internet(), (HOST, 8080)).is_err(), "nobody listens yet");
+    let web = http::serve(&guest.netns, (Ipv4Addr::UNSPECIFIED, 8080)).unwrap();
+    eventually("the port is open", SOON, || greeted(rig.internet(), (HOST, 8080)).is_ok());
+    echo(&guest.netns, (Ipv4Addr::UNSPECIFIED, 5353));
+    eventually("the port of UDP is open", SOON, || {
+        echoed(rig.host(), (LOCAL, 5353), b"hello").is_ok_and(|answer| answer == b"hello")
+    });
+    // And of the host inside.
+    let _own = http::serve(rig.host(), (LOCAL, 5432)).unwrap();
+    eventually("the host's port is open inside", SOON, || greeted(&guest.netns, (LOCAL, 5432)).is_ok());
+    let said = guest.says("ss -Htln");
+    assert!(!said.contains(":8080 ") || said.matches(":8080 ").count() == 1, "not forwarded back: {said}");
+    drop(web);
+    eventually("the port is closed", SOON, || {
+        rig.internet().run(|| TcpStream::connect((HOST, 8080))).unwrap().is_err()
+    });
+}
+
+fn the_hosts_loopback_from_inside() {
+    let rig = Rig::new();
+    let guest = behind(&rig, &others_none(&["-T", "7070:8070", "-U", "7071"]));
+    let _own = http::serve(rig.host(), (LOCAL, 8070)).unwrap();
+    let _own6 = http::serve(rig.host(), (Ipv6Addr::LOCALHOST, 8070)).unwrap();
+    assert_eq!(greeted(&guest.netns, (LOCAL, 7070)).unwrap(), "127.0.0.1");
+    assert_eq!(greeted(&guest.netns, (Ipv6Addr::LOCALHOST, 7070)).unwrap(), "::1");
+    echo(rig.host(), (LOCAL, 7071));
+    echo(rig.host(), (Ipv6Addr::LOCALHOST, 7071));
+    let long = vec![7; 40000];
+    assert_eq!(echoed(&guest.netns, (LOCAL, 7071), &long).unwrap(), long);
+    assert_eq!(echoed(&guest.netns, (Ipv6Addr::LOCALHOST, 7071), b"six").unwrap(), b"six");
+}
+
+fn bytes_ends_and_resets_go_through() {
+    let rig = Rig::new();
+    let guest = behind(&rig, &others_none(&["-T", "7070,7072"]));
+    let listener = rig.host().run(|| TcpListener::bind((LOCAL, 7070))).unwrap().unwrap();
+    // Says back what it hears, once it has heard the end.
+    let server = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut heard = Vec::new();
+        socket.read_to_end(&mut heard).unwrap();
+        socket.write_all(&heard).unwrap();
+        drop(socket);
+        // The next one is reset.
+        let (socket, _) = listener.accept().unwrap();
+        rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
+    });
+    let mut client = guest.netns.run(|| TcpStream::connect((LOCAL, 7070))).unwrap().unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    let said: Vec<u8> = (0..8 << 20).map(|at: u32| (at >> 8) as u8 ^ at as u8).collect();
+    client.write_all(&said).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut heard = Vec::new();
+    client.read_to_end(&mut heard).unwrap();
+    assert!(heard == said, "{} of {} bytes", heard.len(), said.len());
+    let mut client = guest.netns.run(|| TcpStream::connect((LOCAL, 7070))).unwrap().unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    let reset = client.read(&mut [0]).unwrap_err();
+    assert_eq!(reset.kind(), std::io::ErrorKind::ConnectionReset);
+    server.join().unwrap();
+    // Nobody is there.
+    let mut client = guest.netns.run(|| TcpStream::connect((LOCAL, 7072))).unwrap().unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+fn the_namespaces_loopback_from_the_hosts() {
+    let rig = Rig::new();
+    let guest = behind(&rig, &others_none(&["--host-lo-to-ns-lo", "-t", "8080:80", "-u", "5353"]));
+    let _web = http::serve(&guest.netns, (LOCAL, 80)).unwrap();
+    let _web6 = http::serve(&guest.netns, (Ipv6Addr::LOCALHOST, 80)).unwrap();
+    assert_eq!(greeted(rig.host(), (LOCAL, 8080)).unwrap(), "127.0.0.1");
+    assert_eq!(greeted(rig.host(), (Ipv6Addr::LOCALHOST, 8080)).unwrap(), "::1");
+    echo(&guest.netns, (LOCAL, 5353));
+    assert_eq!(echoed(rig.host(), (LOCAL, 5353), b"near").unwrap(), b"near");
+    // From elsewhere the namespace's own address is meant, where nobody listens.
+    assert!(greeted(rig.internet(), (HOST, 8080)).is_err());
+    let far = guest.netns.run(|| TcpListener::bind((HOST, 80))).unwrap().unwrap();
+    let _client = rig.internet().run(|| TcpStream::connect((HOST, 8080))).unwrap().unwrap();
+    far.accept().unwrap();
+}
+
+fn pesto_changes_ports() {
+    let rig = Rig::new();
+    symlink("tapnat", rig.path("pesto")).unwrap();
+    let socket = rig.path("pasta.sock");
+    let socket = socket.to_str().unwrap();
+    let mut options = NONE.to_vec();
+    options.extend(["-c", socket]);
+    let mut guest = rig.guest();
+    let (path, note) = (guest.path(), rig.path("pid"));
+    let line = ["--config-net", "-q", "--no-map-gw", "--pid", note.to_str().unwrap(), "--netns", &path];
+    rig.quiet(&[&line, options.as_slice()].concat());
+    let pesto = |words: &[&str]| {
+        let mut command = rig.command(&rig.path("pesto"), &[words, &[socket]].concat());
+        let output = command.stderr(Stdio::piped()).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let _web = http::serve(&guest.netns, (Ipv4Addr::UNSPECIFIED, 80)).unwrap();
+    let podman = ["-t", "0.0.0.0/8080:80", "-t", "[::]/8080:80"];
+    let add = [&["--add"][..], &podman].concat();
+    assert_eq!(pesto(&add), "");
+    greeted(rig.internet(), (HOST, 8080)).unwrap();
+    assert_eq!(pesto(&add), "", "twice is once");
+    let table = "HOST TCP 0.0.0.0/8080:80\nHOST TCP [::]/8080:80\n";
+    assert_eq!(pesto(&[]).to_uppercase(), table);
+    // Of what a client says that is cut or makes no sense, nothing is done.
+    for nonsense in [&b"\x01\0\0\0\x01\0\0"[..], b"\xff", b"\x01\xff\xff\xff\xff", &[1; 5000]] {
+        let mut client = UnixStream::connect(socket).unwrap();
+        client.set_read_timeout(Some(SOON)).unwrap();
+        let _ = client.write_all(nonsense);
+        let _ = client.shutdown(Shutdown::Write);
+        let _ = client.read_to_end(&mut Vec::new());
+    }
+    // Who says nothing holds the others up for a while only.
+    let silent = UnixStream::connect(socket).unwrap();
+    assert_eq!(pesto(&["-s"]).to_uppercase(), table);
+    drop(silent);
+    greeted(rig.internet(), (HOST, 8080)).unwrap();
+    let delete = [&["--delete"][..], &podman].concat();
+    assert_eq!(pesto(&delete), "");
+    assert!(greeted(rig.internet(), (HOST, 8080)).is_err());
+    // A way between the loopbacks, and all at once away.
+    let _own = http::serve(rig.host(), (LOCAL, 8070)).unwrap();
+    pesto(&["-A", "-T", "8070"]);
+    greeted(&guest.netns, (LOCAL, 8070)).unwrap();
+    pesto(&["--clear", "SPLICE"]);
+    assert!(guest.netns.run(|| TcpStream::connect((LOCAL, 8070))).unwrap().is_err());
+    assert_eq!(pesto(&["--show"]), "");
+    let pid = read_pid(&note);
+    guest.unname();
+    ends(&pid);
+    assert!(!rig.path("pasta.sock").exists(), "the socket is left");
+}
+
+fn a_command_and_its_ports() {
+    let rig = Rig::new();
+    let _own = http::serve(rig.host(), (LOCAL, 8070)).unwrap();
+    // All four are auto where nobody says otherwise.
+    let script =
+        "for i in 1 2 3 4 5 6 7 8 9; do curl -s -m 5 http://127.0.0.1:8070/ && exit 5; sleep 0.5; done";
+    let output = rig.pasta(&["--config-net", "--", "sh", "-c", script]);
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    // A port that is taken is told.
+    let words = [&["--config-net"], others_none(&["-t", "127.0.0.1/8070"]).as_slice(), &["true"]].concat();
+    let output = rig.pasta(&words);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(told(&output).contains("8070"), "{output:?}");
+}
+
+fn tests() -> Vec<Test> {
+    let all: [(&str, fn()); 6] = [
+        ("ports_that_are_listened_to", ports_that_are_listened_to),
+        ("the_hosts_loopback_from_inside", the_hosts_loopback_from_inside),
+        ("bytes_ends_and_resets_go_through", bytes_ends_and_resets_go_through),
+        ("the_namespaces_loopback_from_the_hosts", the_namespaces_loopback_from_the_hosts),
+        ("pesto_changes_ports", pesto_changes_ports),
+        ("a_command_and_its_ports", a_command_and_its_ports),
+    ];
+    let impossible = impossible();
+    let test = |(name, run): (&str, fn())| Test {
+        name: name.to_owned(),
+        run: Box::new(run),
+        impossible: impossible.clone(),
+    };
+    all.into_iter().map(test).collect()
+}
+
+fn main() -> ExitCode {
+    lab_harness::main(tests)
+}
