@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One thread with one poll serves all. Whoever uses it makes the listening sockets ([`Way`]); those to
-//! connect come from [`Sockets`]. Connections of TCP are in [`tcp`], datagrams in [`udp`].
+//! connect come from [`Sockets`]. Connections of TCP are in `tcp`, datagrams in `udp`.
 
 mod tcp;
 mod udp;
