@@ -127,6 +127,21 @@ const LISTED: u32 = 1 << 16;
 /// A decision while it is being made.
 type Verdict = Result<(Edit, Exit), Refusal>;
 
+/// How a packet leaves.
+enum Left {
+    /// With the outside endpoint of the mapping in this row. What that is, is written where the decision
+    /// stands: copied there field by field, it would cost more than finding it.
+    By(u32),
+    /// Anything else.
+    Otherwise(Edit, Exit),
+}
+
+impl Left {
+    fn otherwise((edit, exit): (Edit, Exit)) -> Left {
+        Left::Otherwise(edit, exit)
+    }
+}
+
 /// The translator of one gateway: mappings, sessions, ports, timers.
 #[derive(Debug)]
 pub struct Nat {
@@ -211,7 +226,18 @@ impl Nat {
     /// Decides on a packet from the inside that is not for the gateway itself.
     pub fn outbound(&mut self, packet: &Summary, now: Time, seen: &mut impl Observer) -> Decision {
         let verdict = match packet {
-            Summary::Data(data) => self.leave(data, now, seen),
+            Summary::Data(data) => match self.leave(data, now, seen) {
+                Ok(Left::By(mapping)) => {
+                    self.clock = self.clock.max(now);
+                    let source = Some(self.outside(mapping));
+                    return Decision::Translate {
+                        edit: Edit { source, ..Edit::default() },
+                        exit: Exit::Outside,
+                    };
+                }
+                Ok(Left::Otherwise(edit, exit)) => Ok((edit, exit)),
+                Err(refusal) => Err(refusal),
+            },
             Summary::Error(error) => self.error_outbound(error, now, seen),
         };
         self.decided(packet, verdict, now, seen)
@@ -233,7 +259,14 @@ impl Nat {
     fn come_in(&mut self, packet: &Summary, wire: bool, now: Time, seen: &mut impl Observer) -> Decision {
         let verdict = match packet {
             Summary::Data(data) => match self.arrive(data, wire, now, seen) {
-                Ok(inside) => Ok((Edit { destination: Some(inside), ..Edit::default() }, Exit::Inside)),
+                Ok(mapping) => {
+                    self.clock = self.clock.max(now);
+                    let destination = Some(self.mappings[mapping].inside);
+                    return Decision::Translate {
+                        edit: Edit { destination, ..Edit::default() },
+                        exit: Exit::Inside,
+                    };
+                }
                 Err(refusal) if wire => self.arrive_exempt(data, refusal),
                 Err(refusal) => Err(refusal),
             },
@@ -269,7 +302,7 @@ impl Nat {
 
     /// A packet from the inside.
     #[inline]
-    fn leave(&mut self, data: &Data, now: Time, seen: &mut impl Observer) -> Verdict {
+    fn leave(&mut self, data: &Data, now: Time, seen: &mut impl Observer) -> Result<Left, Refusal> {
         let Flow { protocol, source: inside, destination: remote } = data.flow;
         if protocol == Protocol::Tcp && !data.tcp.plausible() {
             return Err(Refusal::BadFlags);
@@ -278,20 +311,21 @@ impl Nat {
             if !self.leave_exempt(data.flow) {
                 return Err(Refusal::UnsolicitedQuery);
             }
-            return self.pass_exempt(data.flow, now);
+            return self.pass_exempt(data.flow, now).map(Left::otherwise);
         }
         let id = match self.find(protocol, inside, remote, now, seen) {
             Some(id) if !self.sessions[id].local() => id,
-            Some(_) => return self.leave_to_us(data, now, seen),
+            Some(_) => return self.leave_to_us(data, now, seen).map(Left::otherwise),
             None if self.addresses.home(&self.hash, remote.ip).is_some() => {
-                return self.leave_to_us(data, now, seen);
+                return self.leave_to_us(data, now, seen).map(Left::otherwise);
             }
-            None if self.leave_exempt(data.flow) => return self.pass_exempt(data.flow, now),
+            None if self.leave_exempt(data.flow) => {
+                return self.pass_exempt(data.flow, now).map(Left::otherwise);
+            }
             None => self.open_outbound(data, false, now, seen)?,
         };
         self.pass(id, Way::Out, data, now, seen)?;
-        let outside = self.outside(self.sessions[id].mapping);
-        Ok((Edit { source: Some(outside), ..Edit::default() }, Exit::Outside))
+        Ok(Left::By(self.sessions[id].mapping))
     }
 
     /// A packet from the inside to an address of ours: for another inside host, if one has that
@@ -311,7 +345,8 @@ impl Nat {
             return Ok((edit, Exit::Host));
         }
         let arriving = Data { flow: Flow { protocol, source: outside, destination: remote }, ..*data };
-        edit.destination = Some(self.arrive(&arriving, false, now, seen)?);
+        let mapping = self.arrive(&arriving, false, now, seen)?;
+        edit.destination = Some(self.mappings[mapping].inside);
         Ok((edit, Exit::Hairpin))
     }
 
@@ -328,7 +363,7 @@ impl Nat {
         Ok(hairpin)
     }
 
-    /// A packet to an outside endpoint; tells whose it is.
+    /// A packet to an outside endpoint; tells whose it is: the row of the mapping.
     #[inline]
     fn arrive(
         &mut self,
@@ -336,7 +371,7 @@ impl Nat {
         wire: bool,
         now: Time,
         seen: &mut impl Observer,
-    ) -> Result<Endpoint, Refusal> {
+    ) -> Result<u32, Refusal> {
         let Flow { protocol, source: remote, destination: outside } = data.flow;
         let Some(mapping) = self.owner(data, now, seen) else {
             let query = protocol == Protocol::Icmp;
@@ -357,7 +392,7 @@ impl Nat {
                 return Err(Refusal::Filtered);
             }
             self.pass(id, Way::In, data, now, seen)?;
-            return Ok(inside);
+            return Ok(mapping);
         }
         let local = self.addresses.home(&self.hash, remote.ip).is_some();
         if local && wire {
@@ -377,7 +412,7 @@ impl Nat {
         let id = self.open_inbound(mapping, remote, local, now, seen)?;
         debug_assert_eq!(self.outside(mapping), outside);
         self.pass(id, Way::In, data, now, seen)?;
-        Ok(inside)
+        Ok(mapping)
     }
 
     fn unless_ours(&self, remote: Endpoint, wire: bool, refusal: Refusal) -> Refusal {
