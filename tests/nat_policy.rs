@@ -480,7 +480,9 @@ fn an_external_address_that_goes_takes_its_sessions_and_forwards_and_no_others()
             assert_eq!(nat.leaves(&udp(&format!("{host} > {S1}:9"))), x);
         } else {
             assert_eq!(answer, Decision::Refuse(Refusal::NoMapping));
-            assert_eq!(nat.leaves(&udp(&format!("{host} > {S1}:9"))).ip, stays);
+            let again = udp(&format!("{host} > {S1}:9"));
+            assert_eq!(nat.out(&again), Decision::Refuse(Refusal::AddressLost), "its host is told once");
+            assert_eq!(nat.leaves(&again).ip, stays);
         }
     }
 }
@@ -504,9 +506,13 @@ fn a_host_keeps_its_external_address_while_it_has_a_mapping_there() {
     assert_eq!(fresh.len(), 3);
     let done = nat.reconfigure(|config| config.external = vec![three[1], three[0]]);
     assert!(done.ended > 0);
+    let mut told = 0;
     for n in 2..40 {
-        assert_ne!(nat.leaves(&udp(&format!("10.0.1.{n}:1 > {S1}:9"))).ip, three[2]);
+        let again = udp(&format!("10.0.1.{n}:1 > {S1}:9"));
+        told += usize::from(nat.out(&again) == Decision::Refuse(Refusal::AddressLost));
+        assert_ne!(nat.leaves(&again).ip, three[2]);
     }
+    assert_eq!(told, done.ended);
     for host in &hosts {
         assert_eq!(nat.leaves(&udp(&format!("{host}:3 > {S1}:9"))).ip, three[0]);
     }
@@ -520,7 +526,11 @@ fn addresses_may_come_and_go_for_ever() {
         let ip = IpAddr::from([198, 18, (turn >> 8) as u8, turn as u8]);
         nat.reconfigure(|config| config.external = vec![ip]);
         nat.nat.lease(Protocol::Udp, Endpoint::new(ip, 40_000));
-        assert_eq!(nat.leaves(&udp(&format!("10.0.0.2:2000 > {S1}:9"))), Endpoint::new(ip, 40_000));
+        let again = udp(&format!("10.0.0.2:2000 > {S1}:9"));
+        if turn > 0 {
+            assert_eq!(nat.out(&again), Decision::Refuse(Refusal::AddressLost));
+        }
+        assert_eq!(nat.leaves(&again), Endpoint::new(ip, 40_000));
         if turn > 0 {
             // It has rested first, as every port that was in use does.
             assert_eq!(nat.nat.give_back(nat.now), None);

@@ -160,7 +160,12 @@ fn stop_with(pid: Pid) {
     if !stopped(WaitIdOptions::NOWAIT) {
         return;
     }
-    // A key of the terminal has stopped both; who continues both may have begun with this one.
+    // A key of the terminal has stopped both, perhaps this one while it slept here; who continues both may
+    // have begun with this one.
+    thread::sleep(STOPPED);
+    if !stopped(WaitIdOptions::NOWAIT) {
+        return;
+    }
     thread::sleep(STOPPED);
     if stopped(WaitIdOptions::empty()) {
         // With nobody there to continue it, the kernel does not stop it.

@@ -8,9 +8,10 @@
 //! [ tag | row number + 1 ] 11 and 21 bits in an index for a million rows
 //! ```
 //!
-//! All-zero means empty, so a large index made at start costs no memory until it is used: the
-//! system hands out zero pages. (A `hashbrown` table writes its control bytes at once, and asks
-//! for two cache lines a search.) A removal moves the places after it back, so there are no
+//! An index begins small, since what is spread over megabytes is in no cache, and becomes as large as it
+//! will ever have to be in one step, while few rows have to be put anew. All-zero means empty, so a
+//! large one costs no memory until it is used: the system hands out zero pages. (A `hashbrown` table
+//! writes its control bytes at once, and asks for two cache lines a search.) A removal moves the places after it back, so there are no
 //! tombstones and nothing ever needs cleaning. At most three quarters of the places are taken.
 
 use super::span::Span;
@@ -22,13 +23,22 @@ pub(super) struct Index {
     /// log2 of the number of places: also how many bits of a place are the row number.
     bits: u32,
     len: usize,
+    /// Rows that there is to be room for when it grows.
+    room: usize,
 }
 
+/// Rows that an index has room for at first: 32 KiB.
+const AT_FIRST: usize = 6_000;
+
 impl Index {
-    /// An index with room for `rows` rows.
+    /// An index that will have room for `rows` rows.
     pub(super) fn with_room(rows: usize) -> Self {
+        Index { room: rows, ..Index::of_size(rows.min(AT_FIRST)) }
+    }
+
+    fn of_size(rows: usize) -> Self {
         let places = (rows.max(12) / 3 * 4 + 4).next_power_of_two();
-        Index { places: vec![0; places], bits: places.trailing_zeros(), len: 0 }
+        Index { places: vec![0; places], bits: places.trailing_zeros(), len: 0, room: rows }
     }
 
     /// Whether no row is in it.
@@ -111,7 +121,7 @@ impl Index {
     }
 
     fn grow(&mut self, rows: usize, hash_of: impl Fn(u32) -> u64) {
-        let mut larger = Index::with_room(rows.max(self.places.len()));
+        let mut larger = Index::of_size(rows.max(self.places.len()).max(self.room));
         for &entry in self.places.iter().filter(|entry| **entry != 0) {
             let id = self.row(entry);
             larger.put(hash_of(id), id);

@@ -57,6 +57,7 @@ pub mod view;
 mod addresses;
 mod admit;
 mod choose;
+mod counts;
 mod exempt;
 mod filter;
 mod forward;
@@ -87,10 +88,11 @@ mod window;
 
 pub use blocks::{BlockView, Blocks, BlocksError};
 pub use config::{Behaviour, Exemption, Limits, NatConfig, Policy, PortChoice, Rule, Timeouts};
+pub use counts::Counts;
 pub use decision::{Decision, Exit, Refusal};
 pub use egress::EgressRule;
 pub use leases::{Looked, PortUse, Wanted};
-pub use names::{Asked, NameCounts, NamePattern, Told};
+pub use names::{Asked, NameCounts, NamePattern};
 pub use npt::{PrefixTranslation, PrefixTranslationError, Unmapped};
 pub use reconfigure::{Cut, Reconfigured};
 pub use span::Span;
@@ -454,13 +456,14 @@ impl Nat {
     /// The latest session of a mapping, if it is the one with this remote.
     #[inline]
     fn guess(&self, mapping: u32, remote: Endpoint, now: Time) -> Option<u32> {
-        let recent = self.mappings[mapping].recent;
+        let Mapping { recent, policy, .. } = self.mappings[mapping];
         if recent == NONE {
             return None;
         }
         let session = &self.sessions[recent];
         let right = session.taken() && session.mapping == mapping && self.sessions.talks_to(session, remote);
-        (right && !self.overdue(recent, now)).then_some(recent)
+        let alive = now.as_nanos() < session.deadline(self.policies.lives(policy));
+        (right && alive).then_some(recent)
     }
 
     /// The live session of this inside endpoint with this remote. One that is overdue is closed.
@@ -651,41 +654,6 @@ impl Nat {
         self.close(row, Closed::Flushed, now, seen);
         true
     }
-
-    /// How many sessions there are.
-    pub fn live_sessions(&self) -> usize {
-        self.sessions.len()
-    }
-
-    /// Where those tables lie in memory that packets read: others when there are more of them than before.
-    pub fn spans(&self) -> impl Iterator<Item = Span> + '_ {
-        self.sessions.spans().chain(self.mappings.spans()).chain([self.by_flow.span(), self.by_remote.span()])
-    }
-
-    /// How full the tables are.
-    pub fn counts(&self) -> Counts {
-        let indices = self.by_flow.bytes() + self.by_remote.bytes() + self.peers.bytes();
-        let (held_ports, held_early) = self.ports.held();
-        let closing = self.closing.capacity() * size_of::<(u32, u32)>();
-        Counts {
-            sessions: self.sessions.len(),
-            mappings: self.mappings.len(),
-            free_ports: self.ports.free(),
-            held_ports,
-            held_early,
-            leases_skipped: self.asking.skipped,
-            refusals_forgotten: self.ports.refusals_forgotten(),
-            knocks_lost: self.knocks.lost,
-            names: self.names.counts,
-            bytes: self.sessions.bytes()
-                + self.mappings.bytes()
-                + self.hosts.bytes()
-                + self.ports.bytes()
-                + self.wheel.bytes()
-                + indices
-                + closing,
-        }
-    }
 }
 
 /// Pages through rows `cursor..end`.
@@ -711,29 +679,4 @@ pub enum PublishError {
     /// The limit of forwards is reached.
     #[error("limit of published ports reached")]
     Limit,
-}
-
-/// How full the tables are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counts {
-    /// Sessions.
-    pub sessions: usize,
-    /// Mappings, port forwards included.
-    pub mappings: usize,
-    /// Leased ports that no mapping has.
-    pub free_ports: usize,
-    /// Ports that were given up a moment ago and are kept from others (RFC 6888 REQ-8).
-    pub held_ports: usize,
-    /// Ports that came free before that time was over, because too many waited.
-    pub held_early: u64,
-    /// Leases of certain ports that were not asked of the host, because too many were.
-    pub leases_skipped: u64,
-    /// Ports refused by the host that were asked for again too early, because too many were refused.
-    pub refusals_forgotten: u64,
-    /// SYNs in mid-connection that were forgotten because too many came.
-    pub knocks_lost: u64,
-    /// Names that egress rules are about.
-    pub names: NameCounts,
-    /// Bytes held by tables and indices.
-    pub bytes: usize,
 }

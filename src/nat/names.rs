@@ -99,19 +99,6 @@ pub struct NameCounts {
     pub unread: u64,
 }
 
-/// An address that a host inside was told for a name.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Told {
-    /// The host.
-    pub inside: IpAddr,
-    /// The name that it asked for.
-    pub name: String,
-    /// The address.
-    pub address: IpAddr,
-    /// Until when that counts.
-    pub until: Time,
-}
-
 #[derive(Default, Debug)]
 struct Host {
     /// Questions without an answer, and until when one is waited for.
@@ -234,22 +221,6 @@ impl Nat {
     /// Whether a rule is about names.
     pub fn heeds_names(&self) -> bool {
         self.config.egress.iter().any(|rule| rule.name.is_some())
-    }
-
-    /// What hosts inside were told and what counts at `now`, by host and address; `most` at most.
-    pub fn names_told(&self, most: usize, now: Time) -> Vec<Told> {
-        let told = |(inside, host): (&IpAddr, &Host)| {
-            let inside = *inside;
-            let row = move |((address, name), until): (&(IpAddr, Box<str>), &Time)| Told {
-                inside,
-                name: name.to_string(),
-                address: *address,
-                until: *until,
-            };
-            host.told.iter().map(row).collect::<Vec<_>>()
-        };
-        let counts = |told: &Told| now < told.until;
-        self.names.hosts.iter().flat_map(told).filter(counts).take(most).collect()
     }
 }
 

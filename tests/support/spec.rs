@@ -74,6 +74,8 @@ pub struct Spec {
     held: Vec<(Protocol, Endpoint, Endpoint, Time)>,
     /// Mappings of which a session ended otherwise than by closing both ways.
     untidy: Vec<(Protocol, Endpoint)>,
+    /// Flows of datagrams that have lost their address, and until when their hosts are to be told.
+    orphans: Vec<(Flow, Time)>,
     /// Counts packets.
     turn: u64,
 }
@@ -293,7 +295,8 @@ impl Session {
 impl Spec {
     pub fn new(config: NatConfig) -> Self {
         let (forwards, sessions, held, untidy) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Spec { config, forwards, sessions, leased: BTreeSet::new(), held, untidy, turn: 0 }
+        let (leased, orphans) = (BTreeSet::new(), Vec::new());
+        Spec { config, forwards, sessions, leased, held, untidy, orphans, turn: 0 }
     }
 
     pub fn ours(&self, ip: IpAddr) -> bool {
@@ -497,6 +500,12 @@ impl Spec {
         }
         if self.find(protocol, inside, remote).is_none() {
             Self::opens(data)?;
+            if let Some(orphan) =
+                self.orphans.iter().position(|(flow, until)| *flow == data.flow && now < *until)
+            {
+                self.orphans.remove(orphan);
+                return Err(Refusal::AddressLost);
+            }
             self.host_may_open(inside.ip)?;
             let mapping = self.mapping_for(data.flow, offered)?;
             self.open(mapping, remote, OUT, now);
@@ -558,9 +567,16 @@ impl Spec {
             };
             self.config.external.contains(&outside.ip) && port && s.local == ours && reached
         };
+        let lost = |s: &&Session| {
+            s.mapping.protocol == Protocol::Udp && !self.config.external.contains(&s.mapping.outside.ip)
+        };
+        let flow =
+            |s: &Session| Flow { protocol: Protocol::Udp, source: s.mapping.inside, destination: s.remote };
+        let lost: Vec<Flow> = self.sessions.iter().filter(lost).map(flow).collect();
         let before = self.sessions.len();
         let gone: Vec<_> = self.sessions.iter().filter(|s| !stays(s)).cloned().collect();
         self.end(now, |session| gone.contains(session));
+        self.orphans.extend(lost.into_iter().map(|flow| (flow, now + Duration::from_secs(300))));
         self.forwards.retain(|forward| self.config.external.contains(&forward.outside.ip));
         Reconfigured { kept: self.sessions.len(), ended: before - self.sessions.len() }
     }
