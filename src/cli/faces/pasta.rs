@@ -96,7 +96,7 @@ const REFUSED: [(&str, &str); 18] = [
     ("freebind", "name addresses that this host has"),
     ("hostname", "DHCP here gives no names to its clients; leave it out"),
     ("fqdn", "DHCP here gives no names to its clients; leave it out"),
-    ("dns-host", "the resolver is the first one of /etc/resolv.conf; leave it out"),
+    ("dns-host", "the resolver is the host's, of /etc/resolv.conf; leave it out"),
     ("splice-only", "there is always a TAP here; leave it out"),
     ("socket", PASST),
     ("vhost-user", PASST),

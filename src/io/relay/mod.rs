@@ -207,11 +207,11 @@ impl Turn {
                     WAKE => {}
                     TICK => {
                         let _ = rustix::io::read(&self.timer, &mut [0; 8]);
-                        self.tcp.tick(&around);
-                        self.udp.tick(&around);
+                        self.tcp.tick();
+                        self.udp.tick();
                     }
                     Token(token) if token >= FLOWS => self.udp.answered(token - FLOWS),
-                    Token(token) if token >= CONNECTIONS => self.tcp.ready(token - CONNECTIONS, event),
+                    Token(token) if token >= CONNECTIONS => self.tcp.ready(token - CONNECTIONS),
                     Token(token) => match self.udp_ways.get(&(token - WAYS)) {
                         Some(true) => self.udp.called(token - WAYS),
                         _ => self.tcp.called(token - WAYS),

@@ -1,7 +1,6 @@
 //! Connections of a relay: bytes both ways, each end of a direction by itself, resets as resets.
 
 use super::{Around, CONNECTIONS, Side, Way, count};
-use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use std::collections::{HashMap, VecDeque};
@@ -95,12 +94,12 @@ impl Tcp {
     }
 
     /// Something has happened at an end of a connection.
-    pub(super) fn ready(&mut self, place: usize, _event: &Event) {
+    pub(super) fn ready(&mut self, place: usize) {
         self.enqueue(place / 2);
     }
 
     /// A second has gone by. Who could not be accepted for want of descriptors is not told of again.
-    pub(super) fn tick(&mut self, _around: &Around<'_>) {
+    pub(super) fn tick(&mut self) {
         let numbers: Vec<usize> = self.listeners.keys().copied().collect();
         numbers.into_iter().for_each(|number| self.called(number));
     }

@@ -84,7 +84,7 @@ impl Udp {
         self.enqueue(Speaker::Flow(slot));
     }
 
-    pub(super) fn tick(&mut self, _around: &Around<'_>) {
+    pub(super) fn tick(&mut self) {
         self.now += 1;
         let oldest = self.now.saturating_sub(IDLE);
         self.end(|flow| flow.last < oldest);

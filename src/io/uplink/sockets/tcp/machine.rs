@@ -130,7 +130,8 @@ impl Machine {
         self.scaled = syn.segment.scale.is_some();
         self.sack = syn.sack;
         self.sender.options(syn.mss, syn.segment.scale, &syn.segment);
-        self.receiver = Receiver::new(syn.segment.sequence, self.bounds.kept, self.scaled);
+        let receiver = Receiver::new(syn.segment.sequence, self.bounds.kept, self.scaled);
+        self.receiver = receiver.of_segments(self.sender.mss());
     }
 
     /// Whether the host socket is still connecting.

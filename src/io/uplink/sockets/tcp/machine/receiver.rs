@@ -10,8 +10,10 @@ use crate::flow::Segment;
 
 /// The window at the start, in bytes.
 const START: u32 = 256 * 1024;
-/// The smallest window that an unwilling host socket brings about, in bytes.
+/// The smallest window that an unwilling host socket brings about, in bytes; and in segments, since a
+/// sender with room for a single one waits for each acknowledgement.
 const LEAST: u32 = 64 * 1024;
+const LEAST_SEGMENTS: u32 = 4;
 /// The window scale that we offer.
 pub const SHIFT: u8 = 7;
 
@@ -27,6 +29,7 @@ pub struct Receiver {
     /// How much may be kept.
     limit: u32,
     most: u32,
+    least: u32,
     /// How much all others leave to this one.
     share: u32,
     /// How much is kept.
@@ -64,12 +67,18 @@ impl Receiver {
             edge: nxt.wrapping_add(limit.min(65535)),
             limit,
             most,
+            least: LEAST,
             share: most,
             kept: 0,
             shift: if scaled { SHIFT } else { 0 },
             fin: None,
             finished: false,
         }
+    }
+
+    /// The same, whose segments have `mss` bytes.
+    pub fn of_segments(self, mss: u16) -> Receiver {
+        Receiver { least: (LEAST_SEGMENTS * u32::from(mss)).max(LEAST).min(self.most), ..self }
     }
 
     /// The sequence number of the inside's SYN.
@@ -142,7 +151,7 @@ impl Receiver {
         self.kept += kept;
         self.finished |= fin;
         if kept > 0 {
-            self.limit = (self.limit / 2).max(LEAST).min(self.share);
+            self.limit = (self.limit / 2).max(self.least).min(self.share);
         } else if written >= 16 * 1024 {
             self.limit = (self.limit + written / 4).min(self.share);
         }
@@ -163,7 +172,7 @@ impl Receiver {
 
     /// There is too little memory for all: keep as little as is useful.
     pub fn shrink(&mut self) {
-        self.limit = LEAST.min(self.share);
+        self.limit = self.least.min(self.share);
     }
 
     /// The window field of the next segment, which acknowledges all.
@@ -192,6 +201,17 @@ impl Receiver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unwilling_socket_leaves_room_for_several_segments() {
+        for (mss, most, left) in
+            [(1460, 1 << 20, LEAST), (65_480, 1 << 20, 4 * 65_480), (65_480, 100_000, 100_000)]
+        {
+            let mut receiver = Receiver::new(0, most, true).of_segments(mss);
+            (0..10).for_each(|_| receiver.took(0, 1, false));
+            assert_eq!(receiver.limit, left);
+        }
+    }
 
     #[test]
     fn what_was_there_is_named_and_the_edge_stays() {
