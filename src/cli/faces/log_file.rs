@@ -32,10 +32,11 @@ impl LogFile {
         // From the begin of a line on.
         let line = kept.iter().position(|byte| *byte == b'\n').map_or(kept.len(), |end| end + 1);
         let kept = if start == 0 { &kept[..] } else { &kept[line..] };
-        self.file.seek(SeekFrom::Start(0))?;
-        self.file.set_len(0)?;
-        self.file.write_all(kept)?;
         self.size = kept.len() as u64;
+        // Shortened last: whoever reads in between finds lines twice, never an empty file.
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.write_all(kept)?;
+        self.file.set_len(self.size)?;
         Ok(())
     }
 }
@@ -75,6 +76,21 @@ mod tests {
             assert!(text.len() <= 100 && text.ends_with(&format!("line {number}\n")), "{text}");
             assert!(text.lines().all(|line| line.starts_with("line ")), "{text}");
         }
+        let mut room = File::open(&path).unwrap();
+        let (done, over) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            while over.try_recv().is_err() {
+                let mut text = String::new();
+                room.rewind().unwrap();
+                room.read_to_string(&mut text).unwrap();
+                assert!(!text.is_empty());
+            }
+        });
+        for number in 0..20_000 {
+            writeln!(log, "line {number}").unwrap();
+        }
+        done.send(()).unwrap();
+        reader.join().unwrap();
         log.write_all(&[b'x'; 300]).unwrap();
         assert_eq!(std::fs::read(&path).unwrap().len(), 100);
         writeln!(log, "after").unwrap();
