@@ -260,11 +260,18 @@ fn line<'a>(row: &'a Row, finding: &'a Finding, contender: &'a str) -> Line<'a> 
 
 /// How many requirements the contender of this column meets, and how many it could.
 fn score(rows: &[Row], column: usize) -> (usize, usize) {
-    let count = |wanted: fn(&Outcome) -> bool| {
-        rows.iter().filter(|row| row.findings.get(column).is_some_and(|f| wanted(&f.outcome))).count()
-    };
-    let met = count(|outcome| *outcome == Outcome::Met);
-    (met, met + count(|outcome| matches!(outcome, Outcome::NotMet(_))))
+    let met = count(rows, column, |outcome| *outcome == Outcome::Met);
+    let not = count(rows, column, |outcome| matches!(outcome, Outcome::NotMet(_)));
+    (met, met + not + by_option(rows, column))
+}
+
+/// How many requirements the contender of this column meets by an option.
+fn by_option(rows: &[Row], column: usize) -> usize {
+    count(rows, column, |outcome| matches!(outcome, Outcome::ByOption(_)))
+}
+
+fn count(rows: &[Row], column: usize, wanted: impl Fn(&Outcome) -> bool) -> usize {
+    rows.iter().filter(|row| row.findings.get(column).is_some_and(|f| wanted(&f.outcome))).count()
 }
 
 /// Which requirements the one contender meets and the other does not, as places in the documents.
@@ -283,7 +290,11 @@ fn summary(rows: &[Row], names: &[&str]) -> Vec<String> {
         let (met, of) = score(rows, column);
         let rest = rows.len() - of;
         let rest = if rest > 0 { format!("; {rest} cannot be put to it") } else { String::new() };
-        lines.push(format!("{name} meets {met} of {of} requirements{rest}"));
+        let by_option = match by_option(rows, column) {
+            0 => String::new(),
+            more => format!(", {more} more by an option"),
+        };
+        lines.push(format!("{name} meets {met} of {of} requirements{by_option}{rest}"));
     }
     if let [one, other] = names {
         for (one, other, from, to) in [(one, other, 0, 1), (other, one, 1, 0)] {

@@ -9,6 +9,7 @@ pub mod host;
 pub mod links;
 pub mod mailbox;
 pub mod memory;
+mod orders;
 pub mod pages;
 pub mod poller;
 pub mod portless;

@@ -9,7 +9,7 @@ use super::Member;
 use super::clock::Clock;
 use super::host::Host;
 use super::links::{Links, Turned};
-use super::mailbox::{Letter, Mailbox};
+use super::mailbox::Mailbox;
 use super::memory::PortMemory;
 use super::pages::Pages;
 use super::poller::{LINKS, Poller, Woken};
@@ -21,9 +21,8 @@ use crate::flow::{Endpoint, LinkId, Protocol, Summary, Time};
 use crate::gateway::overload::Admission;
 use crate::gateway::{Command, Fate, Gateway, INSIDE, OUTSIDE, Outbox, Reply};
 use crate::io::ending::Ending;
-use crate::io::guard::{Guard, LeaseError};
+use crate::io::guard::Guard;
 use crate::io::netlink::{Change, Watcher};
-use crate::io::protect;
 use crate::nat::{Observer, Step};
 use crate::observe::event::{Event, Kind, Note, PacketSeen, What};
 use crate::observe::{Feed, FlowBoard};
@@ -481,102 +480,6 @@ impl Worker {
         if self.links.is_down(INSIDE) && self.host.make_tap_again(&mut self.links, &mut self.poller) {
             self.note(Note::LinkUp(self.links.name(INSIDE)), now);
         }
-    }
-
-    fn read_mail(&mut self, now: Time) {
-        while let Some(letter) = self.mailbox.next() {
-            // Who asked may have given up.
-            match letter {
-                Letter::Command(command, answer) => drop(answer.try_send(self.carry_out(command, now))),
-                Letter::Resolver(conf) => self.resolver_changed(&conf, now),
-                Letter::Plan(plan, answer) => drop(answer.try_send(self.settle(*plan, now))),
-            }
-        }
-    }
-
-    /// Carries out a command; for a port forward the host is asked for the port first.
-    pub fn carry_out(&mut self, mut command: Command, now: Time) -> Reply {
-        if let Command::Publish { outside, .. } | Command::Unpublish { outside, .. } = &mut command {
-            *outside = self.host.published(*outside);
-        }
-        let publishes = match &command {
-            Command::Publish { protocol, outside, .. } => Some((*protocol, *outside)),
-            _ => None,
-        };
-        let mut leased_now = false;
-        if let Some((protocol, outside)) = publishes
-            && self.stock.is_some()
-            && !self.guard.holds(protocol, outside)
-        {
-            match self.guard.lease(protocol, outside) {
-                Ok(()) => leased_now = true,
-                Err(error) => return Reply::NotLeased(error.to_string()),
-            }
-        }
-        let removes = match &command {
-            Command::Unpublish { protocol, outside } => Some((*protocol, *outside)),
-            _ => None,
-        };
-        let changes_ports = matches!(command, Command::Publish { .. } | Command::Unpublish { .. });
-        if let Command::SetAliases(aliases) = &command {
-            self.links.set_aliases(aliases);
-        }
-        let mut reply = self.gateway.apply(command, now, &mut Watching::new(&self.feed));
-        if let (Some((protocol, outside)), Reply::Done) = (publishes, &reply)
-            && let Err(error) = self.links.publish(protocol, outside, true)
-        {
-            let command = Command::Unpublish { protocol, outside };
-            self.gateway.apply(command, now, &mut Watching::new(&self.feed));
-            if leased_now {
-                self.guard.release(protocol, outside);
-            }
-            return Reply::NotLeased(LeaseError::of(protocol, outside, error).to_string());
-        }
-        if changes_ports && reply == Reply::Done {
-            self.let_in(now);
-            if let Some((protocol, outside)) = removes {
-                // What listens no more cannot refuse to.
-                let _ = self.links.publish(protocol, outside, false);
-            }
-            if let (Some((protocol, outside)), Some(stock)) = (removes, &mut self.stock) {
-                self.guard.release(protocol, outside);
-                stock.given_back(&self.gateway, protocol, outside);
-            }
-        }
-        match (&mut reply, publishes) {
-            (Reply::NotPublished(_), Some((protocol, outside))) if leased_now => {
-                self.guard.release(protocol, outside);
-            }
-            (Reply::Counters(counters, _), _) => {
-                counters.links = self.links.counters();
-                let held = self.guard.held() as u64;
-                let (inside, outside) = self.gateway.left_unread();
-                counters.links.push(("flood: inside-left-unread-about".to_owned(), inside));
-                counters.links.push(("flood: outside-left-unread-about".to_owned(), outside));
-                counters.links.push(("guard: held-sockets".to_owned(), held));
-                let refused = protect::refused().0;
-                counters.links.push(("sandbox: refused-calls".to_owned(), refused));
-                let unanswered = self.host.portless.unanswered;
-                counters.links.push(("guard: protocol-without-place".to_owned(), unanswered));
-                let counts = self.gateway.counts();
-                counters.links.push(("ports: resting".to_owned(), counts.held_ports as u64));
-                counters.links.push(("ports: rested-too-short".to_owned(), counts.held_early));
-                counters.links.push(("ports: not-asked-for".to_owned(), counts.leases_skipped));
-                let forgotten = counts.refusals_forgotten;
-                counters.links.push(("ports: refusals-forgotten".to_owned(), forgotten));
-                counters.links.push(("sessions: syns-forgotten".to_owned(), counts.knocks_lost));
-                counters.links.push(("names: known".to_owned(), counts.names.known as u64));
-                counters.links.push(("names: not-public".to_owned(), counts.names.refused));
-                counters.links.push(("names: forgotten".to_owned(), counts.names.lost));
-                counters.links.push(("names: unread".to_owned(), counts.names.unread));
-                if let Some(stock) = &self.stock {
-                    counters.links.push(("guard: taken-by-host".to_owned(), stock.taken));
-                    counters.links.push(("guard: lease-failed".to_owned(), stock.failed));
-                }
-            }
-            _ => {}
-        }
-        reply
     }
 
     /// The uplink's filter follows what is translated; published ports may lie outside the range. False if

@@ -17,7 +17,7 @@ table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #d8dee4 }
 th { border-bottom: 2px solid #8c959f } td.n { text-align: right; color: #57606a }
 td.id, td.o { white-space: nowrap } .met { color: #116329 } .not { color: #a40e26; font-weight: 600 }
-.na { color: #6e7781 } .broken { color: #7d4e00; font-weight: 600 }
+.by { color: #4d6b00 } .na { color: #6e7781 } .broken { color: #7d4e00; font-weight: 600 }
 .why { color: #57606a; font-size: .9em } .level { font-size: .8em; letter-spacing: .04em; color: #57606a }
 details { margin: .15rem 0 } summary { cursor: pointer; color: #0550ae; font-size: .9em }
 pre { font: 12px/1.45 ui-monospace, monospace; background: #f6f8fa; padding: .6rem; overflow-x: auto; margin: .3rem 0 }
@@ -77,6 +77,7 @@ fn write_row(out: &mut impl Write, row: &Row, names: &[&str]) -> io::Result<()> 
     for finding in &row.findings {
         let class = match finding.outcome {
             Outcome::Met => "met",
+            Outcome::ByOption(_) => "by",
             Outcome::NotMet(_) => "not",
             Outcome::NotApplicable(_) => "na",
             Outcome::Broken(_) => "broken",

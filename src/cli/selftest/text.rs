@@ -68,7 +68,7 @@ pub(super) fn report(rows: &[Row], names: &[&str], packets: bool, paint: Paint) 
             transcripts(rows, names, paint),
         );
     }
-    section("What was seen where it is not met", reasons);
+    section("What was seen where it is not met as it is", reasons);
     section("Summary", summary(rows, names).into_iter().map(|line| format!("  {line}")).collect());
     lines
 }
@@ -92,7 +92,7 @@ fn cell(outcome: &Outcome) -> Cell {
         Outcome::Met => Ink::Green,
         Outcome::NotMet(_) => Ink::Red,
         Outcome::NotApplicable(_) => Ink::Dim,
-        Outcome::Broken(_) => Ink::Yellow,
+        Outcome::ByOption(_) | Outcome::Broken(_) => Ink::Yellow,
     };
     Cell::inked(ink, outcome.word())
 }

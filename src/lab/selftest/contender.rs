@@ -156,6 +156,16 @@ impl Contender {
         }
     }
 
+    /// The same with more options, if there are any and it takes options. A profile is asked as it is.
+    pub(super) fn with(&self, more: &[&str]) -> Option<Contender> {
+        let Contender::Tapnat { program, options, folder } = self else { return None };
+        let options: Vec<_> =
+            options.iter().cloned().chain(more.iter().map(|&word| word.to_owned())).collect();
+        let (program, folder) = (program.clone(), folder.clone());
+        let asked_as_it_is = more.is_empty() || profile(&options).is_some();
+        (!asked_as_it_is).then_some(Contender::Tapnat { program, options, folder })
+    }
+
     /// Whether it can work on this machine at all.
     ///
     /// # Errors

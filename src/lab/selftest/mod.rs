@@ -97,6 +97,8 @@ pub struct Requirement {
     pub name: &'static str,
     /// What the lab must be like.
     pub setup: Setup,
+    /// The options of tapnat that meet it, where its defaults are meant to do something else.
+    pub option: &'static [&'static str],
     /// Shows that it is met.
     pub test: fn(&mut Trial) -> Shown,
 }
@@ -145,10 +147,10 @@ pub const GROUPS: [Group; 9] = [
     },
 ];
 
-/// Writes a document's table: number, level, place, function, demand, and the lab's setup if it is
-/// not the plain one.
+/// Writes a document's table: number, level, place, function, demand, the lab's setup if it is
+/// not the plain one, and the option that meets it if the defaults do not.
 macro_rules! requirements {
-    ($($number:literal $level:ident $id:literal $test:ident $title:literal $(in $setup:expr)?;)*) => {
+    ($($number:literal $level:ident $id:literal $test:ident $title:literal $(in $setup:expr)? $(, by [$($option:literal),*])?;)*) => {
         /// The requirements of this document.
         pub const TABLE: &[$crate::lab::selftest::Requirement] = &[$(
             $crate::lab::selftest::Requirement {
@@ -158,6 +160,7 @@ macro_rules! requirements {
                 title: $title,
                 name: stringify!($test),
                 setup: requirements!(@setup $($setup)?),
+                option: &[$($($option),*)?],
                 test: $test,
             },
         )*];

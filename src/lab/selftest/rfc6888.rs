@@ -38,7 +38,8 @@ requirements! {
     72 Must "RFC 6888 REQ-6" answers_of_exempt_destinations_come_in
         "and the answer, sent to the inside address, comes in; a stranger's does not" in EXEMPT;
     73 Should "RFC 6888 REQ-7" strangers_get_in
-        "endpoint-independent filtering: whoever knows the external endpoint gets in";
+        "endpoint-independent filtering: whoever knows the external endpoint gets in",
+        by ["--filtering", "endpoint-independent"];
     74 Should "RFC 6888 REQ-8" a_freed_port_rests
         "a freed UDP port goes to no other host for two minutes" in SCARCE;
     74 Should "RFC 6888 REQ-8" freed_ports_rest_across_a_restart

@@ -32,7 +32,7 @@ requirements! {
     102 Must "RFC 7422 2" flows_of_a_host_are_in_its_block
         "every flow of a host is in the block that follows from its address, and both can be asked" in BLOCKS;
     103 Should "RFC 6056 3.2" the_whole_port_range_is_used
-        "changed ports come from the whole of 1024-65535";
+        "changed ports come from the whole of 1024-65535", by ["--ports", "1024-65535"];
     110 Must "RFC 1812 5.2.2" broken_headers_are_discarded
         "bad header checksum, version, header length or total length: discarded, both ways";
     111 Must "RFC 1812 5.3.1" ttl_is_counted_both_ways

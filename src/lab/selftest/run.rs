@@ -15,6 +15,8 @@ use std::thread;
 pub enum Outcome {
     /// It is met.
     Met,
+    /// It is met with an option, and not without: which, and what was seen without.
+    ByOption(String),
     /// It is not: what was seen.
     NotMet(String),
     /// It asks for something that this contender does not have: why.
@@ -28,17 +30,21 @@ impl Outcome {
     pub fn word(&self) -> &'static str {
         match self {
             Outcome::Met => "met",
+            Outcome::ByOption(_) => "by option",
             Outcome::NotMet(_) => "not met",
             Outcome::NotApplicable(_) => "n/a",
             Outcome::Broken(_) => "broken",
         }
     }
 
-    /// What was seen, if it is not met.
+    /// What was seen, if it is not met by the settings it was asked with.
     pub fn reason(&self) -> Option<&str> {
         match self {
             Outcome::Met => None,
-            Outcome::NotMet(why) | Outcome::NotApplicable(why) | Outcome::Broken(why) => Some(why),
+            Outcome::ByOption(why)
+            | Outcome::NotMet(why)
+            | Outcome::NotApplicable(why)
+            | Outcome::Broken(why) => Some(why),
         }
     }
 }
@@ -71,8 +77,25 @@ pub fn choose(words: &[String]) -> Vec<(&'static Group, &'static Requirement)> {
     all.filter(|(group, requirement)| wanted(group, requirement)).collect()
 }
 
-/// Puts one requirement to one contender.
+/// Puts one requirement to one contender; where its settings do not meet it, to the same with the option
+/// that is there for it.
 pub fn one(contender: &Contender, requirement: &Requirement) -> Finding {
+    let mut finding = as_it_is(contender, requirement);
+    if let Outcome::NotMet(without) = &finding.outcome
+        && let Some(contender) = contender.with(requirement.option)
+    {
+        let with = as_it_is(&contender, requirement);
+        finding.seconds += with.seconds;
+        if with.outcome == Outcome::Met {
+            finding.outcome =
+                Outcome::ByOption(format!("{}; without: {without}", requirement.option.join(" ")));
+            finding.packets = with.packets;
+        }
+    }
+    finding
+}
+
+fn as_it_is(contender: &Contender, requirement: &Requirement) -> Finding {
     let began = now();
     let (result, notes) = match Trial::start(contender, &requirement.setup) {
         Ok(mut trial) => {
