@@ -11,7 +11,7 @@ mod lab_harness;
 mod lab_setup;
 
 use lab_harness::Test;
-use lab_setup::{Form, PLAIN, PROGRAM, World};
+use lab_setup::{Form, PLAIN, PROGRAM, SOON, World, eventually};
 use std::process::{Command, ExitCode, Output, Stdio};
 use tapnat::lab::topology::Options;
 
@@ -58,10 +58,22 @@ impl Drop for Background {
     }
 }
 
-fn background(world: &World, host: &str, words: &[&str]) -> Background {
+/// Whether somebody listens at a TCP port of the host, by the kernel's word.
+fn listens(world: &World, host: &str, port: u16) -> bool {
+    let end = format!(":{port:04X}");
+    let table = |name: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{name}"));
+    let both = || table("tcp").unwrap_or_default() + &table("tcp6").unwrap_or_default();
+    world.on(host).run(both).unwrap().lines().any(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        words.get(1).is_some_and(|local| local.ends_with(&end)) && words.get(3) == Some(&"0A")
+    })
+}
+
+/// Starts a server, and waits until it listens.
+fn background(world: &World, host: &str, words: &[&str], port: u16) -> Background {
     let mut command = command(world, host, words);
     let child = Background(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    eventually("the server listens", SOON * 2, || listens(world, host, port));
     child
 }
 
@@ -87,13 +99,14 @@ fn curl(world: &World) {
 }
 
 fn dig(world: &World) {
-    let asked = ["dig", "+short", "+time=2", "+tries=1", "@203.0.113.254", "www.example.org", "A"];
+    let asked = ["dig", "+short", "+time=10", "+tries=1", "@203.0.113.254", "www.example.org", "A"];
     assert_eq!(run(world, "red", &asked).trim(), "198.51.100.7");
 }
 
 fn iperf3_tcp_both_ways(world: &World) {
-    let _server = background(world, "internet", &["iperf3", "-s", "-B", "198.51.100.7"]);
     for more in [&[][..], &["-R"], &["-P", "8"], &["-P", "8", "-R"]] {
+        // One each: a server that has not yet heard of the end of a test refuses the next one as busy.
+        let _server = background(world, "internet", &["iperf3", "-s", "-B", "198.51.100.7"], 5201);
         let words = [&["iperf3", "-c", "198.51.100.7", "-n", "64M"][..], more].concat();
         assert!(run(world, "red", &words).contains("iperf Done"));
     }
@@ -101,7 +114,7 @@ fn iperf3_tcp_both_ways(world: &World) {
 }
 
 fn iperf3_udp(world: &World) {
-    let _server = background(world, "internet", &["iperf3", "-s", "-B", "198.51.100.7"]);
+    let _server = background(world, "internet", &["iperf3", "-s", "-B", "198.51.100.7"], 5201);
     let said =
         run(world, "red", &["iperf3", "-c", "198.51.100.7", "-u", "-b", "20M", "-t", "1", "-l", "1000"]);
     assert!(said.contains("iperf Done"), "{said}");
@@ -118,7 +131,7 @@ fn nc_through_a_published_port(world: &World) {
     let control = world.control();
     let control = control.to_str().unwrap();
     run(world, "host", &[PROGRAM, "publish", "add", "8080:10.88.0.2:7000/tcp", "--control", control]);
-    let mut listener = background(world, "red", &["nc", "-l", "-N", "-p", "7000"]);
+    let mut listener = background(world, "red", &["nc", "-l", "-N", "-p", "7000"], 7000);
     let words = ["sh", "-c", "echo from outside | nc -N -w 3 203.0.113.1 8080"];
     run(world, "internet", &words);
     let mut heard = String::new();

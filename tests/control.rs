@@ -417,10 +417,12 @@ fn the_server_ends_cleanly_and_its_clients_see_it() {
     let (mut waiting, mut reader) = bench.raw();
     // This one waits for a sweep that no worker makes.
     waiting.write_all(b"{\"id\":1,\"request\":\"flows\"}\n").unwrap();
-    let feed = bench.fake.feed.clone();
+    let fake = Arc::clone(&bench.fake);
     let server = bench.server.take();
     let ender = std::thread::spawn(move || {
-        wait_for("the subscription", || feed.listeners(Kind::Note) == 1);
+        wait_for("the subscription", || fake.feed.listeners(Kind::Note) == 1);
+        // A socket that is closed with something unread in it is reset.
+        wait_for("the question", || fake.board.wanted());
         drop(server);
     });
     let error = streaming.all(&Request::Events { kinds: None, packets: None, filter: Filter::default() });

@@ -77,7 +77,7 @@ impl Moving {
 
     /// Waits until new flows have this address.
     fn wait_until_seen_as(&self, ip: Ipv4Addr) {
-        eventually(&format!("seen as {ip}"), SOON, || {
+        eventually(&format!("seen as {ip}"), SOON * 4, || {
             let page = page(self.setup.on("red"), at(SERVERS[0], 80), "/");
             page.is_ok_and(|page| *peer_of(&page).ip() == ip)
         });
@@ -94,29 +94,34 @@ struct Events {
 impl Events {
     fn of(setup: &Setup) -> Events {
         let mut command = Command::new(PROGRAM);
-        command.args(["events", "--kinds", "note", "--json", "--control"]).arg(setup.world.control());
+        command.args(["events", "--kinds", "note,opened", "--json", "--control"]).arg(setup.world.control());
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let (send, lines) = channel();
         std::thread::spawn(move || {
             output.lines().map_while(Result::ok).for_each(|line| drop(send.send(line)));
         });
-        // The subscription stands when the server has answered, which nothing tells.
-        std::thread::sleep(Duration::from_millis(300));
+        // The subscription stands when a flow that was opened is heard of.
+        eventually("the subscription", SOON * 2, || {
+            let ask = || tapnat::lab::programs::udp::ask(at(SERVERS[0], 7), b"?", SOON).unwrap();
+            setup.on("red").run(ask).unwrap();
+            lines.recv_timeout(Duration::from_millis(50)).is_ok()
+        });
         Events { child, lines, said: Default::default() }
     }
 
-    /// Waits for an event of this word that has `text` in it.
+    /// Waits for an event of this word that has `text` in it, after those that were waited for before.
     fn wait(&self, word: &str, text: &str) {
         let wanted = |line: &String| line.contains(&format!("\"{word}\"")) && line.contains(text);
         let until = now() + SOON;
         loop {
-            if self.said.borrow().iter().any(wanted) {
-                return;
-            }
             let line = self.lines.recv_timeout(until.saturating_duration_since(now()));
             let line = line.unwrap_or_else(|_| panic!("no {word} {text} in {:#?}", self.said.borrow()));
+            let found = wanted(&line);
             self.said.borrow_mut().push(line);
+            if found {
+                return;
+            }
         }
     }
 }
@@ -204,7 +209,7 @@ fn the_last_address_is_waited_for(form: Form) {
     let port = peer_of(&old.get("/").unwrap()).port();
     moving.ip(&format!("addr del {HOST}/24 dev eth0"));
     moving.events.wait("route-lost", "IPv4");
-    let answer = || Ping::new(SERVERS[0], 7).send(Duration::from_millis(500)).unwrap_or(Answer::Silence);
+    let answer = || Ping::new(SERVERS[0], 7).send(SOON).unwrap_or(Answer::Silence);
     let answer = moving.setup.on("red").run(answer).unwrap();
     assert!(
         !matches!(answer, Answer::Reply { .. } | Answer::Silence),
@@ -255,8 +260,12 @@ fn a_link_that_flaps_harms_nothing(form: Form) {
         moving.events.wait("route-lost", "IPv4");
         moving.ip("link set eth0 up");
         moving.ip(&format!("route add default via {ROUTER}"));
+        moving.events.wait("route-back", "IPv4");
     }
-    moving.events.wait("route-back", "IPv4");
+    // And quicker than anybody may notice.
+    moving.ip("link set eth0 down");
+    moving.ip("link set eth0 up");
+    moving.ip(&format!("route add default via {ROUTER}"));
     eventually("a ping again", SOON * 2, || {
         let ping = || Ping::new(SERVERS[0], 9).send(Duration::from_millis(300)).unwrap_or(Answer::Silence);
         matches!(moving.setup.on("blue").run(ping).unwrap(), Answer::Reply { .. })

@@ -7,7 +7,6 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 use tapnat::lab::topology::{HOST, ROUTER, SERVERS};
 
 /// Those that need no terminal.
@@ -284,22 +283,23 @@ fn keys() {
     let mut terminal = Terminal::new(&rig);
     terminal.types("$TAPNAT $OWN sh -c 'echo run''ning; exec sleep 1000'; echo code $?.\n");
     terminal.until("running");
-    std::thread::sleep(Duration::from_millis(100));
     terminal.types("\x03");
     terminal.until("code 130.");
     // A shell inside has jobs of its own, and gives the terminal back.
     terminal.types("$TAPNAT $OWN bash --norc --noprofile -i; echo code $?.\n");
     terminal.types("echo in''side\n");
     terminal.until("inside");
-    terminal.types("sleep 1000\n");
-    std::thread::sleep(Duration::from_millis(300));
+    let job = "trap \"echo ov''er; exit\" INT; echo wai''ting; while read word; do echo he''ard $word; done";
+    terminal.types(&format!("sh -c '{job}'\n"));
+    terminal.until("waiting");
     terminal.types("\x1a");
     terminal.until("Stopped");
     terminal.types("fg\n");
-    terminal.until("sleep 1000");
-    std::thread::sleep(Duration::from_millis(300));
+    // What the job says again it has read, so that the terminal is its own.
+    terminal.types("again\n");
+    terminal.until("heard again");
     terminal.types("\x03");
-    std::thread::sleep(Duration::from_millis(300));
+    terminal.until("over");
     terminal.types("exit 3\n");
     terminal.until("code 3.");
 }

@@ -6,7 +6,6 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 use tapnat::lab::netns::set_sysctl;
 use tapnat::lab::topology::{HOST, UPLINK};
 
@@ -184,9 +183,10 @@ fn killed() {
         place.served(&inhabitant);
         gateway.kill().unwrap();
         gateway.wait().unwrap();
-        std::thread::sleep(Duration::from_millis(50));
-        let links =
-            Command::new("nsenter").args(["-t", &inhabitant.pid(), "-n", "ip", "-o", "link"]).output();
-        assert_eq!(text(&links.unwrap().stdout).lines().count(), 1, "the TAP is left");
+        eventually("the TAP goes", SOON, || {
+            let links =
+                Command::new("nsenter").args(["-t", &inhabitant.pid(), "-n", "ip", "-o", "link"]).output();
+            text(&links.unwrap().stdout).lines().count() == 1
+        });
     }
 }

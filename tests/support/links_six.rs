@@ -1,6 +1,6 @@
 //! Links and guards with IPv6, on the same wire as their IPv4 namesakes.
 
-use crate::{here, pause, receive, send, wire};
+use crate::{PATIENCE, answered, here, pause, receive, send, unexpected, wire};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tapnat::io::uplink::sender::RawSender;
 use tapnat::io::{Link, deliver};
 use tapnat::lab::programs::counters::Counters;
 use tapnat::lab::programs::icmp6::{Answer6, Ping6};
+use tapnat::lab::programs::now;
 use tapnat::wire::{Buffer, PartialChecksum, Segment, SegmentKind};
 
 const HOST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
@@ -47,10 +48,23 @@ fn wire_six() -> Netns {
         let netlink = Netlink::open().unwrap();
         let eth0 = netlink.link("eth0").unwrap().unwrap().index;
         netlink.add_address(eth0, ip.into(), 64).unwrap();
+        wait_until_found(ip);
     };
     give(HOST);
     remote.run(|| give(REMOTE)).unwrap();
     remote
+}
+
+/// Waits until the kernel hears questions for this address: it joins their multicast group some time
+/// after it has accepted the address, and he who asks too early asks again only after a second.
+fn wait_until_found(ip: Ipv6Addr) {
+    let [.., a, b, c] = ip.octets();
+    let group = format!("ff0200000000000000000001ff{a:02x}{b:02x}{c:02x}");
+    let until = now() + PATIENCE;
+    while !std::fs::read_to_string("/proc/thread-self/net/igmp6").unwrap().contains(&group) {
+        assert!(now() < until, "{ip} is never listened for");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Of both families, so that each finds its own among the other's.
@@ -212,7 +226,7 @@ fn connection(link: &mut dyn Link, remote: &Netns) {
     buffer.offload.checksum = Some(PartialChecksum { start: 40, offset: 16 });
     buffer.offload.segment = Some(Segment { kind: SegmentKind::Tcp6, size: 1440, header: 60, ecn: false });
     deliver(link, &mut buffer, &mut Buffer::new()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut received = vec![0; text.len()];
     stream.read_exact(&mut received).unwrap();
     assert!(received == text);
@@ -254,12 +268,12 @@ fn raw_headers() {
 fn neighbour_discovery() {
     let remote = wire_six();
     let mut link = PacketUplink::open("eth0", wanted()).unwrap();
-    let answer = remote.run(|| Ping6::new(HOST, 1).send(Duration::from_secs(2)).unwrap()).unwrap();
+    let answer = remote.run(|| Ping6::new(HOST, 1).send(PATIENCE).unwrap()).unwrap();
     assert!(matches!(answer, Answer6::Reply { .. }), "the host answers: {answer:?}");
     let solicited = Counters::read(&here()).unwrap().get("Icmp6InNeighborSolicits");
     assert!(solicited > 0, "and was asked for its MAC address");
     let mut seen = Vec::new();
-    while let Some(packet) = receive(&mut link, |_| true) {
+    while let Some(packet) = unexpected(&mut link, |_| true) {
         seen.push(packet.bytes()[40]);
     }
     assert_eq!(seen, [128], "only the ping itself is copied to the uplink");
@@ -292,7 +306,7 @@ fn host_link() {
     send(&mut host, &ping);
     let pong = receive(&mut host, |packet| packet.bytes()[6] == 58).expect("an answer");
     assert_eq!(pong.bytes()[40], 129);
-    assert!(receive(&mut wire, |_| true).is_none(), "the wire's link sees nothing of it");
+    assert!(unexpected(&mut wire, |_| true).is_none(), "the wire's link sees nothing of it");
     drop(stream);
     assert_eq!(answers(), before);
 }
@@ -360,7 +374,7 @@ fn guard_is_silent(kind: Kind) {
     let mut link = PacketUplink::open("eth0", wanted()).unwrap();
     let before = answers();
     pester(&remote, PORT);
-    let unguarded = answers();
+    let unguarded = answered(answers, before);
     assert!(unguarded.0 > before.0 && unguarded.1 > before.1, "without a guard the host answers");
 
     for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -375,21 +389,21 @@ fn guard_is_silent(kind: Kind) {
     let mut seen = 0;
     let port = (PORT + 1).to_be_bytes();
     let to_port = |packet: &Buffer| packet.bytes()[42..44] == port || packet.bytes()[50..52] == port;
-    while receive(&mut link, to_port).is_some() {
+    while unexpected(&mut link, to_port).is_some() {
         seen += 1;
     }
     assert_eq!(seen, 160, "and the gateway sees every packet, extension headers or not");
     pester(&remote, PORT + 2);
-    let other = answers();
+    let other = answered(answers, unguarded);
     assert!(other.0 > unguarded.0 && other.1 > unguarded.1, "the port of the other family is the host's");
-    let ping = remote.run(|| Ping6::new(HOST, 1).send(Duration::from_secs(2)).unwrap()).unwrap();
+    let ping = remote.run(|| Ping6::new(HOST, 1).send(PATIENCE).unwrap()).unwrap();
     assert!(matches!(ping, Answer6::Reply { .. }), "neighbours and pings are the host's business");
 
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         guard.release(protocol, Endpoint::new(HOST, PORT + 1));
     }
     pester(&remote, PORT + 1);
-    let released = answers();
+    let released = answered(answers, other);
     assert!(released.0 > other.0 && released.1 > other.1, "a released port is the host's again");
     drop(guard);
     let stranger = Guard::new(Some(kind), true, eth0, &[HOST.into(), REMOTE.into()]);
@@ -445,8 +459,9 @@ fn bridge_is_quiet() {
         if bridge == "new0" {
             // A bridge that snoops says that it does, behind hop-by-hop options; no neighbours or
             // routers are asked for.
-            let said =
-                receive(&mut tap, |frame| frame.bytes()[12..14] == [0x86, 0xdd] && frame.bytes()[20] == 58);
+            let said = unexpected(&mut tap, |frame| {
+                frame.bytes()[12..14] == [0x86, 0xdd] && frame.bytes()[20] == 58
+            });
             assert!(
                 said.is_none(),
                 "the kernel asks on a new bridge: {:02x?}",

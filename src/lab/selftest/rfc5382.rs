@@ -5,7 +5,8 @@ use super::packet::{ACK, FIN, Packet, RST, SYN, TCP, Told, data, fresh, tcp, tcp
 use super::trial::Place::World;
 use super::trial::{A, B, HOSTS, Place, R9, S1, S2, Trial, Who, X};
 use super::{Fault, Shown, demand, requirements};
-use std::time::Duration;
+use crate::lab::programs::now;
+use std::time::{Duration, Instant};
 
 /// Two external ports, so that an unsolicited SYN can be for the one that is given next.
 const TWO_PORTS: Setup = Setup { ports: Some((45_000, 45_001)), ..PLAIN };
@@ -190,14 +191,35 @@ fn tcp_filtering_can_be_endpoint_independent(lab: &mut Trial) -> Shown {
 fn a_strangers_syn_to_a_mapping_is_not_answered_for_six_seconds(lab: &mut Trial) -> Shown {
     let mut c = lab.connect(lab.at(A, 6035), lab.at(S1, 80))?;
     c.works(lab)?;
-    lab.forget();
-    let syn = tcp(lab.at(S2, 8080), c.external, SYN, fresh() << 8, 0, &[]);
-    if lab.reaches(World, &syn, Place::A)? {
-        return Err(Fault::NotApplicable("strangers get in: it is delivered".into()));
+    six_seconds(lab, |lab, turn| {
+        let syn = tcp(lab.at(S2, 8080 + turn), c.external, SYN, fresh() << 8, 0, &[]);
+        if lab.reaches(World, &syn, Place::A)? {
+            return Err(Fault::NotApplicable("strangers get in: it is delivered".into()));
+        }
+        lab.nothing(&[World], "a stranger's SYN")
+    })
+}
+
+/// Nothing comes back in six seconds, but for a last half, after what `ask` sends. A machine that was
+/// too busy to look in time has shown nothing: then it is asked again.
+fn six_seconds(lab: &mut Trial, mut ask: impl FnMut(&mut Trial, u16) -> Shown) -> Shown {
+    let mut turn = 0;
+    loop {
+        lab.forget();
+        let start = now();
+        let silent = ask(lab, turn).and_then(|()| {
+            lab.wait(Duration::from_millis(5300).saturating_sub(now() - start))?;
+            lab.nothing(&[World], "5.5 s")
+        });
+        let late = now() - start >= Duration::from_secs(6);
+        match silent {
+            Err(Fault::NotMet(_)) if late && turn < 4 => lab.say("the lab was too slow to tell"),
+            silent => return silent,
+        }
+        turn += 1;
+        // The answers that were due.
+        lab.wait(Duration::from_secs(2))?;
     }
-    lab.nothing(&[World], "a stranger's SYN")?;
-    lab.wait(Duration::from_millis(5200))?;
-    lab.nothing(&[World], "5.5 s")
 }
 
 fn unsolicited_syn_is_not_answered_for_six_seconds(lab: &mut Trial) -> Shown {
@@ -209,13 +231,14 @@ fn unsolicited_syn_to_an_own_address_is_not_answered_for_six_seconds(lab: &mut T
 }
 
 fn silent(lab: &mut Trial, address: Who) -> Shown {
-    lab.forget();
-    for port in [45_000, 61_234] {
-        lab.send(World, &tcp(lab.at(S2, 8080), lab.at(address, port), SYN, fresh() << 8, 0, &[]))?;
-        lab.nothing(&[World], "an unsolicited SYN")?;
-    }
-    lab.wait(Duration::from_millis(5200))?;
-    lab.nothing(&[World], "5.5 s")
+    six_seconds(lab, |lab, turn| {
+        for port in [45_000, 61_234] {
+            let (remote, to) = (lab.at(S2, 8080 + turn), lab.at(address, port + turn));
+            lab.send(World, &tcp(remote, to, SYN, fresh() << 8, 0, &[]))?;
+            lab.nothing(&[World], "an unsolicited SYN")?;
+        }
+        Ok(())
+    })
 }
 
 fn syns_to_ports_out_of_the_range_are_dropped_silently(lab: &mut Trial) -> Shown {
@@ -245,31 +268,38 @@ fn syn_is_forgiven_if_a_host_meets_it(lab: &mut Trial) -> Shown {
     demand(!came.iter().any(about), format!("an error about the SYN to {external} came"))
 }
 
-fn lives(lab: &mut Trial, port: u16, seconds: u64) -> Shown {
+/// What is idle since `start` or later lives for so many seconds.
+fn lives(lab: &mut Trial, port: u16, seconds: u64, start: Instant) -> Shown {
     let word = lab.word(TCP, lab.at(A, port))?;
-    demand(word.seconds + 2 >= seconds, format!("it lives {} s more ({})", word.seconds, word.state))
+    // Asking takes its time on a busy machine.
+    let known = word.seconds + 2 + (now() - start).as_secs();
+    demand(known >= seconds, format!("it lives {} s more ({})", word.seconds, word.state))
 }
 
 fn established_lives_two_hours_four_minutes(lab: &mut Trial) -> Shown {
-    lab.connect(lab.at(A, 6009), lab.at(S1, 80))?.works(lab)?;
-    lives(lab, 6009, 7440)
+    let mut c = lab.connect(lab.at(A, 6009), lab.at(S1, 80))?;
+    let start = now();
+    c.works(lab)?;
+    lives(lab, 6009, 7440, start)
 }
 
 fn half_closed_lives_as_long_as_established(lab: &mut Trial) -> Shown {
     let mut c = lab.connect(lab.at(A, 6010), lab.at(S1, 80))?;
     let fin = c.out(FIN, &[]);
     lab.out(&fin)?;
-    let ack = c.back(0, &[]);
+    let (ack, start) = (c.back(0, &[]), now());
     lab.back(&ack, c.inside)?;
-    lives(lab, 6010, 7440)
+    lives(lab, 6010, 7440, start)
 }
 
 fn opening_lives_four_minutes(lab: &mut Trial) -> Shown {
     let (inside, remote) = (lab.at(A, 6011), lab.at(S1, 80));
+    let start = now();
     let external = lab.out(&tcp(inside, remote, SYN, 0x1000, 0, &[]))?.from();
-    lives(lab, 6011, 240)?;
+    lives(lab, 6011, 240, start)?;
+    let start = now();
     lab.back(&tcp(remote, external, SYN | ACK, 0x9000, 0x1001, &[]), inside)?;
-    lives(lab, 6011, 240)
+    lives(lab, 6011, 240, start)
 }
 
 fn closing_lives_four_minutes(lab: &mut Trial) -> Shown {
@@ -278,9 +308,9 @@ fn closing_lives_four_minutes(lab: &mut Trial) -> Shown {
     lab.out(&fin)?;
     let fin = c.back(FIN, &[]);
     lab.back(&fin, c.inside)?;
-    let ack = c.out(0, &[]);
+    let (ack, start) = (c.out(0, &[]), now());
     lab.out(&ack)?;
-    lives(lab, 6012, 240)
+    lives(lab, 6012, 240, start)
 }
 
 fn tcp_timers_can_be_set(lab: &mut Trial) -> Shown {

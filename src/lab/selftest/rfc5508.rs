@@ -5,10 +5,11 @@ use super::packet::{ICMP, Packet, Told, checksum, data, udp};
 use super::trial::Place::World;
 use super::trial::{A, B, GI, HOSTS, Place, R9, S1, S2, Trial, Who, X};
 use super::{Fault, Shown, demand, requirements};
+use crate::lab::programs::now;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-const SHORT: Setup = Setup { lives: &[(Life::Icmp, 2)], ..PLAIN };
+const SHORT: Setup = Setup { lives: &[(Life::Icmp, 4)], ..PLAIN };
 const TWENTY_PORTS: Setup = Setup { ports: Some((40_000, 40_019)), ..PLAIN };
 
 requirements! {
@@ -84,17 +85,22 @@ fn query_identifier_does_not_depend_on_the_destination(lab: &mut Trial) -> Shown
 }
 
 fn query_session_lives_a_minute(lab: &mut Trial) -> Shown {
+    let start = now();
     lab.out(&lab.echo(A, S1, 601))?;
     let word = lab.word(ICMP, lab.at(A, 601))?;
-    demand(word.seconds + 1 >= 60, format!("a query session lives {} s", word.seconds))
+    // Asking takes its time on a busy machine.
+    demand(
+        word.seconds + 1 + (now() - start).as_secs() >= 60,
+        format!("a query session lives {} s", word.seconds),
+    )
 }
 
 fn query_timer_can_be_set(lab: &mut Trial) -> Shown {
     let [early, late] = [602, 603].map(|id| lab.echo(A, S1, id));
     let (early, late) = (lab.out(&early)?.from().port(), lab.out(&late)?.from().port());
-    lab.wait(Duration::from_millis(1200))?;
+    lab.wait(Duration::from_millis(2400))?;
     lab.back(&lab.reply(S1, X, early, &data(24)), lab.at(A, 602))?;
-    lab.wait(Duration::from_millis(1500))?;
+    lab.wait(Duration::from_millis(2400))?;
     lab.blocked(World, &lab.reply(S1, X, late, &data(24)), &HOSTS)
 }
 
@@ -206,7 +212,7 @@ fn errors_do_not_refresh_queries(lab: &mut Trial) -> Shown {
     let ping = lab.out(&lab.echo(A, S1, 604))?;
     let id = ping.from().port();
     for _ in 0..4 {
-        lab.wait(Duration::from_millis(650))?;
+        lab.wait(Duration::from_millis(1150))?;
         lab.send(World, &lab.tell(R9, X, Told::Host, &ping))?;
     }
     lab.sync()?;
