@@ -19,7 +19,7 @@ use lab_setup::{SOON, eventually};
 use pasta_rig::*;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
@@ -210,6 +210,67 @@ fn pesto_changes_ports() {
     assert!(!rig.path("pasta.sock").exists(), "the socket is left");
 }
 
+/// Who is root in the namespaces does not come through the process that makes sockets there to the files of
+/// the user whose host it is.
+fn nobody_looks_through_the_agent() {
+    let rig = Rig::new();
+    let mut guest = rig.guest();
+    let (path, note) = (guest.path(), rig.path("pid"));
+    let line = ["--config-net", "-q", "--pid", note.to_str().unwrap(), "--netns", &path];
+    rig.quiet(&[&line[..], &others_none(&["-T", "7070:8070"])].concat());
+    let pasta = read_pid(&note);
+    let children = std::fs::read_to_string(format!("/proc/{pasta}/task/{pasta}/children")).unwrap();
+    let agent = children.split_whitespace().next().unwrap();
+    let holder = guest.pid();
+    let within = |words: &[&str]| {
+        let enter = ["--preserve-credentials", "-U", "-n", "-t", &holder];
+        rig.command("nsenter".as_ref(), &[&enter, words].concat()).output().unwrap()
+    };
+    let own = format!("/proc/{holder}/root/");
+    assert!(within(&["ls", &own]).status.success(), "of those who are in there it looks through all");
+    for name in ["root/", "cwd/", "fd", "mem"] {
+        let output = within(&["head", "-c", "1", &format!("/proc/{agent}/{name}")]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("Permission denied"), "{name}: {output:?}");
+    }
+    let status = std::fs::read_to_string(format!("/proc/{agent}/status")).unwrap();
+    assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
+    // It does its work all the same.
+    let _own = http::serve(rig.host(), (LOCAL, 8070)).unwrap();
+    greeted(&guest.netns, (LOCAL, 7070)).unwrap();
+}
+
+fn the_socket_for_changes_is_ours_alone() {
+    let rig = Rig::new();
+    let mut guest = rig.guest();
+    let (path, note, socket) = (guest.path(), rig.path("pid"), rig.path("pasta.sock"));
+    let with = |socket: &str| {
+        let line = ["--config-net", "-q", "-c", socket, "--pid", note.to_str().unwrap(), "--netns", &path];
+        rig.pasta(&[&line, &NONE[..]].concat())
+    };
+    let file = rig.path("diary");
+    std::fs::write(&file, "dear").unwrap();
+    let output = with(file.to_str().unwrap());
+    assert!(!output.status.success() && told(&output).contains("no socket is there"), "{output:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "dear");
+    // That of one who has died is replaced, that of one who lives is his.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    std::os::unix::fs::chown(&socket, Some(65534), Some(65534)).unwrap();
+    let output = with(socket.to_str().unwrap());
+    assert!(output.status.success(), "{output:?}");
+    let pid = read_pid(&note);
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let output = with(socket.to_str().unwrap());
+    assert!(!output.status.success() && told(&output).contains("somebody answers there"), "{output:?}");
+    assert!(UnixStream::connect(&socket).is_ok());
+    // A successor's is left alone.
+    std::fs::remove_file(&socket).unwrap();
+    let _successor = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    guest.unname();
+    ends(&pid);
+    assert!(UnixStream::connect(&socket).is_ok());
+}
+
 fn a_command_and_its_ports() {
     let rig = Rig::new();
     let _own = http::serve(rig.host(), (LOCAL, 8070)).unwrap();
@@ -226,12 +287,14 @@ fn a_command_and_its_ports() {
 }
 
 fn tests() -> Vec<Test> {
-    let all: [(&str, fn()); 6] = [
+    let all: [(&str, fn()); 8] = [
         ("ports_that_are_listened_to", ports_that_are_listened_to),
         ("the_hosts_loopback_from_inside", the_hosts_loopback_from_inside),
         ("bytes_ends_and_resets_go_through", bytes_ends_and_resets_go_through),
         ("the_namespaces_loopback_from_the_hosts", the_namespaces_loopback_from_the_hosts),
         ("pesto_changes_ports", pesto_changes_ports),
+        ("nobody_looks_through_the_agent", nobody_looks_through_the_agent),
+        ("the_socket_for_changes_is_ours_alone", the_socket_for_changes_is_ours_alone),
         ("a_command_and_its_ports", a_command_and_its_ports),
     ];
     let impossible = impossible();
