@@ -189,6 +189,11 @@ impl World {
         ))
     }
 
+    /// What the inside has sent and nobody has acknowledged, in bytes.
+    pub fn unacknowledged(&mut self) -> usize {
+        self.inside.tcp(self.handle).send_queue()
+    }
+
     /// Goes on until the connection is over, or it is `until`.
     pub fn run(&mut self, until: Time) {
         while self.now < until && !self.over {
