@@ -89,3 +89,20 @@ fn an_inside_end_that_is_gone_is_given_up() {
     assert!(world.over && world.remote.borrow().reset && world.silent);
     assert!(world.now > Time::ZERO + Duration::from_secs(600));
 }
+
+#[test]
+fn few_bytes_are_acknowledged_soon_though_nobody_answers() {
+    let mut world = World::new(&Plan { up: 10, stays: true, ..Plan::clean() });
+    world.run(Time::from_millis(2));
+    assert_eq!(world.remote.borrow().taken.len(), 10);
+    assert_eq!(world.inside_socket().send_queue(), 0, "what has arrived is not acknowledged");
+}
+
+#[test]
+fn a_sender_that_holds_back_small_writes_is_not_kept_waiting() {
+    let mut world = World::new(&Plan { up: 30, stays: true, ..Plan::clean() });
+    world.writes = 10;
+    world.inside_socket().set_nagle_enabled(true);
+    world.run(Time::from_millis(4));
+    assert_eq!(world.remote.borrow().taken.len(), 30, "the second write waits for an acknowledgement");
+}

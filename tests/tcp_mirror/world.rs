@@ -88,6 +88,8 @@ pub struct World {
     /// From when on the wire is cut.
     pub cut: Option<Time>,
     pub most_kept: usize,
+    /// Bytes that the inside's program writes at once.
+    pub writes: usize,
     up: Vec<u8>,
     down: Vec<u8>,
     inside: Inside,
@@ -135,6 +137,7 @@ impl World {
             frozen: None,
             cut: None,
             most_kept: 0,
+            writes: usize::MAX,
             up: pattern(1, plan.up),
             down: pattern(2, plan.down),
             inside,
@@ -165,6 +168,11 @@ impl World {
         let at = self.now + Duration::from_micros(20 + jitter);
         self.serial += 1;
         self.wire.push(Reverse((at, self.serial, to_inside, packet)));
+    }
+
+    /// The inside's socket.
+    pub fn inside_socket(&mut self) -> &mut tcp::Socket<'static> {
+        self.inside.tcp(self.handle)
     }
 
     /// What is not as it should be at the end of a connection that ended well.
@@ -249,7 +257,8 @@ impl World {
         let (up, down) = (&self.up, &self.down);
         let socket = self.inside.tcp(self.handle);
         if socket.may_send() && self.sent < up.len() {
-            self.sent += socket.send_slice(&up[self.sent..]).unwrap();
+            let count = self.writes.min(up.len() - self.sent);
+            self.sent += socket.send_slice(&up[self.sent..self.sent + count]).unwrap();
         }
         if self.sent == up.len() && !self.plan.stays && socket.state() == tcp::State::Established
             || socket.state() == tcp::State::CloseWait && self.sent == up.len()

@@ -571,7 +571,10 @@ impl Machine {
         match self.phase {
             Phase::Connecting | Phase::Over(_) => None,
             Phase::Answering | Phase::Calling => self.sender.due(),
-            Phase::Open => Some(self.sender.due().or(self.probe_at).unwrap_or(self.heard + self.bounds.idle)),
+            Phase::Open => {
+                let due = self.sender.due().or(self.probe_at).unwrap_or(self.heard + self.bounds.idle);
+                Some(self.ack_at.map_or(due, |at| at.min(due)))
+            }
             Phase::Lingering(until) => Some(until),
         }
     }
