@@ -6,6 +6,8 @@
 mod inside;
 #[path = "tcp_mirror/kernel.rs"]
 mod kernel;
+#[path = "tcp_mirror/memory.rs"]
+mod memory;
 #[path = "tcp_mirror/odd.rs"]
 mod odd;
 #[path = "tcp_mirror/remote.rs"]

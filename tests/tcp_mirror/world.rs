@@ -184,7 +184,7 @@ impl World {
         let remote = self.remote.borrow();
         let same = remote.taken == self.up && self.received == self.down;
         let ended = remote.shut || remote.closed;
-        if same && ended && !remote.reset && self.over && self.shared.kept == 0 {
+        if same && ended && !remote.reset && self.over && self.shared.kept + self.shared.kept_early == 0 {
             return None;
         }
         let (got, sent) = (remote.taken.len(), self.up.len());
