@@ -18,6 +18,7 @@ use std::time::Duration;
 use tapnat::io::netlink::Netlink;
 use tapnat::io::sys::netns::Netns;
 use tapnat::io::sys::wiretap::Wiretap;
+use tapnat::lab::product::Product;
 use tapnat::lab::programs::http::Client;
 use tapnat::lab::programs::icmp::{Answer, Ping};
 use tapnat::lab::programs::now;
@@ -47,19 +48,21 @@ fn mac_of(host: &Netns) -> (u32, [u8; 6]) {
 /// Sends the frames over and over, as fast as the kernel takes them, until it is `over`.
 fn flood(host: &Netns, frames: &[Vec<u8>], over: &AtomicBool) {
     let (index, _) = mac_of(host);
-    let send = || {
-        let wire = Wiretap::open_to_send(index).unwrap();
-        while !over.load(Relaxed) {
-            match wire.send_all(frames) {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
-                // The interface's queue is full.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => thread::yield_now(),
-                Err(error) => panic!("{error}"),
-            }
+    host.run(|| flood_by(index, frames, over)).unwrap();
+}
+
+/// The same by an interface of this thread's namespace.
+fn flood_by(index: u32, frames: &[Vec<u8>], over: &AtomicBool) {
+    let wire = Wiretap::open_to_send(index).unwrap();
+    while !over.load(Relaxed) {
+        match wire.send_all(frames) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
+            // The interface's queue is full.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => thread::yield_now(),
+            Err(error) => panic!("{error}"),
         }
-    };
-    host.run(send).unwrap();
+    }
 }
 
 /// What `tapnat events` says of the gateway itself.
@@ -196,14 +199,91 @@ fn a_prepared_tap_is_read_whole() {
     setup.assert_running();
 }
 
+fn a_tap_made_again_is_read_whole() {
+    let mut setup = Setup::new(PLAIN, Options::default(), &["--mac", "02:00:00:00:00:01"]);
+    assert_ping(setup.on("blue"), SERVERS[0]);
+    let (_, blue) = mac_of(setup.on("blue"));
+    let spoofed = |n| udp(end(SERVERS[1], 1000 + n), end(SERVERS[0], 9)).bytes();
+    let frames = frames(blue, [2, 0, 0, 0, 0, 1], spoofed);
+    let notes = Notes::of(&setup);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| flood(setup.on("blue"), &frames, &over));
+        let end = End(&over);
+        notes.wait("flood", &MacAddr(blue).to_string());
+        let delete = || {
+            let netlink = Netlink::open().unwrap();
+            netlink.delete(netlink.link(TAP).unwrap().unwrap().index).unwrap();
+        };
+        setup.on("host").run(delete).unwrap();
+        drop(end);
+    });
+    notes.wait("flood-over", &MacAddr(blue).to_string());
+    eventually("the TAP is there again", PATIENCE, || {
+        let ping = || Ping::new(SERVERS[0], 1).send(Duration::from_secs(1));
+        matches!(setup.on("blue").run(ping).unwrap(), Ok(Answer::Reply { .. }))
+    });
+    setup.assert_running();
+}
+
+fn the_only_tap_may_vanish_under_a_flood() {
+    let world = World::new(Options::default());
+    let netns = Netns::create().unwrap();
+    let mut command = Command::new("sleep");
+    netns.confine(command.arg("1000"));
+    let process = command.spawn().unwrap();
+    let control = world.control();
+    let words = ["attach", "--guard", "hold", "--outside", UPLINK, "--pid", &process.id().to_string()];
+    let words: Vec<String> = words
+        .iter()
+        .chain(&["--control", control.to_str().unwrap()])
+        .map(|word| (*word).to_owned())
+        .collect();
+    let started = Product::start(PROGRAM.as_ref(), world.on("host"), &words, PATIENCE).unwrap();
+    let mut setup = Setup { gateway: Gateway(started), world };
+    let process = Killed(process);
+    let wire = netns.run(|| Netlink::open().unwrap().links().unwrap()).unwrap();
+    let wire = wire.into_iter().find(|link| link.name != "lo").unwrap();
+    let spoofed = |n| udp(end(SERVERS[1], 1000 + n), end(SERVERS[0], 9)).bytes();
+    let frames = frames(wire.mac, [0xff; 6], spoofed);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| netns.run(|| flood_by(wire.index, &frames, &over)).unwrap());
+        let end = End(&over);
+        eventually("the flood is told", PATIENCE, || {
+            setup.gateway.0.said().contains("sends more bad packets")
+        });
+        drop(end);
+    });
+    netns.run(|| Netlink::open().unwrap().delete(wire.index).unwrap()).unwrap();
+    eventually("its end is told", PATIENCE, || setup.gateway.0.said().contains("floods no longer"));
+    setup.assert_running();
+    drop(process);
+}
+
+/// A process that ends with the test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn tests() -> Vec<Test> {
     type Named = (&'static str, fn(Form));
     let every: [Named; 2] = [
         ("of_who_floods_inside_little_is_read", of_who_floods_inside_little_is_read),
         ("of_a_flood_from_outside_what_is_in_use_is_read", of_a_flood_from_outside_what_is_in_use_is_read),
     ];
-    let name = "a_prepared_tap_is_read_whole".to_owned();
-    let mut all = vec![Test { name, run: Box::new(a_prepared_tap_is_read_whole), impossible: None }];
+    let once: [(&str, fn()); 3] = [
+        ("a_prepared_tap_is_read_whole", a_prepared_tap_is_read_whole),
+        ("a_tap_made_again_is_read_whole", a_tap_made_again_is_read_whole),
+        ("the_only_tap_may_vanish_under_a_flood", the_only_tap_may_vanish_under_a_flood),
+    ];
+    let once = once.map(|(name, run)| Test { name: name.to_owned(), run: Box::new(run), impossible: None });
+    let mut all = Vec::from(once);
     for form in FORMS {
         for (name, test) in every {
             let run = Box::new(move || test(form));

@@ -159,6 +159,21 @@ fn join_nearest(ranges: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
     joined
 }
 
+/// Whether trying to leave something unread makes sense.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Hopeless {
+    #[default]
+    Never,
+    Before(Time),
+    Always,
+}
+
+impl Hopeless {
+    fn is(self, now: Time) -> bool {
+        self == Hopeless::Always || matches!(self, Hopeless::Before(then) if now < then)
+    }
+}
+
 /// Counts what is dropped, and says what to leave unread.
 #[derive(Debug, Default)]
 pub struct Overload {
@@ -170,8 +185,8 @@ pub struct Overload {
     outside_since: Time,
     outside_read: u32,
     outside: Outside,
-    /// Links of which nothing can be left unread.
-    hopeless: [bool; 2],
+    /// Until when nothing can be left unread of each link.
+    hopeless: [Hopeless; 2],
     changed: bool,
     left_inside: u64,
     left_outside: u64,
@@ -217,8 +232,8 @@ impl Overload {
     /// Notes that a packet was dropped; `source` is who sent the frame, inside.
     pub fn dropped(&mut self, from: LinkId, source: MacAddr, now: Time) {
         match from {
-            INSIDE if !self.hopeless[0] => self.dropped_inside(source, now),
-            OUTSIDE if !self.hopeless[1] => self.dropped_outside(now),
+            INSIDE if !self.hopeless[0].is(now) => self.dropped_inside(source, now),
+            OUTSIDE if !self.hopeless[1].is(now) => self.dropped_outside(now),
             _ => {}
         }
     }
@@ -361,16 +376,17 @@ impl Gateway {
         self.overload.left_unread()
     }
 
-    /// Takes that nothing that comes by `link` can be left unread.
-    pub fn cannot_restrict(&mut self, link: LinkId) {
+    /// Takes that nothing that comes by `link` can be left unread: not before so much time, or never.
+    pub fn cannot_restrict(&mut self, link: LinkId, again: Option<Duration>, now: Time) {
+        let hopeless = again.map_or(Hopeless::Always, |again| Hopeless::Before(now + again));
         match link {
             INSIDE => {
-                self.overload.hopeless[0] = true;
+                self.overload.hopeless[0] = hopeless;
                 self.overload.flooders.clear();
                 self.overload.left_inside = 0;
             }
             _ => {
-                self.overload.hopeless[1] = true;
+                self.overload.hopeless[1] = hopeless;
                 self.overload.outside = Outside::Open;
                 self.overload.left_outside = 0;
             }

@@ -6,6 +6,11 @@ use crate::gateway::overload::{Admission, InUse, ONE_IN};
 use crate::gateway::{INSIDE, OUTSIDE};
 use crate::io::filter::First;
 use crate::observe::event::Note;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+/// How long everything is read after the kernel had no room for a filter.
+const AGAIN: Duration = Duration::from_secs(10);
 
 impl Worker {
     /// Has the links read what the gateway wants read, if that has changed.
@@ -20,16 +25,24 @@ impl Worker {
         if before.flooders == admission.flooders {
             return;
         }
-        let sources: Vec<[u8; 6]> = admission.flooders.iter().map(|mac| mac.0).collect();
-        if let Err(error) = self.links.thin_out(INSIDE, &sources, ONE_IN) {
-            tracing::warn!("{} floods, and all its frames are read: {error}", admission.flooders[0]);
-            self.gateway.cannot_restrict(INSIDE);
-            return;
+        let mut thinned = admission.flooders.clone();
+        let sources: Vec<[u8; 6]> = thinned.iter().map(|mac| mac.0).collect();
+        // Without sources a failure says that the device is gone, and its filter with it.
+        if let Err(error) = self.links.thin_out(INSIDE, &sources, ONE_IN)
+            && let Some(mac) = thinned.first()
+        {
+            tracing::warn!("{mac} floods, and all its frames are read: {error}");
+            // Of several devices some may have taken it.
+            let _ = self.links.thin_out(INSIDE, &[], ONE_IN);
+            let again = (error.kind() != ErrorKind::Unsupported).then_some(AGAIN);
+            self.gateway.cannot_restrict(INSIDE, again, now);
+            thinned.clear();
+            self.chores.admission.flooders.clear();
         }
-        for mac in admission.flooders.iter().filter(|mac| !before.flooders.contains(mac)) {
+        for mac in thinned.iter().filter(|mac| !before.flooders.contains(mac)) {
             self.note(Note::Flood(Some(*mac)), now);
         }
-        for mac in before.flooders.iter().filter(|mac| !admission.flooders.contains(mac)) {
+        for mac in before.flooders.iter().filter(|mac| !thinned.contains(mac)) {
             self.note(Note::FloodOver(Some(*mac)), now);
         }
     }
@@ -39,7 +52,7 @@ impl Worker {
             return;
         }
         if !self.links.filters(OUTSIDE) {
-            self.gateway.cannot_restrict(OUTSIDE);
+            self.gateway.cannot_restrict(OUTSIDE, None, now);
             return;
         }
         match (&before.outside, &admission.outside) {
@@ -50,8 +63,10 @@ impl Worker {
         let first = |InUse { ports, protocols }| First { ports, protocols, one_in: ONE_IN };
         self.host.first = admission.outside.map(first);
         if !self.let_in(now) && self.host.first.take().is_some() {
-            self.gateway.cannot_restrict(OUTSIDE);
+            self.gateway.cannot_restrict(OUTSIDE, Some(AGAIN), now);
+            self.chores.admission.outside = None;
             self.let_in(now);
+            self.note(Note::FloodOver(None), now);
         }
     }
 }
