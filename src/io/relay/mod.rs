@@ -103,7 +103,7 @@ enum Change {
 #[derive(Debug)]
 pub struct Relay {
     changes: Option<Sender<Change>>,
-    waker: Waker,
+    waker: Arc<Waker>,
     last: usize,
 }
 
@@ -114,11 +114,13 @@ impl Relay {
     /// The kernel's word.
     pub fn start(sockets: Box<dyn Sockets>, counters: Arc<Counters>, tells: OwnedFd) -> io::Result<Relay> {
         let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKE)?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let (changes, received) = channel();
         let turn = Turn::new(poll, sockets, received, counters)?;
+        let kept = Arc::clone(&waker);
         let run = move || {
-            let _tells = tells;
+            // A waker that is dropped takes back what it has woken for.
+            let _both = (kept, tells);
             turn.run();
         };
         thread::Builder::new().name("relay".into()).spawn(run)?;
