@@ -64,6 +64,18 @@ fn a_clean_wire_needs_nothing_twice() {
 }
 
 #[test]
+fn few_bytes_are_acknowledged_soon_though_the_remote_says_nothing() {
+    let mut world = World::new(&Plan { up: 10, stays: true, ..Plan::clean() });
+    while world.remote.borrow().taken.len() < 10 {
+        assert!(world.now < Time::from_secs(1));
+        world.run(world.now + Duration::from_micros(100));
+    }
+    // Before the sender can have sent them again.
+    world.run(world.now + Duration::from_millis(2));
+    assert_eq!(world.unacknowledged(), 0);
+}
+
+#[test]
 fn readers_that_stop_for_minutes_lose_nothing() {
     for (up, down) in [(400_000, 0), (0, 400_000), (300_000, 300_000)] {
         let plan = Plan { up, down, ..Plan::clean() };

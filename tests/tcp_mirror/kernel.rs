@@ -18,6 +18,8 @@ const OUTSIDE: &str = "192.0.2.2";
 /// What the inside end calls the server.
 const REMOTE: &str = "198.51.100.7";
 const FIRST_TOKEN: usize = 100;
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(600);
 
 struct Rig {
     poll: Poll,
@@ -215,8 +217,10 @@ fn nobody_inside_is_a_reset_for_the_client() {
 #[test]
 fn what_has_ended_takes_no_room_and_what_is_too_much_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut rig =
-        Rig::new(listener.local_addr().unwrap(), TcpLimits { connections: 1, ..TcpLimits::default() });
+    let mut rig = Rig::new(
+        listener.local_addr().unwrap(),
+        TcpLimits { connections: 1, linger: LONG, ..TcpLimits::default() },
+    );
     // The inside closes last: its FIN may come again, so the connection is remembered for a while.
     let first = rig.connect(61000);
     rig.until(|inside, _| inside.tcp(first).state() == State::Established);
@@ -241,7 +245,7 @@ fn what_has_ended_takes_no_room_and_what_is_too_much_is_refused() {
 #[test]
 fn of_very_many_that_end_at_once_some_are_forgotten_and_counted() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let limits = TcpLimits { lingering: 2, ..TcpLimits::default() };
+    let limits = TcpLimits { lingering: 2, linger: LONG, ..TcpLimits::default() };
     let mut rig = Rig::new(listener.local_addr().unwrap(), limits);
     for port in 61000..61005 {
         let handle = rig.connect(port);
@@ -253,4 +257,19 @@ fn of_very_many_that_end_at_once_some_are_forgotten_and_counted() {
     }
     assert!(rig.tcp.connections() <= 2, "{}", rig.tcp.connections());
     assert!(rig.counter("tcp-linger-full") >= 1);
+}
+
+#[test]
+fn a_reset_stays_a_reset_where_too_many_have_ended() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let limits = TcpLimits { lingering: 0, ..TcpLimits::default() };
+    let mut rig = Rig::new(listener.local_addr().unwrap(), limits);
+    let handle = rig.connect(61000);
+    rig.until(|inside, _| inside.tcp(handle).state() == State::Established);
+    let (mut remote, _) = listener.accept().unwrap();
+    rig.inside.tcp(handle).abort();
+    rig.until(|_, tcp| tcp.connections() == 0);
+    let error = remote.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(rig.counter("tcp-linger-full"), 0);
 }

@@ -110,8 +110,12 @@ impl World {
         let (outside, remote) = (Endpoint::new(outside, 61000), Endpoint::new(remote_ip, 80));
         let mut inside = Inside::new(outside.ip, plan.mtu, plan.seed);
         let flow = Flow { protocol: Protocol::Tcp, source: outside, destination: remote };
-        let bounds =
-            Bounds { kept: plan.kept, largest: header::largest(outside.ip), idle: Duration::from_secs(600) };
+        let bounds = Bounds {
+            kept: plan.kept,
+            largest: header::largest(outside.ip),
+            idle: Duration::from_secs(600),
+            linger: Duration::from_secs(2),
+        };
         let script = Rc::new(RefCell::new(Remote { connected: Some(Ok(())), ..Remote::default() }));
         let (handle, machine) = if plan.calling {
             (inside.listen(61000, plan.buffer), Machine::calling(plan.seed as u32, bounds, Time::ZERO))
@@ -187,6 +191,11 @@ impl World {
             remote.reset,
             self.connection.machine
         ))
+    }
+
+    /// What the inside has sent and nobody has acknowledged, in bytes.
+    pub fn unacknowledged(&mut self) -> usize {
+        self.inside.tcp(self.handle).send_queue()
     }
 
     /// Goes on until the connection is over, or it is `until`.

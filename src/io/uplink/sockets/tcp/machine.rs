@@ -43,8 +43,6 @@ const PERSIST: Duration = Duration::from_millis(200);
 const PERSIST_MOST: Duration = Duration::from_secs(60);
 /// Between probes of an inside end that was silent for long.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How long an inside end that closed last may send its FIN again.
-const LINGER: Duration = Duration::from_secs(2);
 /// How long the acknowledgement of few bytes may wait for bytes of ours to go with. Far below the 40 ms of
 /// Linux, since a sender that holds back small segments (Nagle) waits for it.
 const ACK_DELAY: Duration = Duration::from_millis(1);
@@ -146,6 +144,11 @@ impl Machine {
             Phase::Open => Age::Open,
             Phase::Lingering(_) | Phase::Over(_) => Age::Ended,
         }
+    }
+
+    /// Whether it has ended but for a last FIN that may come again.
+    pub fn is_lingering(&self) -> bool {
+        matches!(self.phase, Phase::Lingering(_))
     }
 
     /// Whether a SYN may open another connection in its place.
@@ -552,7 +555,7 @@ impl Machine {
             return Ask::Close;
         }
         if self.ack_due {
-            self.phase = Phase::Lingering(now + LINGER);
+            self.phase = Phase::Lingering(now + self.bounds.linger);
         } else {
             self.over(End { reset_inside: None, reset_host: false, silent: false });
         }
@@ -571,7 +574,10 @@ impl Machine {
         match self.phase {
             Phase::Connecting | Phase::Over(_) => None,
             Phase::Answering | Phase::Calling => self.sender.due(),
-            Phase::Open => Some(self.sender.due().or(self.probe_at).unwrap_or(self.heard + self.bounds.idle)),
+            Phase::Open => {
+                let rest = self.sender.due().or(self.probe_at).unwrap_or(self.heard + self.bounds.idle);
+                Some(self.ack_at.map_or(rest, |at| at.min(rest)))
+            }
             Phase::Lingering(until) => Some(until),
         }
     }

@@ -54,7 +54,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::time::Duration;
-use stream::HostStream;
+use stream::{HostStream, Stream};
 
 /// Answers without a connection (RST, ICMP) that may wait to be received.
 const REPLIES: usize = 256;
@@ -77,6 +77,8 @@ pub struct TcpLimits {
     pub idle: Duration,
     /// Ended connections that are remembered in case their last FIN is sent again.
     pub lingering: usize,
+    /// How long they are.
+    pub linger: Duration,
 }
 
 impl Default for TcpLimits {
@@ -88,6 +90,7 @@ impl Default for TcpLimits {
             kept: 32 << 20,
             idle: Duration::from_secs(600),
             lingering: 1024,
+            linger: Duration::from_secs(2),
         }
     }
 }
@@ -216,8 +219,10 @@ impl Tcp {
             return;
         }
         connection.age = new;
+        // One whose end is still to be told has its turn.
+        let lingers = connection.machine.is_lingering();
         self.count(old, new);
-        if new == Age::Ended && self.ended > self.limits.lingering {
+        if lingers && self.ended > self.limits.lingering {
             self.counters.linger_full += 1;
             self.remove(id, false);
         }
@@ -461,12 +466,13 @@ impl Tcp {
     }
 
     fn insert(&mut self, flow: Flow, machine: Machine, stream: HostStream) -> Option<u32> {
-        let stream = if self.peek_offset { stream } else { stream.without_peek_offset() };
+        let mut stream = if self.peek_offset { stream } else { stream.without_peek_offset() };
         let id = self.free.pop().unwrap_or(self.slots.len() as u32);
         let token = Token(self.tokens.start + id as usize);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.registry.register(&mut SourceFd(&stream.number()), token, interest).is_err() {
             self.counters.failed += 1;
+            stream.reset();
             if (id as usize) < self.slots.len() {
                 self.free.push(id);
             }
@@ -548,6 +554,7 @@ impl Tcp {
             kept: self.limits.kept_per_connection,
             largest: header::largest(flow.source.ip),
             idle: self.limits.idle,
+            linger: self.limits.linger,
         }
     }
 

@@ -14,6 +14,8 @@ const START: u32 = 256 * 1024;
 /// sender with room for a single one waits for each acknowledgement.
 const LEAST: u32 = 64 * 1024;
 const LEAST_SEGMENTS: u32 = 4;
+/// So much must the host socket have taken at a stretch before the window grows, by a quarter of it.
+const GROWS_AFTER: u32 = 16 * 1024;
 /// The window scale that we offer.
 pub const SHIFT: u8 = 7;
 
@@ -34,6 +36,8 @@ pub struct Receiver {
     share: u32,
     /// How much is kept.
     kept: u32,
+    /// How much the host socket took since the window grew last.
+    taken: u32,
     shift: u8,
     /// Where a FIN is that came before bytes in front of it.
     fin: Option<u32>,
@@ -70,6 +74,7 @@ impl Receiver {
             least: LEAST,
             share: most,
             kept: 0,
+            taken: 0,
             shift: if scaled { SHIFT } else { 0 },
             fin: None,
             finished: false,
@@ -150,10 +155,13 @@ impl Receiver {
         }
         self.kept += kept;
         self.finished |= fin;
+        self.taken += written;
         if kept > 0 {
             self.limit = (self.limit / 2).max(self.least).min(self.share);
-        } else if written >= 16 * 1024 {
-            self.limit = (self.limit + written / 4).min(self.share);
+            self.taken = 0;
+        } else if self.taken >= GROWS_AFTER {
+            self.limit = (self.limit + self.taken / 4).min(self.share);
+            self.taken = 0;
         }
     }
 
@@ -211,6 +219,13 @@ mod tests {
             (0..10).for_each(|_| receiver.took(0, 1, false));
             assert_eq!(receiver.limit, left);
         }
+    }
+
+    #[test]
+    fn small_segments_make_the_window_grow_too() {
+        let mut receiver = Receiver::new(0, 1 << 20, true);
+        (0..4096).for_each(|_| receiver.took(1460, 0, false));
+        assert_eq!(receiver.limit, 1 << 20);
     }
 
     #[test]
