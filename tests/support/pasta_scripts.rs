@@ -11,7 +11,7 @@ use tapnat::lab::programs::{dns, http, pattern, udp};
 use tapnat::lab::topology::{HOST, ROUTER, ROUTER_SIX, SERVERS, UPLINK};
 
 /// All of them.
-pub const TESTS: [(&str, fn()); 7] = [
+pub const TESTS: [(&str, fn()); 8] = [
     ("buildah_and_its_container", buildah_and_its_container),
     ("a_command_without_a_user_namespace", a_command_without_a_user_namespace),
     ("a_log_of_a_command_begins_with_its_head", a_log_of_a_command),
@@ -19,6 +19,7 @@ pub const TESTS: [(&str, fn()); 7] = [
     ("transfers_to_the_host", transfers_to_the_host),
     ("two_guests_meet_by_the_host", two_guests),
     ("a_router_by_its_link_local_address", a_router_of_the_link),
+    ("advertisements_give_a_router_and_no_address", advertised),
 ];
 
 /// A namespace served in the background with this line of options.
@@ -199,4 +200,16 @@ fn a_router_of_the_link() {
     let _web = http::serve(rig.host(), (Ipv6Addr::LOCALHOST, 10003)).unwrap();
     let script = format!("curl -s -m 10 'http://[{router}%{UPLINK}]:10003/'");
     assert!(guest.says(&script).starts_with("hello [::1]"), "{}", guest.says(&script));
+}
+
+/// `pasta/ndp`, without `--config-net`: the router is told, and that no address is to be made up of the
+/// prefix, of which only one address has a gateway.
+fn advertised() {
+    let rig = Rig::new();
+    let guest = started(&rig, "-q -t none -u none -T none -U none");
+    assert_eq!(guest.says(&format!("ip link set {UPLINK} up")), "");
+    eventually("a router is told", LATER, || guest.says("ip -6 route").contains("default via fe80::"));
+    // What the message says of the prefix is done at once with what it says of the router.
+    let said = guest.says("ip -6 addr show scope global; ip -6 route");
+    assert!(!said.contains("inet6") && said.contains("2001:db8:113::/64"), "{said}");
 }
