@@ -75,8 +75,8 @@ fn networks() {
     let wait = format!("{own} run {container} /bin/nc {} 81", SERVERS[0]);
     let mut child = rig.user(&wait).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let (stream, _) = listener.accept().unwrap();
-    let lines = rig.gateways();
-    assert!(lines.len() == 1 && lines[0].1.contains("--mtu\065520\0-r\03\0-c\0"), "{lines:?}");
+    let lines: Vec<String> = rig.gateways().iter().map(|(_, line)| line.replace('\0', " ")).collect();
+    assert!(lines.len() == 1 && lines[0].contains(" --mtu 65520 -r 3 -c "), "{lines:?}");
     drop(stream);
     child.wait().unwrap();
     swept(&rig);
