@@ -293,7 +293,7 @@ fn tap(offload: bool) {
     deliver(&mut tap, &mut buffer, &mut Buffer::new()).unwrap();
     let mut bytes = [0; 16];
     socket.set_nonblocking(false).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(socket.recv(&mut bytes).unwrap(), 4);
     assert_eq!(&bytes[..4], b"pong");
 }
@@ -472,7 +472,7 @@ fn connection(link: &mut dyn Link, remote: &Netns) {
     checksum::make_partial(&mut buffer, 0);
     buffer.offload.segment = Some(Segment { kind: SegmentKind::Tcp4, size: 1460, header: 40, ecn: false });
     deliver(link, &mut buffer, &mut Buffer::new()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut received = vec![0; text.len()];
     stream.read_exact(&mut received).unwrap();
     assert!(received == text);

@@ -176,6 +176,41 @@ fn clients_of_a_published_port_may_be_neighbours_or_the_host_as_the_router() {
 }
 
 #[test]
+fn a_port_may_lead_to_somebody_behind_the_host() {
+    let mut config = lone();
+    config.bind_mac = true;
+    let mut rig = rig_of(config);
+    let behind: [(IpAddr, IpAddr, IpAddr); 2] = [
+        (NOMINAL.into(), Ipv4Addr::new(10, 89, 0, 2).into(), NEAR.into()),
+        (NOMINAL6.into(), Ipv6Addr::new(0xfd89, 0, 0, 0, 0, 0, 0, 2).into(), NEAR6.into()),
+    ];
+    for (ip, inside, client) in behind {
+        let answer = datagram((inside, 80), (client, 999));
+        assert_eq!(says(&mut rig, &answer), Fate::Dropped(DropReason::SpoofedSource), "{inside} unasked");
+        let (outside, inside_end) = (Endpoint::new(ip, 8080), Endpoint::new(inside, 80));
+        let command = Command::Publish { protocol: Protocol::Udp, outside, inside: inside_end };
+        let now = rig.now;
+        assert_eq!(rig.gateway.apply(command, now, &mut ()), Reply::Done);
+        assert_eq!(rig.outside(&datagram((client, 999), (ip, 8080))), Fate::Pass(INSIDE), "{inside}");
+        let frame = rig.take(INSIDE).pop().unwrap();
+        assert_eq!(frame[..6], MAC_A.0, "the host is its router");
+        assert_eq!(says(&mut rig, &answer), Fate::Pass(OUTSIDE), "{inside}");
+        let forged = datagram((inside, 81), (client, 999));
+        assert_eq!(says(&mut rig, &forged), Fate::Dropped(DropReason::SpoofedSource), "another port");
+    }
+    // One that is not known yet is asked for, and the packet waits for its router's MAC.
+    let mut rig = stranger(lone());
+    let (outside, inside) = (Endpoint::new(NOMINAL, 8080), Endpoint::new(Ipv4Addr::new(10, 89, 0, 2), 80));
+    let now = rig.now;
+    rig.gateway.apply(Command::Publish { protocol: Protocol::Udp, outside, inside }, now, &mut ());
+    assert_eq!(rig.outside(&datagram((NEAR, 999), (NOMINAL, 8080))), Fate::Held);
+    let question = rig.take(INSIDE).pop().unwrap();
+    assert_eq!(question[38..42], SELF.octets());
+    rig.frame(&arp(2, MAC_A, SELF, MAC, ROUTER4));
+    assert_eq!(rig.take(INSIDE).pop().unwrap()[..6], MAC_A.0);
+}
+
+#[test]
 fn dhcp_gives_it_the_address_with_the_prefix_and_the_router() {
     let mut config = lone();
     let lease = Duration::from_secs(3600);

@@ -205,10 +205,12 @@ fn it_ends_with_the_namespace_or_not() {
     std::process::Command::new("kill").arg(&stays).status().unwrap();
     ends(&stays);
     // In the foreground it stays there.
-    let pid = guest.pid();
-    let mut child =
-        rig.command(&rig.path("pasta"), &["-f", "-q", "-t", "none", "-u", "none", &pid]).spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    let (pid, note) = (guest.pid(), rig.path("foreground"));
+    let line = ["-f", "-q", "-t", "none", "-u", "none", "--pid", note.to_str().unwrap(), &pid];
+    let mut child = rig.command(&rig.path("pasta"), &line).spawn().unwrap();
+    eventually("packets can flow", SOON, || {
+        std::fs::read_to_string(&note).is_ok_and(|text| text.ends_with('\n'))
+    });
     assert!(child.try_wait().unwrap().is_none());
     guest.end();
     assert!(child.wait().unwrap().success());

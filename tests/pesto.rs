@@ -17,9 +17,9 @@ mod pasta_rig;
 use lab_harness::Test;
 use lab_setup::{SOON, eventually};
 use pasta_rig::*;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
@@ -34,14 +34,13 @@ const NONE: [&str; 8] = ["-t", "none", "-u", "none", "-T", "none", "-U", "none"]
 fn behind(rig: &Rig, options: &[&str]) -> Guest {
     let guest = rig.guest();
     let pid = guest.pid();
-    // The internet of the lab has the gateway's address.
-    let words = [&["--config-net", "-q", "--no-map-gw"], options, &[&pid]].concat();
+    let words = [&["--config-net", "-q"], options, &[&pid]].concat();
     rig.quiet(&words);
     guest
 }
 
 /// Without the options of those kinds that are in `options` already.
-fn others_none(options: &[&'static str]) -> Vec<&'static str> {
+fn others_none<'a>(options: &[&'a str]) -> Vec<&'a str> {
     let missing = NONE.chunks(2).filter(|pair| !options.contains(&pair[0])).flatten();
     options.iter().copied().chain(missing.copied()).collect()
 }
@@ -62,10 +61,17 @@ fn echoed(netns: &Netns, to: impl Into<SocketAddr>, bytes: &[u8]) -> std::io::Re
     let to = to.into();
     let local: SocketAddr = if to.is_ipv4() { (LOCAL, 0).into() } else { (Ipv6Addr::LOCALHOST, 0).into() };
     let socket = netns.run(|| UdpSocket::bind(local)).unwrap()?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-    socket.send_to(bytes, to)?;
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
     let mut answer = vec![0; 65535];
-    let (length, from) = socket.recv_from(&mut answer)?;
+    let mut tries = 10;
+    let (length, from) = loop {
+        // Datagrams may be lost.
+        socket.send_to(bytes, to)?;
+        match socket.recv_from(&mut answer) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && tries > 0 => tries -= 1,
+            heard => break heard?,
+        }
+    };
     assert_eq!(from, to);
     answer.truncate(length);
     Ok(answer)
@@ -85,7 +91,7 @@ fn ports_that_are_listened_to() {
     let _own = http::serve(rig.host(), (LOCAL, 5432)).unwrap();
     eventually("the host's port is open inside", SOON, || greeted(&guest.netns, (LOCAL, 5432)).is_ok());
     let said = guest.says("ss -Htln");
-    assert!(!said.contains(":8080 ") || said.matches(":8080 ").count() == 1, "not forwarded back: {said}");
+    assert_eq!(said.matches(":8080 ").count(), 1, "not forwarded back: {said}");
     drop(web);
     eventually("the port is closed", SOON, || {
         rig.internet().run(|| TcpStream::connect((HOST, 8080))).unwrap().is_err()
@@ -165,7 +171,7 @@ fn pesto_changes_ports() {
     options.extend(["-c", socket]);
     let mut guest = rig.guest();
     let (path, note) = (guest.path(), rig.path("pid"));
-    let line = ["--config-net", "-q", "--no-map-gw", "--pid", note.to_str().unwrap(), "--netns", &path];
+    let line = ["--config-net", "-q", "--pid", note.to_str().unwrap(), "--netns", &path];
     rig.quiet(&[&line, options.as_slice()].concat());
     let pesto = |words: &[&str]| {
         let mut command = rig.command(&rig.path("pesto"), &[words, &[socket]].concat());
@@ -210,6 +216,85 @@ fn pesto_changes_ports() {
     assert!(!rig.path("pasta.sock").exists(), "the socket is left");
 }
 
+/// As Podman asks for the containers behind a network namespace of its own.
+fn ports_to_somebody_behind_the_namespace() {
+    let rig = Rig::new();
+    symlink("tapnat", rig.path("pesto")).unwrap();
+    let socket = rig.path("pasta.sock");
+    let socket = socket.to_str().unwrap();
+    let guest = behind(&rig, &others_none(&["-c", socket, "-t", "8081:10.89.0.2/80"]));
+    assert_eq!(guest.says("ip addr add 10.89.0.2/32 dev lo"), "");
+    let _web = http::serve(&guest.netns, (Ipv4Addr::new(10, 89, 0, 2), 80)).unwrap();
+    let pesto = |spec: &str| rig.command(&rig.path("pesto"), &["-A", "-t", spec, socket]).output().unwrap();
+    let output = pesto("0.0.0.0/8080:10.89.0.2/80");
+    assert!(output.status.success(), "{output:?}");
+    for port in [8080, 8081] {
+        greeted(rig.internet(), (HOST, port)).unwrap_or_else(|error| panic!("{port}: {error}"));
+        greeted(rig.host(), (LOCAL, port)).unwrap_or_else(|error| panic!("{port} from the host: {error}"));
+    }
+}
+
+/// Who is root in the namespaces does not come through the process that makes sockets there to the files of
+/// the user whose host it is.
+fn nobody_looks_through_the_agent() {
+    let rig = Rig::new();
+    let mut guest = rig.guest();
+    let (path, note) = (guest.path(), rig.path("pid"));
+    let line = ["--config-net", "-q", "--pid", note.to_str().unwrap(), "--netns", &path];
+    rig.quiet(&[&line[..], &others_none(&["-T", "7070:8070"])].concat());
+    let pasta = read_pid(&note);
+    let children = std::fs::read_to_string(format!("/proc/{pasta}/task/{pasta}/children")).unwrap();
+    let agent = children.split_whitespace().next().unwrap();
+    let holder = guest.pid();
+    let within = |words: &[&str]| {
+        let enter = ["--preserve-credentials", "-U", "-n", "-t", &holder];
+        rig.command("nsenter".as_ref(), &[&enter, words].concat()).output().unwrap()
+    };
+    let own = format!("/proc/{holder}/root/");
+    assert!(within(&["ls", &own]).status.success(), "of those who are in there it looks through all");
+    for name in ["root/", "cwd/", "fd", "mem"] {
+        let output = within(&["head", "-c", "1", &format!("/proc/{agent}/{name}")]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("Permission denied"), "{name}: {output:?}");
+    }
+    let status = std::fs::read_to_string(format!("/proc/{agent}/status")).unwrap();
+    assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
+    // It does its work all the same.
+    let _own = http::serve(rig.host(), (LOCAL, 8070)).unwrap();
+    greeted(&guest.netns, (LOCAL, 7070)).unwrap();
+}
+
+fn the_socket_for_changes_is_ours_alone() {
+    let rig = Rig::new();
+    let mut guest = rig.guest();
+    let (path, note, socket) = (guest.path(), rig.path("pid"), rig.path("pasta.sock"));
+    let with = |socket: &str| {
+        let line = ["--config-net", "-q", "-c", socket, "--pid", note.to_str().unwrap(), "--netns", &path];
+        rig.pasta(&[&line, &NONE[..]].concat())
+    };
+    let file = rig.path("diary");
+    std::fs::write(&file, "dear").unwrap();
+    let output = with(file.to_str().unwrap());
+    assert!(!output.status.success() && told(&output).contains("no socket is there"), "{output:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "dear");
+    // That of one who has died is replaced, that of one who lives is his.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    std::os::unix::fs::chown(&socket, Some(65534), Some(65534)).unwrap();
+    let output = with(socket.to_str().unwrap());
+    assert!(output.status.success(), "{output:?}");
+    let pid = read_pid(&note);
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let output = with(socket.to_str().unwrap());
+    assert!(!output.status.success() && told(&output).contains("somebody answers there"), "{output:?}");
+    assert!(UnixStream::connect(&socket).is_ok());
+    // A successor's is left alone.
+    std::fs::remove_file(&socket).unwrap();
+    let _successor = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    guest.unname();
+    ends(&pid);
+    assert!(UnixStream::connect(&socket).is_ok());
+}
+
 fn a_command_and_its_ports() {
     let rig = Rig::new();
     let _own = http::serve(rig.host(), (LOCAL, 8070)).unwrap();
@@ -226,12 +311,15 @@ fn a_command_and_its_ports() {
 }
 
 fn tests() -> Vec<Test> {
-    let all: [(&str, fn()); 6] = [
+    let all: [(&str, fn()); 9] = [
         ("ports_that_are_listened_to", ports_that_are_listened_to),
         ("the_hosts_loopback_from_inside", the_hosts_loopback_from_inside),
         ("bytes_ends_and_resets_go_through", bytes_ends_and_resets_go_through),
         ("the_namespaces_loopback_from_the_hosts", the_namespaces_loopback_from_the_hosts),
         ("pesto_changes_ports", pesto_changes_ports),
+        ("ports_to_somebody_behind_the_namespace", ports_to_somebody_behind_the_namespace),
+        ("nobody_looks_through_the_agent", nobody_looks_through_the_agent),
+        ("the_socket_for_changes_is_ours_alone", the_socket_for_changes_is_ours_alone),
         ("a_command_and_its_ports", a_command_and_its_ports),
     ];
     let impossible = impossible();

@@ -222,13 +222,14 @@ pub fn exemptions(raw: &Raw, inside: &[IpNet]) -> Checked<Vec<Exemption>> {
     Ok(all)
 }
 
-/// Reads the port forwards, `limit` ports at most.
+/// Reads the port forwards, `limit` ports at most, to hosts in the subnets of `inside` or behind the lone
+/// hosts in it.
 ///
 /// # Errors
 /// The first thing that is wrong.
 pub fn publish_specs(
     raw: &Raw,
-    inside: &[IpNet],
+    (inside, lone): (&[IpNet], &[Lone]),
     external: &[IpAddr],
     limit: usize,
 ) -> Checked<Vec<PublishSpec>> {
@@ -242,7 +243,7 @@ pub fn publish_specs(
             let cure = format!("add --external {address}, or leave the address out");
             return Err(ConfigError::at(written, "names an address that is not external", cure));
         }
-        target(written, &spec, inside)?;
+        target(written, &spec, inside, lone)?;
         if let Some(other) = specs.iter().find(|other| clash(&spec, other)) {
             let cure = "give each external port once for a protocol and address";
             return Err(ConfigError::at(written, format!("clashes with `{other}`"), cure));
@@ -261,8 +262,15 @@ pub fn publish_specs(
 }
 
 /// Whether a forward leads to a host behind the gateway.
-fn target(written: &Written, spec: &PublishSpec, inside: &[IpNet]) -> Checked<()> {
+fn target(written: &Written, spec: &PublishSpec, inside: &[IpNet], lone: &[Lone]) -> Checked<()> {
     if inside.contains(&IpNet::from(spec.inside)) {
+        return Ok(());
+    }
+    // A lone host may be the router of others, of whom nobody else knows.
+    let somebody = !(spec.inside.is_unspecified() || spec.inside.is_loopback() || spec.inside.is_multicast());
+    let like = |lone: &Lone| lone.host.addr().is_ipv4() == spec.inside.is_ipv4();
+    let routed = lone.iter().any(|lone| like(lone) && lone.router != spec.inside);
+    if somebody && routed {
         return Ok(());
     }
     let Some(net) = inside.iter().find(|net| net.contains(&spec.inside)) else {

@@ -59,7 +59,7 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
     let uplink = choose(raw, "uplink", &UPLINKS)?.unwrap_or_default();
     // Sockets listen on whatever address the host has.
     let known = if uplink == UplinkChoice::Sockets { &[][..] } else { &external };
-    let publish = networks::publish_specs(raw, &inside, known, limits.publish)?;
+    let publish = networks::publish_specs(raw, (&inside, &lone), known, limits.publish)?;
     if let (Some(written), true) = (raw.many("lone").first(), uplink != UplinkChoice::Sockets) {
         // Only sockets share an address with the host without sharing its packets.
         let cure = "add --uplink sockets, or give the gateway an address with --inside";

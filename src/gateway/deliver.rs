@@ -1,14 +1,15 @@
 //! The last step to an inside host: its MAC, or the question for it; in pieces if it must be.
 
+use super::hop::{pieces, too_big};
 use super::neighbors::{Held, Lookup, Question};
-use super::{Answer, DropReason, Fate, Gateway, INSIDE, Outbox, arp, hop, ndp, way};
+use super::{Answer, DropReason, Fate, Gateway, INSIDE, Outbox, arp, ndp, way};
 use crate::flow::{LinkId, Time};
 use crate::wire::Buffer;
 use crate::wire::ethernet::{self, Frame};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 impl Gateway {
-    /// Puts the Ethernet header of the inside host `to` before the IP packet in `packet`, in pieces
+    /// Puts the Ethernet header of the inside host `to`, or of the one that it is behind, before the IP packet in `packet`, in pieces
     /// if it is too big for the TAP; or holds it while asking who has `to`. `from` is the link it
     /// came in by, `None` for a packet of our own.
     pub(super) fn deliver_inside(
@@ -19,10 +20,10 @@ impl Gateway {
         now: Time,
         out: &mut Outbox,
     ) -> Fate {
-        if self.config.address_for(to).is_none() {
+        let Some(hop) = self.config.next_hop(to) else {
             return Fate::Dropped(DropReason::NoNeighbor);
-        }
-        match self.neighbors.lookup(to, now) {
+        };
+        match self.neighbors.lookup(hop, now) {
             Lookup::Known(mac, question) => {
                 let ethertype = if to.is_ipv4() { ethernet::IPV4 } else { ethernet::IPV6 };
                 let frame = Frame { destination: mac, source: self.config.mac, ethertype };
@@ -30,8 +31,8 @@ impl Gateway {
                     self.ask(question, out);
                 }
                 let mtu = self.config.inside.mtu;
-                if hop::too_big(packet, mtu) {
-                    let pieces = hop::pieces(packet, mtu);
+                if too_big(packet, mtu) {
+                    let pieces = pieces(packet, mtu);
                     if pieces.is_empty() {
                         return Fate::Dropped(DropReason::TooBig);
                     }
@@ -50,7 +51,7 @@ impl Gateway {
                 }
                 let mut copy = Buffer::from_bytes(packet.bytes());
                 copy.offload = packet.offload;
-                if self.neighbors.hold(to, Held { packet: copy, from }).is_some() {
+                if self.neighbors.hold(hop, Held { packet: copy, from }).is_some() {
                     self.counters.dropped(DropReason::NeighborLimit);
                 }
                 Fate::Held

@@ -111,11 +111,15 @@ impl Gateway {
             return self.dhcp(&packet, frame, from, now, out);
         }
         let (source, destination) = (packet.summary.source(), packet.summary.destination());
-        if let Err(reason) = self.check_inside_source(source, from) {
-            return Fate::Dropped(reason);
-        }
+        let speaker = match self.check_inside_source(source, from) {
+            Err(DropReason::SpoofedSource) if self.answers_by_router(&packet, now) => {
+                self.config.next_hop(source).unwrap_or(source)
+            }
+            Err(reason) => return Fate::Dropped(reason),
+            Ok(()) => source,
+        };
         if self.config.bind_mac
-            && let Err(OtherMac { question }) = self.neighbors.check(source, from, now)
+            && let Err(OtherMac { question }) = self.neighbors.check(speaker, from, now)
         {
             if let Some(question) = question {
                 self.ask(question, out);
@@ -158,6 +162,16 @@ impl Gateway {
                 self.config.host_by_uplink && self.nat.knows(&about, now)
             }
         }
+    }
+
+    /// Whether the only host inside brings a packet of somebody behind it, to whom a port is forwarded:
+    /// from there come answers alone.
+    fn answers_by_router(&self, packet: &Packet, now: Time) -> bool {
+        let known = match &packet.summary {
+            Summary::Data(data) => self.nat.knows(&data.flow, now),
+            Summary::Error(error) => self.nat.knows(&error.about.reversed(), now),
+        };
+        known && self.config.next_hop(packet.summary.source()).is_some()
     }
 
     pub(super) fn check_inside_source(&self, source: IpAddr, from: MacAddr) -> Result<(), DropReason> {

@@ -93,6 +93,17 @@ impl GatewayConfig {
         self.subnets.iter().any(lone) && !self.is_inside(ip) && !martian_destination(ip)
     }
 
+    /// The host on the link that a packet inside to `ip` goes to: `ip` itself, or the only host, which is
+    /// then the router of those behind it. `None` if `ip` is not inside.
+    pub fn next_hop(&self, ip: IpAddr) -> Option<IpAddr> {
+        if self.address_for(ip).is_some() {
+            return Some(ip);
+        }
+        let only = self.subnets.iter().filter_map(|subnet| subnet.only);
+        let mut only = only.filter(|only| only.is_ipv4() == ip.is_ipv4() && self.stands_in_for(ip));
+        only.next()
+    }
+
     /// Whether `ip` is an alias of something on the host.
     pub fn has_alias(&self, ip: IpAddr) -> bool {
         self.aliases.iter().any(|alias| alias.inside == ip)

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 /// The files, with whether they are of UDP.
@@ -63,8 +63,8 @@ impl Tables {
     }
 
     /// Their descriptors, in their order.
-    pub fn into_descriptors(self) -> Vec<OwnedFd> {
-        self.files.into_iter().map(OwnedFd::from).collect()
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.files.iter().map(AsFd::as_fd).collect()
     }
 
     /// Who listens.
@@ -151,7 +151,9 @@ mod tests {
 
     #[test]
     fn the_kernels_tables_are_read_again_and_again() {
-        let tables = Tables::of(Tables::open().unwrap().into_descriptors()).unwrap();
+        let opened = Tables::open().unwrap();
+        let sent = opened.descriptors().into_iter().map(|one| one.try_clone_to_owned().unwrap()).collect();
+        let tables = Tables::of(sent).unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let udp = UdpSocket::bind("[::1]:0");
         let port = tcp.local_addr().unwrap().port();

@@ -4,7 +4,6 @@ use crate::lab_setup::*;
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output};
-use std::time::Duration;
 use tapnat::lab::programs::http::{self, Client};
 use tapnat::lab::topology::{CONTAINERS, HOST, Options, ROUTER, SERVERS};
 
@@ -60,7 +59,7 @@ impl Reloading {
 
     /// Whether the world gets an answer at this port of the host.
     fn published(&self, port: u16) -> Result<(), ErrorKind> {
-        let ask = || TcpStream::connect_timeout(&at(HOST, port).into(), Duration::from_millis(500));
+        let ask = || TcpStream::connect_timeout(&at(HOST, port).into(), SOON);
         self.setup.on("internet").run(ask).unwrap().map(drop).map_err(|error| error.kind())
     }
 }

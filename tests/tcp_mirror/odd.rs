@@ -66,7 +66,8 @@ impl Odd {
             destination: endpoint("198.51.100.7", 80),
         };
         let largest = header::largest(flow.source.ip);
-        let bounds = Bounds { kept: KEPT, largest, idle: Duration::from_secs(600) };
+        let bounds =
+            Bounds { kept: KEPT, largest, idle: Duration::from_secs(600), linger: Duration::from_secs(2) };
         let segment = Segment { sequence: u32::MAX - 5, window: 9000, scale: Some(9), ..Segment::default() };
         let syn = Incoming { flags: TcpFlags::SYN, segment, mss: Some(1460), sack: true };
         let machine = match calling {
@@ -166,6 +167,6 @@ proptest! {
             }
         }
         odd.connection.close(true, &mut odd.shared);
-        prop_assert_eq!(odd.shared.kept, 0);
+        prop_assert_eq!(odd.shared.kept + odd.shared.kept_early, 0);
     }
 }

@@ -19,12 +19,10 @@ use crate::runtime::clock::Clock;
 use anyhow::{Context, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -88,13 +86,17 @@ impl Ports {
         self.rules.host.iter().chain(&self.rules.splice).any(|rule| rule.scan)
     }
 
-    /// Prepares what goes beyond that; `None` if nothing does. `control` is the socket for changes.
+    /// Prepares what goes beyond that; `None` if nothing does. `listener`, which does not block, is for changes.
     ///
     /// # Errors
-    /// The namespace cannot be joined, tables cannot be read, or the socket cannot be made.
-    pub fn prepare(self, target: &Target, control: Option<&Path>) -> anyhow::Result<Option<Prepared>> {
+    /// The namespace cannot be joined, or tables cannot be read.
+    pub fn prepare(
+        self,
+        target: &Target,
+        listener: Option<UnixListener>,
+    ) -> anyhow::Result<Option<Prepared>> {
         let splices = self.around.lo_to_lo || !self.rules.splice.is_empty();
-        if !(splices || self.scans() || control.is_some()) {
+        if !(splices || self.scans() || listener.is_some()) {
             return Ok(None);
         }
         let agent = Arc::new(Agent::start(target)?);
@@ -103,7 +105,6 @@ impl Ports {
         // Later it has those of the gateway too, one for each mapping.
         let known = host.read().context("the host's table of sockets")?;
         let udp = known.into_iter().filter(|one| one.udp).collect();
-        let listener = control.map(listen).transpose()?;
         Ok(Some(Prepared { ports: self, agent, inside, host, udp, listener }))
     }
 }
@@ -116,16 +117,6 @@ fn own_addresses(netlink: &Netlink) -> anyhow::Result<Vec<IpAddr>> {
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
     };
     Ok(all.into_iter().map(|(_, ip, _)| ip).filter(usable).collect())
-}
-
-/// Listens on the socket for changes, in the place of whatever was there.
-fn listen(path: &Path) -> anyhow::Result<UnixListener> {
-    let _ = fs::remove_file(path);
-    let listener = UnixListener::bind(path);
-    let listener = listener.with_context(|| format!("--conf-path {}", path.display()))?;
-    // Who gives up between poll and accept holds up nobody.
-    listener.set_nonblocking(true).context("--conf-path")?;
-    Ok(listener)
 }
 
 /// What was made before rights are given up.

@@ -13,13 +13,14 @@ use crate::cli::guest::Plan;
 use crate::cli::run::{log_to, log_to_stderr};
 use crate::config::resolve::LEVELS;
 use crate::config::{LogLevel, RunFlags, load};
+use crate::control::socket::{SocketError, SocketFile};
 use crate::io::guest::{self, Fresh, GuestConfig, NetChoice, Template, attach};
 use crate::io::netlink::{Family, Netlink};
 use crate::runtime::{Around, run_with};
 use anyhow::{Context, anyhow, bail};
 use ipnet::IpNet;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, absolute};
@@ -80,9 +81,12 @@ fn run(options: &Options, second: Option<Background>) -> anyhow::Result<ExitCode
     sweep(&plan.settings.control, "pasta");
     let pid = options.pid.as_deref().map(pid_file).transpose()?;
     let control = options.control.as_deref().map(absolute).transpose().context("--conf-path")?;
-    let (socket, bound) = (control.clone(), plan.settings.external.clone());
+    // It goes when this does, unless it is somebody else's by then.
+    let socket = control.as_deref().map(listen).transpose()?;
+    let listener = socket.as_ref().map(|socket| socket.listener().try_clone()).transpose();
+    let (listener, bound) = (listener.context("--conf-path")?, plan.settings.external.clone());
     let around = move |target: &guest::Target| {
-        let prepared = ports.prepare(target, socket.as_deref())?;
+        let prepared = ports.prepare(target, listener)?;
         let told = move |engine| {
             prepared.map_or(Ok(()), |prepared| prepared.start(engine, &bound))?;
             if let Some(mut file) = pid {
@@ -90,7 +94,7 @@ fn run(options: &Options, second: Option<Background>) -> anyhow::Result<ExitCode
             }
             second.map_or(Ok(()), Background::ready)
         };
-        let removes = socket.into_iter().collect();
+        let removes = control.into_iter().collect();
         Ok(Around {
             ready: Some(Box::new(told)),
             control_optional: true,
@@ -99,12 +103,21 @@ fn run(options: &Options, second: Option<Background>) -> anyhow::Result<ExitCode
             ..Around::default()
         })
     };
-    let ran = serve(options, plan, around);
-    if let Some(path) = control {
-        // Somebody may have removed it.
-        let _ = fs::remove_file(path);
-    }
-    ran
+    serve(options, plan, around)
+}
+
+/// Makes the socket for changes; it is this user's alone.
+fn listen(path: &Path) -> anyhow::Result<SocketFile> {
+    SocketFile::bind(path).map_err(|error| match error {
+        SocketError::InUse(path) => {
+            anyhow!("--conf-path {}: somebody answers there; stop it, or give another", path.display())
+        }
+        SocketError::Foreign(path) => anyhow!(
+            "--conf-path {}: a file that is no socket is there; remove it, or give another",
+            path.display()
+        ),
+        SocketError::Io { path, doing, error } => anyhow!("--conf-path {}: {doing}: {error}", path.display()),
+    })
 }
 
 /// Is the gateway of whoever is to be served, with what `around` makes around it.

@@ -21,6 +21,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
@@ -82,6 +83,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     // Before anything is given up, and before anybody is told that we are ready.
     let listener = options.api_socket.as_deref().map(listen).transpose()?;
     let made = options.api_socket.clone().filter(|_| listener.is_some());
+    let identity = made.as_deref().and_then(identity);
     let guests = guests(options).iter().filter_map(|net| net.split('/').next()?.parse().ok()).collect();
     let ready = move |engine: Arc<dyn Engine>| {
         if let Some(listener) = listener {
@@ -101,10 +103,17 @@ fn run(options: &Options) -> anyhow::Result<()> {
     };
     let ran = run_with(&plan.settings, &plan.flags, runtime_dir.as_deref(), around);
     if let Some(path) = made {
-        // Somebody may have removed it.
-        let _ = fs::remove_file(path);
+        // Somebody may have removed it, or have taken the path for a socket of his own.
+        if identity.is_some() && identity == self::identity(&path) {
+            let _ = fs::remove_file(path);
+        }
     }
     ran
+}
+
+/// Which file is there, by device and inode.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|data| (data.dev(), data.ino()))
 }
 
 /// Each descriptor is taken over, and closed, by one who has it alone.

@@ -8,6 +8,10 @@
 //!
 //! A socket belongs to the namespace that it was made in for good, so that the gateway uses it from
 //! where it is. The agent gives up all rights but that to ports below 1024, and ends with the gateway.
+//!
+//! It stands in the container's user namespace with the host's files as its root directory: whoever is
+//! root in there could go through it to the user's files. So nobody may look into it (see
+//! [`super::helper`]), and it may open no file itself.
 
 use super::helper::{Order, Place, Task};
 use super::talk::Talk;
@@ -44,7 +48,8 @@ enum Wish {
 /// An agent, from the gateway's side.
 #[derive(Debug)]
 pub struct Agent {
-    talk: Mutex<Talk>,
+    /// `None` once an answer was lost: a later one would be taken for that to another question.
+    talk: Mutex<Option<Talk>>,
     _process: Child,
 }
 
@@ -65,7 +70,7 @@ impl Agent {
         let (answer, _) = talk.receive::<Result<(), String>>().map_err(helper("its answer"))?;
         answer.map_err(GuestError::Inside)?;
         talk.hurry(PATIENCE).map_err(helper("talking to it"))?;
-        Ok(Agent { talk: Mutex::new(talk), _process: process })
+        Ok(Agent { talk: Mutex::new(Some(talk)), _process: process })
     }
 
     /// A socket of the namespace that is bound to `at`, and of TCP listens there. It does not block.
@@ -98,16 +103,25 @@ impl Agent {
 
     fn ask(&self, wish: Wish) -> io::Result<Vec<OwnedFd>> {
         // Who panicked while talking has left half a conversation.
-        let talk = self.talk.lock().map_err(|_| io::ErrorKind::BrokenPipe)?;
-        talk.send(&wish, &[])?;
-        let (answer, descriptors) = talk.receive::<Result<(), i32>>()?;
-        answer.map_err(io::Error::from_raw_os_error)?;
-        Ok(descriptors)
+        let mut place = self.talk.lock().map_err(|_| io::ErrorKind::BrokenPipe)?;
+        let talk = place.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
+        match talk.send(&wish, &[]).and_then(|()| talk.receive::<Result<(), i32>>()) {
+            Ok((answer, descriptors)) => {
+                answer.map_err(io::Error::from_raw_os_error)?;
+                Ok(descriptors)
+            }
+            Err(error) => {
+                *place = None;
+                Err(error)
+            }
+        }
     }
 }
 
 /// Is the agent, once the namespace is joined.
 pub(super) fn serve(talk: &Talk) -> ExitCode {
+    // Later no file can be opened.
+    let tables = Tables::open();
     let ready = set_parent_process_death_signal(Some(Signal::KILL)).is_ok()
         && protect::for_sockets().is_ok()
         && talk.send(&Ok::<_, String>(()), &[]).is_ok();
@@ -115,23 +129,25 @@ pub(super) fn serve(talk: &Talk) -> ExitCode {
         return ExitCode::FAILURE;
     }
     while let Ok((wish, _)) = talk.receive::<Wish>() {
-        let made = make(wish);
-        let answer = made.as_ref().map(|_| ()).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
-        let descriptors = made.unwrap_or_default();
-        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        if talk.send(&answer, &borrowed).is_err() {
+        let sent = match wish {
+            Wish::Listen { udp, at } => {
+                answer(talk, listening(udp, at).as_ref().map(|one| vec![one.as_fd()]))
+            }
+            Wish::Connect { udp, six } => {
+                answer(talk, unconnected(udp, six).as_ref().map(|one| vec![one.as_fd()]))
+            }
+            Wish::Tables => answer(talk, tables.as_ref().map(Tables::descriptors)),
+        };
+        if sent.is_err() {
             break;
         }
     }
     ExitCode::SUCCESS
 }
 
-fn make(wish: Wish) -> io::Result<Vec<OwnedFd>> {
-    match wish {
-        Wish::Listen { udp, at } => Ok(vec![listening(udp, at)?]),
-        Wish::Connect { udp, six } => Ok(vec![unconnected(udp, six)?]),
-        Wish::Tables => Ok(Tables::open()?.into_descriptors()),
-    }
+fn answer(talk: &Talk, made: Result<Vec<BorrowedFd<'_>>, &io::Error>) -> io::Result<()> {
+    let word = made.as_ref().map(|_| ()).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
+    talk.send(&word, &made.unwrap_or_default())
 }
 
 fn unconnected(udp: bool, six: bool) -> io::Result<OwnedFd> {
@@ -172,5 +188,22 @@ impl Talk {
     /// Waits no longer than this for an answer.
     fn hurry(&self, patience: Duration) -> io::Result<()> {
         Ok(set_socket_timeout(self.socket(), Timeout::Recv, Some(patience))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_late_answers_nothing_else() {
+        let (ours, theirs) = Talk::pair().unwrap();
+        let theirs = Talk::on(theirs);
+        ours.hurry(Duration::from_millis(1)).unwrap();
+        let process = std::process::Command::new("true").spawn().unwrap();
+        let agent = Agent { talk: Mutex::new(Some(ours)), _process: process };
+        assert!(agent.socket(true, false).is_err());
+        let _ = answer(&theirs, unconnected(true, false).as_ref().map(|one| vec![one.as_fd()]));
+        assert_eq!(agent.socket(false, false).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

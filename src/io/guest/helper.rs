@@ -11,7 +11,7 @@ use super::{GuestConfig, agent};
 use crate::io::Link;
 use crate::io::sys::fd;
 use crate::io::tap::Tap;
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -77,6 +77,11 @@ pub fn run(number: RawFd, command: &[OsString]) -> ExitCode {
     let Ok((order, descriptors)) = talk.receive::<Order>() else { return ExitCode::FAILURE };
     let Order { place, task } = order;
     let mut warnings = Vec::new();
+    // Root of the namespaces that are joined is not to reach the host's files through this process. (One
+    // that makes its own namespaces writes its own maps, which who cannot be looked into may not.)
+    if matches!(place, Place::Join { .. }) && set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err() {
+        return ExitCode::FAILURE;
+    }
     let there = go(place, descriptors, &mut warnings);
     let made = match task {
         Task::Sockets if there.is_ok() => return agent::serve(&talk),

@@ -44,7 +44,13 @@ pub fn ask(server: impl Into<SocketAddr>, message: &[u8], timeout: Duration) -> 
     socket.set_read_timeout(Some(timeout))?;
     socket.send(message)?;
     let mut answer = vec![0; 65536];
-    let length = socket.recv(&mut answer)?;
+    let length = loop {
+        // Who is stopped and goes on is interrupted.
+        match socket.recv(&mut answer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => break other?,
+        }
+    };
     answer.truncate(length);
     Ok(answer)
 }

@@ -578,6 +578,7 @@ impl Link for Sockets {
             ("refused-by-host", losses.refused),
             ("not-taken", losses.invalid),
             ("port-without-socket", losses.no_port),
+            ("port-given-up", self.ports.given_up()),
             ("unusable", losses.unusable),
             ("inbox-full", self.inbox.lost),
             ("reassembly-failed", self.reassembly.lost),

@@ -51,6 +51,8 @@ pub struct Table {
     by_outside: HashMap<Endpoint, usize, foldhash::fast::RandomState>,
     /// Sockets by outside address.
     counts: HashMap<IpAddr, usize>,
+    /// Sockets that were given up for others.
+    given_up: u64,
 }
 
 /// A leased UDP port.
@@ -95,6 +97,7 @@ impl Ports {
             vacant,
             by_outside,
             counts,
+            given_up: 0,
         };
         Ports(Rc::new(RefCell::new(table)))
     }
@@ -110,7 +113,13 @@ impl Ports {
         self.0.borrow_mut().room = (all, one);
     }
 
-    /// Takes a UDP port from the host. One that is taken already stays.
+    /// How many sockets were given up for others.
+    pub fn given_up(&self) -> u64 {
+        self.0.borrow().given_up
+    }
+
+    /// Takes a UDP port from the host. One that is taken already stays. Where there is no room and the ports
+    /// are another's, those that were used longest ago make some.
     ///
     /// # Errors
     /// `EADDRINUSE` if the host has it, `EMFILE` if there are too many; the kernel's word otherwise.
@@ -203,6 +212,28 @@ impl Table {
         }
     }
 
+    /// Whether there may be another socket of this outside address.
+    fn has_room(&self, ip: IpAddr) -> bool {
+        let (all, one) = self.room;
+        let most = all.min(UDP.len());
+        self.by_outside.len() < most && (one >= all || self.of(ip) < one)
+    }
+
+    /// Gives up the eighth of an address's sockets that were used longest ago: where the ports are another's,
+    /// most are of one question and its answer, and whoever sends again has a socket again.
+    fn give_up_oldest(&mut self, ip: IpAddr) {
+        let ports = self.slots.iter().flatten().filter(|port| port.outside.ip == ip);
+        let mut ages: Vec<(Time, Endpoint)> = ports.map(|port| (port.used, port.outside)).collect();
+        let count = ages.len().div_ceil(8);
+        if count < ages.len() {
+            ages.select_nth_unstable_by_key(count, |(used, _)| *used);
+        }
+        for (_, outside) in ages.into_iter().take(count) {
+            self.release(outside);
+            self.given_up += 1;
+        }
+    }
+
     /// How many sockets are of an outside address.
     fn of(&self, ip: IpAddr) -> usize {
         self.counts.get(&ip).copied().unwrap_or(0)
@@ -250,12 +281,13 @@ impl Table {
         if self.by_outside.contains_key(&outside) {
             return Ok(());
         }
-        let slot = self.vacant.last().copied().unwrap_or(self.slots.len());
-        let (all, one) = self.room;
-        let full = self.by_outside.len() >= all || slot >= UDP.len();
-        if full || (one < all && self.of(outside.ip) >= one) {
+        if self.beside && !self.has_room(outside.ip) {
+            self.give_up_oldest(outside.ip);
+        }
+        if !self.has_room(outside.ip) {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
+        let slot = self.vacant.last().copied().unwrap_or(self.slots.len());
         let (mut local, six) = (self.local(outside), outside.ip.is_ipv6());
         if self.beside {
             local.set_port(0);
@@ -324,5 +356,55 @@ impl Port {
     /// Which address of the host `client` asked, and is to be answered from.
     pub fn asked(&self, client: SocketAddr) -> Option<IpAddr> {
         self.asked.as_ref()?.get(&client).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ports(beside: bool, room: usize) -> (mio::Poll, Ports) {
+        let poll = mio::Poll::new().unwrap();
+        let ports = Ports::new(poll.registry().try_clone().unwrap(), vec![outside(0).ip], beside);
+        ports.set_room(room, room);
+        (poll, ports)
+    }
+
+    fn outside(port: u16) -> Endpoint {
+        Endpoint::new(IpAddr::from([192, 0, 2, 1]), port)
+    }
+
+    fn has(ports: &Ports, port: u16) -> bool {
+        ports.with(Which::Outside(outside(port)), |_, _| ()).is_some()
+    }
+
+    #[test]
+    fn ports_beside_make_room_for_the_newest() {
+        let (_poll, ports) = ports(true, 16);
+        for port in 1..=200 {
+            ports.lease(outside(port)).unwrap();
+            let now = Time::from_millis(u64::from(port));
+            ports.with(Which::Outside(outside(port)), |_, port| port.used = now).unwrap();
+            // Somebody who goes on is not given up.
+            ports.with(Which::Outside(outside(1)), |_, port| port.used = now).unwrap();
+        }
+        assert!(has(&ports, 1) && (190..=200).all(|port| has(&ports, port)));
+        assert!(!has(&ports, 100));
+        assert_eq!(ports.given_up(), 200 - (1..=200).filter(|port| has(&ports, *port)).count() as u64);
+    }
+
+    #[test]
+    fn leased_ports_are_never_given_up() {
+        let (_poll, ports) = ports(false, 2);
+        // Any free port of the host.
+        let mut taken = 0;
+        for port in 40_000..60_000 {
+            match ports.lease(outside(port)) {
+                Ok(()) => taken += 1,
+                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => break,
+                Err(_) => {}
+            }
+        }
+        assert_eq!((taken, ports.given_up()), (2, 0));
     }
 }

@@ -43,8 +43,6 @@ const PERSIST: Duration = Duration::from_millis(200);
 const PERSIST_MOST: Duration = Duration::from_secs(60);
 /// Between probes of an inside end that was silent for long.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How long an inside end that closed last may send its FIN again.
-const LINGER: Duration = Duration::from_secs(2);
 /// How long the acknowledgement of few bytes may wait for bytes of ours to go with. Far below the 40 ms of
 /// Linux, since a sender that holds back small segments (Nagle) waits for it.
 const ACK_DELAY: Duration = Duration::from_millis(1);
@@ -148,6 +146,11 @@ impl Machine {
         }
     }
 
+    /// Whether it has ended but for a last FIN that may come again.
+    pub fn is_lingering(&self) -> bool {
+        matches!(self.phase, Phase::Lingering(_))
+    }
+
     /// Whether a SYN may open another connection in its place.
     pub fn is_replaceable(&self) -> bool {
         self.age() == Age::Ended
@@ -226,12 +229,29 @@ impl Machine {
         self.sender.shrink(mss);
     }
 
-    /// Memory is short: the window is to be small.
-    pub fn save(&mut self) {
-        self.receiver.shrink();
+    /// Bytes from the inside were lost for want of memory: it is to stop.
+    pub fn starved(&mut self) {
+        self.receiver.starve();
+        self.ack_due = true;
     }
 
-    /// So many bytes may be on their way from the inside, since others are too.
+    /// The host socket does not take everything, and all connections together may keep `left` more bytes.
+    pub fn room(&mut self, left: usize) {
+        self.receiver.room(u32::try_from(left).unwrap_or(u32::MAX));
+    }
+
+    /// Whether the window hangs on how much may be kept.
+    pub fn is_short(&self) -> bool {
+        self.receiver.is_short()
+    }
+
+    /// The host socket takes everything again.
+    pub fn relieved(&mut self) {
+        self.receiver.room(u32::MAX);
+        self.ack_due |= self.receiver.has_opened() && !self.receiver.finished();
+    }
+
+    /// So many bytes may be on their way from the inside besides those that are kept, since others are too.
     pub fn allow(&mut self, share: u32) {
         self.receiver.allow(share);
     }
@@ -552,7 +572,7 @@ impl Machine {
             return Ask::Close;
         }
         if self.ack_due {
-            self.phase = Phase::Lingering(now + LINGER);
+            self.phase = Phase::Lingering(now + self.bounds.linger);
         } else {
             self.over(End { reset_inside: None, reset_host: false, silent: false });
         }
@@ -571,7 +591,10 @@ impl Machine {
         match self.phase {
             Phase::Connecting | Phase::Over(_) => None,
             Phase::Answering | Phase::Calling => self.sender.due(),
-            Phase::Open => Some(self.sender.due().or(self.probe_at).unwrap_or(self.heard + self.bounds.idle)),
+            Phase::Open => {
+                let rest = self.sender.due().or(self.probe_at).unwrap_or(self.heard + self.bounds.idle);
+                Some(self.ack_at.map_or(rest, |at| at.min(rest)))
+            }
             Phase::Lingering(until) => Some(until),
         }
     }

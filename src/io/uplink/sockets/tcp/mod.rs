@@ -54,7 +54,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::time::Duration;
-use stream::HostStream;
+use stream::{HostStream, Stream};
 
 /// Answers without a connection (RST, ICMP) that may wait to be received.
 const REPLIES: usize = 256;
@@ -71,12 +71,14 @@ pub struct TcpLimits {
     pub half_open: usize,
     /// Bytes kept for one host socket: the largest window that the inside is offered.
     pub kept_per_connection: u32,
-    /// Bytes kept for all host sockets.
+    /// Bytes kept for all host sockets; a quarter as much more may wait out of order.
     pub kept: usize,
     /// Silence of an inside end before it is probed.
     pub idle: Duration,
     /// Ended connections that are remembered in case their last FIN is sent again.
     pub lingering: usize,
+    /// How long they are.
+    pub linger: Duration,
 }
 
 impl Default for TcpLimits {
@@ -88,6 +90,7 @@ impl Default for TcpLimits {
             kept: 32 << 20,
             idle: Duration::from_secs(600),
             lingering: 1024,
+            linger: Duration::from_secs(2),
         }
     }
 }
@@ -206,6 +209,27 @@ impl Tcp {
         connection.arrive(incoming, payload, &mut self.shared, now);
         self.recount(id);
         self.enqueue(id);
+        if self.shared.is_crowded() {
+            self.thin_early();
+        }
+    }
+
+    /// Throws away what waits out of order for the connections that have most of it.
+    fn thin_early(&mut self) {
+        let waiting = |(id, slot): (usize, &Option<Box<Connection<HostStream>>>)| {
+            slot.as_ref().map(|connection| (connection.early(), id as u32)).filter(|(bytes, _)| *bytes > 0)
+        };
+        let mut most: Vec<(usize, u32)> = self.slots.iter().enumerate().filter_map(waiting).collect();
+        most.sort_unstable();
+        while !self.shared.is_thinned()
+            && let Some((_, id)) = most.pop()
+        {
+            if let Some(connection) = self.slots.get_mut(id as usize).and_then(Option::as_mut) {
+                connection.forget_early(&mut self.shared);
+            }
+            self.counters.early_full += 1;
+            self.enqueue(id);
+        }
     }
 
     /// Keeps the numbers of connections that begin and that have just ended.
@@ -216,8 +240,10 @@ impl Tcp {
             return;
         }
         connection.age = new;
+        // One whose end is still to be told has its turn.
+        let lingers = connection.machine.is_lingering();
         self.count(old, new);
-        if new == Age::Ended && self.ended > self.limits.lingering {
+        if lingers && self.ended > self.limits.lingering {
             self.counters.linger_full += 1;
             self.remove(id, false);
         }
@@ -461,12 +487,13 @@ impl Tcp {
     }
 
     fn insert(&mut self, flow: Flow, machine: Machine, stream: HostStream) -> Option<u32> {
-        let stream = if self.peek_offset { stream } else { stream.without_peek_offset() };
+        let mut stream = if self.peek_offset { stream } else { stream.without_peek_offset() };
         let id = self.free.pop().unwrap_or(self.slots.len() as u32);
         let token = Token(self.tokens.start + id as usize);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.registry.register(&mut SourceFd(&stream.number()), token, interest).is_err() {
             self.counters.failed += 1;
+            stream.reset();
             if (id as usize) < self.slots.len() {
                 self.free.push(id);
             }
@@ -548,6 +575,7 @@ impl Tcp {
             kept: self.limits.kept_per_connection,
             largest: header::largest(flow.source.ip),
             idle: self.limits.idle,
+            linger: self.limits.linger,
         }
     }
 

@@ -107,8 +107,12 @@ impl HostStream {
     /// # Errors
     /// The kernel's word.
     pub fn accepted(socket: Socket) -> io::Result<HostStream> {
+        // If that fails the remote is refused, and not told of an end in good order.
+        socket.set_linger(Some(Duration::ZERO))?;
         socket.set_nonblocking(true)?;
-        HostStream::prepare(socket)
+        let stream = HostStream::prepare(socket)?;
+        stream.socket.set_linger(None)?;
+        Ok(stream)
     }
 
     fn prepare(socket: Socket) -> io::Result<HostStream> {

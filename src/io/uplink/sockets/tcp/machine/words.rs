@@ -12,6 +12,8 @@ pub struct Bounds {
     pub largest: u32,
     /// Silence of the inside end before it is probed.
     pub idle: Duration,
+    /// How long an inside end that closed last may send its FIN again.
+    pub linger: Duration,
 }
 
 /// A segment from the inside.
