@@ -168,6 +168,16 @@ impl<F: Forwarder, S: Splicer> Board<F, S> {
         told
     }
 
+    /// Takes which addresses the host has, without its loopback.
+    pub fn set_own(&mut self, own: Vec<IpAddr>) {
+        self.around.own = own;
+    }
+
+    /// Whether something could not be made, and is tried again.
+    pub fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
     /// Without the sockets of this board's own: they listen because others do.
     fn of_others(&self, seen: &Seen) -> Seen {
         let places: BTreeSet<_> = self.made.keys().map(Wanted::place).collect();
