@@ -184,8 +184,10 @@ impl Sockets {
         let listeners = Listeners::new(registry()?);
         let limits = TcpLimits::default();
         let connections = limits.connections.min(config.descriptors / 2);
-        let half_open = limits.half_open.min(connections);
-        let tcp = Tcp::new(registry()?, TCP, TcpLimits { connections, half_open, ..limits });
+        // Those under way leave room for others.
+        let half_open = limits.half_open.min(connections / 2).max(1);
+        let calling = limits.calling.min(connections / 4).max(1);
+        let tcp = Tcp::new(registry()?, TCP, TcpLimits { connections, half_open, calling, ..limits });
         Ok(Sockets {
             events: Events::with_capacity(EVENTS),
             ports,
@@ -244,7 +246,7 @@ impl Sockets {
                     return Err(Trouble::Untold);
                 }
                 let mtu = packet.next_hop_mtu(buffer.bytes()).and_then(|mtu| u16::try_from(mtu).ok());
-                self.tcp.complained(error.about, mtu, self.now);
+                self.tcp.complained(error.about, mtu);
                 return Ok(());
             }
         };

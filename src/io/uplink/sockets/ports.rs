@@ -308,8 +308,11 @@ impl Port {
     /// Notes that `client` asked the address `here` of the host.
     pub fn note_asked(&mut self, client: SocketAddr, here: Option<IpAddr>) {
         if let (Some(asked), Some(here)) = (&mut self.asked, here) {
-            if asked.len() >= ASKED {
-                asked.clear();
+            if asked.len() >= ASKED
+                && !asked.contains_key(&client)
+                && let Some(other) = asked.keys().next().copied()
+            {
+                asked.remove(&other);
             }
             asked.insert(client, here);
         }
@@ -368,5 +371,28 @@ mod tests {
             }
         }
         assert_eq!((taken, ports.given_up()), (2, 0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_more_makes_one_forgotten() {
+        let poll = mio::Poll::new().unwrap();
+        let ports = Ports::new(poll.registry().try_clone().unwrap(), vec![], true);
+        let outside = Endpoint::new(IpAddr::from(Ipv4Addr::LOCALHOST), 61000);
+        ports.lease(outside).unwrap();
+        assert!(ports.publish(outside, true));
+        let client = |port: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, port as u16));
+        let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let known = ports.with(Which::Outside(outside), |_, port| {
+            (1..=ASKED + 1).for_each(|number| port.note_asked(client(number), Some(here)));
+            port.note_asked(client(ASKED + 1), Some(here));
+            assert_eq!(port.asked(client(ASKED + 1)), Some(here));
+            (1..=ASKED + 1).filter(|number| port.asked(client(*number)).is_some()).count()
+        });
+        assert_eq!(known, Some(ASKED));
     }
 }
