@@ -372,22 +372,15 @@ mod tests {
         }
         assert_eq!((taken, ports.given_up()), (2, 0));
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn one_client_more_makes_one_forgotten() {
-        let poll = mio::Poll::new().unwrap();
-        let ports = Ports::new(poll.registry().try_clone().unwrap(), vec![], true);
-        let outside = Endpoint::new(IpAddr::from(Ipv4Addr::LOCALHOST), 61000);
-        ports.lease(outside).unwrap();
-        assert!(ports.publish(outside, true));
+        let (_poll, ports) = ports(true, 16);
+        ports.lease(outside(1)).unwrap();
+        assert!(ports.publish(outside(1), true));
         let client = |port: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, port as u16));
         let here = IpAddr::from(Ipv4Addr::LOCALHOST);
-        let known = ports.with(Which::Outside(outside), |_, port| {
+        let known = ports.with(Which::Outside(outside(1)), |_, port| {
             (1..=ASKED + 1).for_each(|number| port.note_asked(client(number), Some(here)));
             port.note_asked(client(ASKED + 1), Some(here));
             assert_eq!(port.asked(client(ASKED + 1)), Some(here));
