@@ -238,6 +238,8 @@ fn ports_to_somebody_behind_the_namespace() {
     let pesto = |spec: &str| rig.command(&rig.path("pesto"), &["-A", "-t", spec, socket]).output().unwrap();
     let output = pesto("0.0.0.0/8080:10.89.0.2/80");
     assert!(output.status.success(), "{output:?}");
+    let output = pesto("8082:127.0.0.1/80");
+    assert_eq!(output.status.code(), Some(1), "nobody is reached there: {output:?}");
     for port in [8080, 8081] {
         greeted(rig.internet(), (HOST, port)).unwrap_or_else(|error| panic!("{port}: {error}"));
         greeted(rig.host(), (LOCAL, port)).unwrap_or_else(|error| panic!("{port} from the host: {error}"));
@@ -353,6 +355,10 @@ fn a_command_and_its_ports() {
         "for i in 1 2 3 4 5 6 7 8 9; do curl -s -m 5 http://127.0.0.1:8070/ && exit 5; sleep 0.5; done";
     let output = rig.pasta(&["--config-net", "--", "sh", "-c", script]);
     assert_eq!(output.status.code(), Some(5), "{output:?}");
+    // Each port costs a socket of each family.
+    let words = [&["--config-net"], others_none(&["-t", "10001-12100"]).as_slice(), &["true"]].concat();
+    let output = rig.pasta(&words);
+    assert!(output.status.success(), "{output:?}");
     // A port that is taken is told.
     let words = [&["--config-net"], others_none(&["-t", "127.0.0.1/8070"]).as_slice(), &["true"]].concat();
     let output = rig.pasta(&words);

@@ -7,7 +7,7 @@
 use super::forwards::{Forward, Gateway};
 use super::pasta::Options;
 use super::pasta_board::{Around, Board, Rules, Seen, Splice, Splicer, Wanted, at_start};
-use super::pasta_ports::{MOST, Rule, ephemeral, read, read_all};
+use super::pasta_ports::{Rule, ephemeral, read, read_all};
 use super::pesto_wire::{self, HOST, SPLICE, Table};
 use crate::control::Engine;
 use crate::flow::Protocol;
@@ -69,6 +69,7 @@ impl Ports {
                 table.extend(said.map_or_else(auto, Ok)?);
             }
         }
+        rules.check().map_err(anyhow::Error::msg)?;
         let lo_to_lo = options.lo_to_lo && !options.no_splice;
         let own = if lo_to_lo { own_addresses(netlink)? } else { Vec::new() };
         Ok(Ports { rules, around: Around { guests, lo_to_lo, own } })
@@ -325,10 +326,7 @@ impl Live {
         for (which, others) in changes {
             *(if which == HOST { &mut rules.host } else { &mut rules.splice }) = others;
         }
-        let all = rules.host.iter().chain(&rules.splice).filter(|rule| !rule.scan);
-        if all.map(|rule| rule.pairs().count()).sum::<usize>() > MOST {
-            return Err(io::Error::other(format!("more than {MOST} ports")));
-        }
+        rules.check().map_err(io::Error::other)?;
         self.board.rules = rules;
         match self.look() {
             Ok(seen) => self.settle(&seen),

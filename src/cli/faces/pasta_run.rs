@@ -6,6 +6,7 @@ use super::log_file::LogFile;
 use super::pasta::{Asked, Options, Target, USAGE, read};
 use super::pasta_live::{Ports, Prepared};
 use super::pasta_net::{Net, net, on_address};
+use super::pasta_ports::SOCKETS;
 use super::{say, say_error, sweep};
 use crate::cli::args::runtime_dir;
 use crate::cli::exec::accompanied;
@@ -260,6 +261,7 @@ fn flags(options: &Options, net: &Net) -> RunFlags {
         dns,
         search,
         uplink: Some("sockets".to_owned()),
+        limit: vec![format!("publish={SOCKETS}")],
         egress: denied.map(|(_, protocol)| format!("deny:any/{protocol}")).collect(),
         host_loopback: or_off(listed(&net.loopback)),
         ..RunFlags::default()
