@@ -6,6 +6,8 @@
 mod inside;
 #[path = "tcp_mirror/kernel.rs"]
 mod kernel;
+#[path = "tcp_mirror/memory.rs"]
+mod memory;
 #[path = "tcp_mirror/odd.rs"]
 mod odd;
 #[path = "tcp_mirror/remote.rs"]
@@ -100,4 +102,13 @@ fn an_inside_end_that_is_gone_is_given_up() {
     world.run(Time::from_secs(3600));
     assert!(world.over && world.remote.borrow().reset && world.silent);
     assert!(world.now > Time::ZERO + Duration::from_secs(600));
+}
+
+#[test]
+fn a_sender_that_holds_back_small_writes_is_not_kept_waiting() {
+    let mut world = World::new(&Plan { up: 30, stays: true, ..Plan::clean() });
+    world.writes = 10;
+    world.inside_socket().set_nagle_enabled(true);
+    world.run(Time::from_millis(4));
+    assert_eq!(world.remote.borrow().taken.len(), 30, "the second write waits for an acknowledgement");
 }

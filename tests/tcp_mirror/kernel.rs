@@ -9,9 +9,9 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
-use tapnat::flow::{Endpoint, Summary, Time};
+use tapnat::flow::{Endpoint, Summary, TcpFlags, Time};
 use tapnat::io::uplink::sockets::tcp::{Tcp, TcpLimits};
-use tapnat::wire::{Buffer, Offload, Packet};
+use tapnat::wire::{Buffer, Offload, Packet, craft};
 
 /// What the translator calls the inside end.
 const OUTSIDE: &str = "192.0.2.2";
@@ -275,4 +275,75 @@ fn a_reset_stays_a_reset_where_too_many_have_ended() {
     let error = remote.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(rig.counter("tcp-linger-full"), 0);
+}
+
+/// The inside's end of a connection by hand: packets with whatever sequence numbers.
+struct Hand {
+    port: u16,
+    /// What the mirror said last: its next sequence number and its acknowledgment.
+    said: (u32, u32),
+}
+
+impl Hand {
+    fn say(&self, rig: &mut Rig, flags: TcpFlags, sequence: u32, payload: &[u8]) {
+        let header =
+            craft::Tcp { flags, sequence, acknowledgment: self.said.0, window: 60_000, mss: Some(1460) };
+        let [inside, remote] =
+            [(OUTSIDE, self.port), (REMOTE, 80)].map(|(ip, port)| (ip.parse::<IpAddr>().unwrap(), port));
+        let packet = header.packet(inside, remote, payload);
+        let parsed = Packet::parse(&packet, &Offload::default()).unwrap();
+        rig.tcp.outbound(&parsed, &Buffer::from_bytes(&packet), rig.to, None, rig.now());
+    }
+
+    /// Takes what the mirror has to say, until it has said `flags` to this port.
+    fn hear(&mut self, rig: &mut Rig, flags: TcpFlags) {
+        let mut events = Events::with_capacity(64);
+        for _ in 0..100_000 {
+            let now = rig.now();
+            while rig.tcp.recv(&mut rig.buffer, now).is_ok() {
+                let parsed = Packet::parse(rig.buffer.bytes(), &rig.buffer.offload).unwrap();
+                let Summary::Data(data) = parsed.summary else { continue };
+                if data.flow.destination.port == self.port && data.tcp.has(flags) {
+                    let next = data.segment.sequence.wrapping_add(u32::from(data.tcp.has(TcpFlags::SYN)));
+                    self.said = (next, data.segment.acknowledgement);
+                    return;
+                }
+            }
+            if rig.tcp.next_deadline().is_some_and(|due| due <= rig.now()) {
+                rig.tcp.tick(rig.now());
+            }
+            rig.poll.poll(&mut events, Some(Duration::from_millis(1))).unwrap();
+            for event in &events {
+                rig.tcp.ready(event.token().0, event.is_readable(), event.is_writable(), false);
+            }
+        }
+        panic!("the mirror says nothing: {:?}", rig.tcp.counters());
+    }
+
+    fn open(rig: &mut Rig, port: u16) -> Hand {
+        let mut hand = Hand { port, said: (0, 0) };
+        hand.say(rig, TcpFlags::SYN, 0, &[]);
+        hand.hear(rig, TcpFlags::SYN);
+        hand.say(rig, TcpFlags::ACK, 1, &[]);
+        hand
+    }
+}
+
+#[test]
+fn who_leaves_gaps_takes_no_room_from_others() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let limits = TcpLimits { kept: 400_000, ..TcpLimits::default() };
+    let mut rig = Rig::new(listener.local_addr().unwrap(), limits);
+    // The first byte is missing.
+    for port in 61000..61020 {
+        let hand = Hand::open(&mut rig, port);
+        (0..20).for_each(|piece| hand.say(&mut rig, TcpFlags::ACK, 2 + piece * 1000, &[7; 1000]));
+    }
+    assert!(rig.counter("tcp-out-of-order-full") > 0);
+    let mut other = Hand::open(&mut rig, 62000);
+    other.say(&mut rig, TcpFlags::ACK, 1001, &[7; 1000]);
+    other.say(&mut rig, TcpFlags::ACK, 1, &[7; 1000]);
+    other.hear(&mut rig, TcpFlags::ACK);
+    assert_eq!(other.said.1, 2001, "what came early was thrown away");
+    assert_eq!(rig.counter("tcp-kept-full"), 0);
 }

@@ -167,6 +167,6 @@ proptest! {
             }
         }
         odd.connection.close(true, &mut odd.shared);
-        prop_assert_eq!(odd.shared.kept, 0);
+        prop_assert_eq!(odd.shared.kept + odd.shared.kept_early, 0);
     }
 }

@@ -88,6 +88,8 @@ pub struct World {
     /// From when on the wire is cut.
     pub cut: Option<Time>,
     pub most_kept: usize,
+    /// Bytes that the inside's program writes at once.
+    pub writes: usize,
     up: Vec<u8>,
     down: Vec<u8>,
     inside: Inside,
@@ -141,6 +143,7 @@ impl World {
             frozen: None,
             cut: None,
             most_kept: 0,
+            writes: usize::MAX,
             up: pattern(1, plan.up),
             down: pattern(2, plan.down),
             inside,
@@ -176,12 +179,17 @@ impl World {
         self.wire.push(Reverse((at, self.serial, to_inside, packet)));
     }
 
+    /// The inside's socket.
+    pub fn inside_socket(&mut self) -> &mut tcp::Socket<'static> {
+        self.inside.tcp(self.handle)
+    }
+
     /// What is not as it should be at the end of a connection that ended well.
     pub fn wrong(&mut self) -> Option<String> {
         let remote = self.remote.borrow();
         let same = remote.taken == self.up && self.received == self.down;
         let ended = remote.shut || remote.closed;
-        if same && ended && !remote.reset && self.over && self.shared.kept == 0 {
+        if same && ended && !remote.reset && self.over && self.shared.kept + self.shared.kept_early == 0 {
             return None;
         }
         let (got, sent) = (remote.taken.len(), self.up.len());
@@ -263,7 +271,8 @@ impl World {
         let (up, down) = (&self.up, &self.down);
         let socket = self.inside.tcp(self.handle);
         if socket.may_send() && self.sent < up.len() {
-            self.sent += socket.send_slice(&up[self.sent..]).unwrap();
+            let count = self.writes.min(up.len() - self.sent);
+            self.sent += socket.send_slice(&up[self.sent..self.sent + count]).unwrap();
         }
         if self.sent == up.len() && !self.plan.stays && socket.state() == tcp::State::Established
             || socket.state() == tcp::State::CloseWait && self.sent == up.len()

@@ -17,6 +17,9 @@ pub struct Shared {
     pub kept: usize,
     /// How many there may be.
     pub kept_most: usize,
+    /// Bytes that came out of order and wait for others, of all connections. They have room of their own,
+    /// a quarter as much: whoever leaves gaps takes none from those who do not.
+    pub kept_early: usize,
     /// What each that brings much may have on its way.
     pub share: Share,
     /// Room that [`Stream::peek`] asks for.
@@ -32,7 +35,27 @@ impl Shared {
     pub fn new(kept_most: usize) -> Shared {
         // Never written to where the kernel knows SO_PEEK_OFF, so never more than a promise.
         let scratch = vec![0; SCRATCH];
-        Shared { kept: 0, kept_most, share: Share::new(kept_most), scratch, kept_full: 0, early: 0 }
+        Shared { kept: 0, kept_most, kept_early: 0, share: Share::default(), scratch, kept_full: 0, early: 0 }
+    }
+
+    /// How many more bytes may be kept.
+    fn left(&self) -> usize {
+        self.kept_most.saturating_sub(self.kept)
+    }
+
+    /// How many more bytes may wait out of order.
+    fn left_early(&self) -> usize {
+        (self.kept_most / 4).saturating_sub(self.kept_early)
+    }
+
+    /// Whether so much waits out of order that those with most must lose it, for the next one to find room.
+    pub fn is_crowded(&self) -> bool {
+        self.left_early() < self.kept_most / 32
+    }
+
+    /// Whether they have lost enough.
+    pub fn is_thinned(&self) -> bool {
+        self.kept_early <= self.kept_most / 8
     }
 }
 
@@ -124,14 +147,27 @@ impl<S: Stream> Connection<S> {
         let Some(bytes) = payload.get(new.skip..new.skip + new.length) else { return };
         if new.early {
             shared.early += 1;
-            let room = shared.kept_most.saturating_sub(shared.kept);
+            let room = shared.left_early();
             let start = incoming.segment.sequence.wrapping_add(new.skip as u32);
-            shared.kept += self.early.put(start, bytes, room);
+            shared.kept_early += self.early.put(start, bytes, room);
             self.machine.early(self.early.blocks());
             return;
         }
         self.take(bytes, new.fin, shared, now);
         self.take_early(shared, now);
+    }
+
+    /// How many bytes wait out of order.
+    pub fn early(&self) -> usize {
+        self.early.len()
+    }
+
+    /// Throws away what waits out of order, which the inside sends again: what was told in SACK blocks is
+    /// no promise (RFC 2018 §8).
+    pub fn forget_early(&mut self, shared: &mut Shared) {
+        shared.kept_early = shared.kept_early.saturating_sub(self.early.len());
+        self.early.clear();
+        self.machine.early(self.early.blocks());
     }
 
     /// Takes what came early and is next now.
@@ -140,7 +176,7 @@ impl<S: Stream> Connection<S> {
             return;
         }
         while let Some((sequence, piece)) = self.early.pop(self.machine.expects()) {
-            shared.kept = shared.kept.saturating_sub(piece.len());
+            shared.kept_early = shared.kept_early.saturating_sub(piece.len());
             let new = self.machine.in_turn(sequence, piece.len());
             if let Some(bytes) = piece.get(new.skip..new.skip + new.length) {
                 self.take(bytes, new.fin, shared, now);
@@ -159,18 +195,20 @@ impl<S: Stream> Connection<S> {
             }
         }
         let rest = &bytes[written..];
-        let room = shared.kept_most.saturating_sub(shared.kept);
-        let kept = rest.len().min(room);
+        let kept = rest.len().min(shared.left());
         self.kept.push(&rest[..kept]);
         shared.kept += kept;
-        if kept < rest.len() {
-            shared.kept_full += 1;
-            self.machine.save();
+        self.machine.allow(shared.share.of(&mut self.lately, bytes.len(), shared.left(), now));
+        if !self.writable || !self.kept.is_empty() {
+            self.machine.room(shared.left());
         }
-        self.machine.allow(shared.share.of(&mut self.lately, bytes.len(), now));
         let whole = kept == rest.len();
         // Bounded by the length of one packet.
         self.machine.took(written as u32, kept as u32, fin && whole, now);
+        if !whole {
+            shared.kept_full += 1;
+            self.machine.starved();
+        }
     }
 
     /// Sends to the host; how many bytes it took. `None`: it has failed.
@@ -204,8 +242,12 @@ impl<S: Stream> Connection<S> {
             let Some(count) = sent else { return };
             self.kept.pop(count);
             shared.kept = shared.kept.saturating_sub(count);
+            self.machine.room(shared.left());
             // Bounded by `Bounds::kept`.
             self.machine.drained(count as u32);
+        }
+        if self.machine.is_short() && self.writable && self.kept.is_empty() {
+            self.machine.relieved();
         }
     }
 
@@ -339,7 +381,8 @@ impl<S: Stream> Connection<S> {
         {
             stream.reset();
         }
-        shared.kept = shared.kept.saturating_sub(self.kept.bytes().len() + self.early.len());
+        shared.kept = shared.kept.saturating_sub(self.kept.bytes().len());
+        shared.kept_early = shared.kept_early.saturating_sub(self.early.len());
         self.kept = Kept::default();
         self.early.clear();
     }

@@ -19,6 +19,8 @@ pub(super) struct Counters {
     pub address_lost: u64,
     /// Segments sent again.
     pub sent_again: u64,
+    /// Connections that lost what waited out of order, since too much did.
+    pub early_full: u64,
     /// Segments of no connection.
     pub strangers: u64,
     /// Segments with a wrong checksum.
@@ -53,6 +55,7 @@ impl Counters {
             ("tcp-address-lost", self.address_lost),
             ("tcp-sent-again", self.sent_again),
             ("tcp-out-of-order", early),
+            ("tcp-out-of-order-full", self.early_full),
             ("tcp-no-connection", self.strangers),
             ("tcp-bad-checksum", self.bad_checksums),
             ("tcp-fragment", self.fragments),

@@ -1,6 +1,6 @@
 //! Bytes from the inside that the host socket does not take yet.
 
-/// A queue of bytes; without bytes it has no memory.
+/// A queue of bytes. It takes at most two thirds more memory than there are bytes, and none without.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
     bytes: Vec<u8>,
@@ -20,9 +20,11 @@ impl Kept {
 
     /// Puts `more` behind the others.
     pub fn push(&mut self, more: &[u8]) {
-        if self.start > 0 && self.bytes.len() + more.len() > self.bytes.capacity() {
+        if self.bytes.len() + more.len() > self.bytes.capacity() {
             self.bytes.drain(..self.start);
             self.start = 0;
+            // Doubling, as a vector grows by itself, may take twice what is counted.
+            self.bytes.reserve_exact(more.len().max(self.bytes.len() / 4));
         }
         self.bytes.extend_from_slice(more);
     }
@@ -32,6 +34,10 @@ impl Kept {
         self.start = self.start.saturating_add(count).min(self.bytes.len());
         if self.is_empty() {
             *self = Kept::default();
+        } else if self.start > (self.bytes.len() - self.start) / 4 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+            self.bytes.shrink_to(self.bytes.len() / 4 * 5);
         }
     }
 }
@@ -61,5 +67,19 @@ mod tests {
         }
         kept.pop(usize::MAX);
         assert!(kept.is_empty() && kept.bytes.capacity() == 0);
+    }
+
+    #[test]
+    fn memory_is_not_much_more_than_the_bytes() {
+        let mut kept = Kept::default();
+        let within = |kept: &Kept| kept.bytes.capacity() <= kept.bytes().len() / 3 * 5 + 10;
+        for _ in 0..1000 {
+            kept.push(&[7; 1460]);
+            assert!(within(&kept), "{} for {}", kept.bytes.capacity(), kept.bytes().len());
+        }
+        while !kept.is_empty() {
+            kept.pop(2000);
+            assert!(within(&kept), "{} for {}", kept.bytes.capacity(), kept.bytes().len());
+        }
     }
 }

@@ -229,12 +229,29 @@ impl Machine {
         self.sender.shrink(mss);
     }
 
-    /// Memory is short: the window is to be small.
-    pub fn save(&mut self) {
-        self.receiver.shrink();
+    /// Bytes from the inside were lost for want of memory: it is to stop.
+    pub fn starved(&mut self) {
+        self.receiver.starve();
+        self.ack_due = true;
     }
 
-    /// So many bytes may be on their way from the inside, since others are too.
+    /// The host socket does not take everything, and all connections together may keep `left` more bytes.
+    pub fn room(&mut self, left: usize) {
+        self.receiver.room(u32::try_from(left).unwrap_or(u32::MAX));
+    }
+
+    /// Whether the window hangs on how much may be kept.
+    pub fn is_short(&self) -> bool {
+        self.receiver.is_short()
+    }
+
+    /// The host socket takes everything again.
+    pub fn relieved(&mut self) {
+        self.receiver.room(u32::MAX);
+        self.ack_due |= self.receiver.has_opened() && !self.receiver.finished();
+    }
+
+    /// So many bytes may be on their way from the inside besides those that are kept, since others are too.
     pub fn allow(&mut self, share: u32) {
         self.receiver.allow(share);
     }

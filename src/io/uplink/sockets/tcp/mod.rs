@@ -71,7 +71,7 @@ pub struct TcpLimits {
     pub half_open: usize,
     /// Bytes kept for one host socket: the largest window that the inside is offered.
     pub kept_per_connection: u32,
-    /// Bytes kept for all host sockets.
+    /// Bytes kept for all host sockets; a quarter as much more may wait out of order.
     pub kept: usize,
     /// Silence of an inside end before it is probed.
     pub idle: Duration,
@@ -209,6 +209,27 @@ impl Tcp {
         connection.arrive(incoming, payload, &mut self.shared, now);
         self.recount(id);
         self.enqueue(id);
+        if self.shared.is_crowded() {
+            self.thin_early();
+        }
+    }
+
+    /// Throws away what waits out of order for the connections that have most of it.
+    fn thin_early(&mut self) {
+        let waiting = |(id, slot): (usize, &Option<Box<Connection<HostStream>>>)| {
+            slot.as_ref().map(|connection| (connection.early(), id as u32)).filter(|(bytes, _)| *bytes > 0)
+        };
+        let mut most: Vec<(usize, u32)> = self.slots.iter().enumerate().filter_map(waiting).collect();
+        most.sort_unstable();
+        while !self.shared.is_thinned()
+            && let Some((_, id)) = most.pop()
+        {
+            if let Some(connection) = self.slots.get_mut(id as usize).and_then(Option::as_mut) {
+                connection.forget_early(&mut self.shared);
+            }
+            self.counters.early_full += 1;
+            self.enqueue(id);
+        }
     }
 
     /// Keeps the numbers of connections that begin and that have just ended.

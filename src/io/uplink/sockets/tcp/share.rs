@@ -3,7 +3,8 @@
 //! A window is a promise to keep as much, and the TAP's queue holds what all of them allow together.
 //! With a MiB for each of hundreds, frames wait there for longer than their senders' retransmission
 //! timers: some connections are thrown back to one segment for nothing, and starve. So the busy
-//! connections share what may be kept in all. Who brings little takes no share.
+//! connections share what may still be kept in all: what others keep whose remotes have stopped reading is
+//! promised to nobody. Who brings little takes no share.
 
 use crate::flow::Time;
 use std::time::Duration;
@@ -21,10 +22,8 @@ pub struct Lately {
 }
 
 /// Counts the busy connections.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Share {
-    /// Bytes for all of them.
-    all: usize,
     period: u64,
     /// How many were busy in the period before, and have been in this one.
     before: u32,
@@ -32,13 +31,8 @@ pub struct Share {
 }
 
 impl Share {
-    /// So many bytes are shared.
-    pub fn new(all: usize) -> Share {
-        Share { all, period: 0, before: 0, busy: 0 }
-    }
-
-    /// The share, in bytes, of a connection that has brought `bytes` more.
-    pub fn of(&mut self, lately: &mut Lately, bytes: usize, now: Time) -> u32 {
+    /// The share of `left`, in bytes, of a connection that has brought `bytes` more.
+    pub fn of(&mut self, lately: &mut Lately, bytes: usize, left: usize, now: Time) -> u32 {
         let period = now.as_nanos() / PERIOD.as_nanos() as u64;
         if period != self.period {
             self.before = if period == self.period + 1 { self.busy } else { 0 };
@@ -51,7 +45,7 @@ impl Share {
         lately.bytes = lately.bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.busy += u32::from(!was_busy && lately.bytes >= LEAST);
         let busy = self.before.max(self.busy).max(1) as usize;
-        u32::try_from(self.all / busy).unwrap_or(u32::MAX).max(LEAST)
+        u32::try_from(left / busy).unwrap_or(u32::MAX).max(LEAST)
     }
 }
 
@@ -63,32 +57,34 @@ mod tests {
 
     #[test]
     fn busy_connections_share_and_others_take_nothing() {
-        let (mut share, mut many) = (Share::new(32 * MIB), [Lately::default(); 100]);
+        let (mut share, mut many) = (Share::default(), [Lately::default(); 100]);
+        let mut of = |lately: &mut Lately, bytes, at| share.of(lately, bytes, 32 * MIB, at);
         let at = |half: u32| Time::ZERO + PERIOD * half;
-        assert_eq!(share.of(&mut many[0], MIB, at(1)), 32 << 20);
+        assert_eq!(of(&mut many[0], MIB, at(1)), 32 << 20);
         for lately in &mut many[1..] {
-            share.of(lately, 100, at(1));
+            of(lately, 100, at(1));
         }
-        assert_eq!(share.of(&mut many[0], MIB, at(1)), 32 << 20, "they bring little");
+        assert_eq!(of(&mut many[0], MIB, at(1)), 32 << 20, "they bring little");
         for lately in &mut many {
-            share.of(lately, 40_000, at(1));
+            of(lately, 40_000, at(1));
         }
         let hundredth = (32 << 20) / 100;
-        assert_eq!(share.of(&mut many[0], 1, at(1)), hundredth);
-        assert_eq!(share.of(&mut many[0], MIB, at(2)), hundredth, "they were busy a moment ago");
-        assert_eq!(share.of(&mut many[0], MIB, at(3)), 32 << 20);
-        share.of(&mut many[1], MIB, at(3));
-        assert_eq!(share.of(&mut many[0], MIB, at(60)), 32 << 20, "nobody was for long");
+        assert_eq!(of(&mut many[0], 1, at(1)), hundredth);
+        assert_eq!(of(&mut many[0], MIB, at(2)), hundredth, "they were busy a moment ago");
+        assert_eq!(of(&mut many[0], MIB, at(3)), 32 << 20);
+        of(&mut many[1], MIB, at(3));
+        assert_eq!(of(&mut many[0], MIB, at(60)), 32 << 20, "nobody was for long");
     }
 
     #[test]
     fn the_share_is_never_useless() {
-        let mut share = Share::new(MIB);
+        let mut share = Share::default();
         let mut least = u32::MAX;
         for _ in 0..1000 {
-            least = share.of(&mut Lately::default(), MIB, Time::ZERO);
+            least = share.of(&mut Lately::default(), MIB, MIB, Time::ZERO);
         }
         assert_eq!(least, LEAST);
-        assert_eq!(Share::new(usize::MAX).of(&mut Lately::default(), 1, Time::ZERO), u32::MAX);
+        assert_eq!(Share::default().of(&mut Lately::default(), 1, usize::MAX, Time::ZERO), u32::MAX);
+        assert_eq!(Share::default().of(&mut Lately::default(), 1, 0, Time::ZERO), LEAST);
     }
 }

@@ -3,7 +3,8 @@
 //! Bytes are acknowledged when they are ours to deliver: the host socket has taken them, or they are
 //! kept for it. What is kept counts against the window; so while the host socket takes everything the
 //! window stays open, and when it does not the inside is stopped by a window of zero and not by
-//! retransmissions.
+//! retransmissions. Windows of all connections together promise more than may be kept in all; a connection
+//! that finds no room for its bytes is told a window of zero as well, until its host socket takes more.
 
 use super::serial::{ahead, before, later};
 use crate::flow::Segment;
@@ -26,7 +27,8 @@ pub struct Receiver {
     nxt: u32,
     /// What the inside was last told of `nxt`.
     told: u32,
-    /// The right edge of the window as the inside knows it. Never moves left (RFC 9293 §3.8.6).
+    /// The right edge of the window as the inside knows it. Moves left (RFC 9293 §3.8.6) only where
+    /// bytes within it had to be thrown away, as Linux does it.
     edge: u32,
     /// How much may be kept.
     limit: u32,
@@ -36,6 +38,8 @@ pub struct Receiver {
     share: u32,
     /// How much is kept.
     kept: u32,
+    /// How much more may be kept in all; without limit while the host socket takes everything.
+    room: u32,
     /// How much the host socket took since the window grew last.
     taken: u32,
     shift: u8,
@@ -74,6 +78,7 @@ impl Receiver {
             least: LEAST,
             share: most,
             kept: 0,
+            room: u32::MAX,
             taken: 0,
             shift: if scaled { SHIFT } else { 0 },
             fin: None,
@@ -165,28 +170,51 @@ impl Receiver {
         }
     }
 
-    /// There is so much for this connection now, in bytes.
+    /// There is so much for this connection besides what it keeps, in bytes.
     pub fn allow(&mut self, share: u32) {
-        self.share = share.min(self.most);
+        self.share = share.saturating_add(self.kept).min(self.most);
         self.limit = self.limit.min(self.share);
     }
 
     /// So many of the kept bytes went into the host socket. Whether the inside should be told at once.
     pub fn drained(&mut self, count: u32) -> bool {
         self.kept = self.kept.saturating_sub(count);
-        let gain = self.limit.saturating_sub(self.kept).saturating_sub(ahead(self.nxt, self.edge));
+        self.has_opened()
+    }
+
+    /// Whether the window is so much larger than the inside knows that it should be told.
+    pub fn has_opened(&self) -> bool {
+        let gain = self.open().saturating_sub(ahead(self.nxt, self.edge));
         gain > 0 && gain >= self.limit / 4
     }
 
-    /// There is too little memory for all: keep as little as is useful.
-    pub fn shrink(&mut self) {
+    /// So many more bytes may be kept in all.
+    pub fn room(&mut self, room: u32) {
+        // A window field says it in such steps; rounding up would promise too much.
+        self.room = if room == u32::MAX { room } else { room >> self.shift << self.shift };
+    }
+
+    /// Whether there is a limit to that.
+    pub fn is_short(&self) -> bool {
+        self.room != u32::MAX
+    }
+
+    /// There was no memory for bytes within the window: it is closed, and small when it opens again.
+    pub fn starve(&mut self) {
         self.limit = self.least.min(self.share);
+        self.room = 0;
+        self.edge = self.nxt;
+    }
+
+    /// How many bytes may come behind those that are acknowledged.
+    fn open(&self) -> u32 {
+        self.limit.saturating_sub(self.kept).min(self.room)
     }
 
     /// The window field of the next segment, which acknowledges all.
     pub fn offer(&mut self) -> u16 {
         self.told = self.nxt;
-        let wanted = self.nxt.wrapping_add(self.limit.saturating_sub(self.kept));
+        let wanted = self.nxt.wrapping_add(self.open());
         if before(self.edge, wanted) {
             self.edge = wanted;
         }
