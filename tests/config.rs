@@ -282,6 +282,18 @@ fn what_is_wrong_in_an_option_is_said_in_one_line() {
             "--dns fd00:88::53",
             "--dns: `fd00:88::53` would be told to nobody: nothing is advertised; add an IPv6 --inside and leave --advertise on, or leave it out",
         ),
+        (
+            "--dns-domain corp.example=10.1.2.3",
+            "--dns-domain: nobody asks the gateway for `corp.example`; add --dns-forward gateway, or leave it out",
+        ),
+        (
+            "--dns-forward gateway --dns-domain corp..example=10.1.2.3",
+            "--dns-domain: `corp..example` is no domain name; give one such as corp.example",
+        ),
+        (
+            "--dns-forward gateway --dns-domain corp.example=10.1.2.3,here",
+            "--dns-domain: `here` is no resolver's address; give ADDR or ADDR:PORT, several with commas between them, e.g. 10.1.2.3,[fd00::53]:5353",
+        ),
         ("--dns here", "--dns: `here` is no IP address; give one such as 10.88.0.53 or fd00:88::53"),
         (
             "--prefix-translation fd00:88::/64",

@@ -39,6 +39,33 @@ fn datagrams_of_the_corpus_are_answered_with_messages_or_not_at_all() {
     corpus("stun", targets::stun);
 }
 
+#[test]
+fn messages_of_the_corpus_are_read_by_all_alike_or_not_at_all() {
+    corpus("dns", targets::dns);
+}
+
+/// Messages with a header that is right, and labels, pointers and records at random behind it.
+fn messages() -> impl Strategy<Value = Vec<u8>> {
+    let flags = prop::sample::select(vec![0x0100u16, 0x8180, 0x8380, 0x8183]);
+    let piece = prop_oneof![
+        prop::collection::vec(prop::sample::select(b"aZ0-_".to_vec()), 1..9).prop_map(|label| [
+            &[label.len() as u8][..],
+            &label
+        ]
+        .concat()),
+        (0u8..64).prop_map(|to| vec![0xc0, to]),
+        Just(vec![0, 0, 1, 0, 1]),
+        Just(vec![0, 0, 28, 0, 1]),
+        Just(vec![0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]),
+        Just(vec![0, 5, 0, 1, 0, 0, 0, 60, 0, 2]),
+        any::<u8>().prop_map(|byte| vec![byte]),
+    ];
+    (flags, 0u8..9, prop::collection::vec(piece, 0..16)).prop_map(|(flags, records, pieces)| {
+        let header = [&[0, 7][..], &flags.to_be_bytes(), &[0, 1, 0, records, 0, 0, 0, 0]].concat();
+        [header, pieces.concat()].concat()
+    })
+}
+
 /// Datagrams that begin with something like a STUN header, and attributes with right lengths.
 fn datagrams() -> impl Strategy<Value = Vec<u8>> {
     let kinds = vec![1u16, 3, 6, 9, 10, 0x20, 0x26, 0x27, 0x7ffe, 0x8022, 0x8028, 0x802c];
@@ -103,6 +130,11 @@ proptest! {
     }
 
     #[test]
+    fn random_messages_are_read_by_all_alike_or_not_at_all(data in messages()) {
+        targets::dns(&data);
+    }
+
+    #[test]
     fn random_datagrams_are_answered_with_messages_or_not_at_all(data in datagrams()) {
         targets::stun(&data);
     }
@@ -113,6 +145,7 @@ proptest! {
         targets::config(&data);
         targets::control(&data);
         targets::stun(&data);
+        targets::dns(&data);
     }
 
     #[test]

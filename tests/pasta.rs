@@ -1,8 +1,8 @@
 //! `pasta`, as Podman, Buildah and RootlessKit call it and as a person does: a user without any
 //! capability, namespaces of that user, and the lab's internet.
 //!
-//! The cases are those of Podman's `test/system/505-networking-pasta.bats`; docs/container-tools.md says
-//! which is where. Runs as root, since it becomes somebody else. Where it cannot run, it says why and skips;
+//! The cases are those of Podman's `test/system/505-networking-pasta.bats` and of passt's own `test/`;
+//! docs/container-tools.md says which is where. Runs as root, since it becomes somebody else. Where it cannot run, it says why and skips;
 //! with `CI` set, skipping is failing.
 #![allow(clippy::unwrap_used)]
 
@@ -15,6 +15,8 @@ mod lab_setup;
 mod pasta_forwards;
 #[path = "support/pasta_rig.rs"]
 mod pasta_rig;
+#[path = "support/pasta_scripts.rs"]
+mod pasta_scripts;
 
 use lab_harness::Test;
 use lab_setup::{SOON, eventually};
@@ -215,6 +217,14 @@ fn it_ends_with_the_namespace_or_not() {
     assert!(child.try_wait().unwrap().is_none());
     guest.end();
     assert!(child.wait().unwrap().success());
+    // passt's `test/passt/shutdown`: who is told to end ends well.
+    let (guest, note) = (rig.guest(), rig.path("pid-of-foreground"));
+    let words = ["-f", "-q", "-t", "none", "-u", "none", "-P", note.to_str().unwrap(), &guest.pid()];
+    let mut child = rig.command(&rig.path("pasta"), &words).spawn().unwrap();
+    let ready = || std::fs::read_to_string(&note).is_ok_and(|text| text.ends_with('\n'));
+    eventually("it is ready", SOON, ready);
+    std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 /// The address that packets leave from, of a host that has two, and would choose the other one.
@@ -358,7 +368,7 @@ fn tests() -> Vec<Test> {
         run: Box::new(run),
         impossible: impossible.clone(),
     };
-    all.into_iter().chain(pasta_forwards::TESTS).map(test).collect()
+    all.into_iter().chain(pasta_forwards::TESTS).chain(pasta_scripts::TESTS).map(test).collect()
 }
 
 fn main() -> ExitCode {

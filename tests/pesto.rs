@@ -109,6 +109,7 @@ fn the_hosts_loopback_from_inside() {
     echo(rig.host(), (Ipv6Addr::LOCALHOST, 7071));
     let long = vec![7; 40000];
     assert_eq!(echoed(&guest.netns, (LOCAL, 7071), &long).unwrap(), long);
+    assert_eq!(echoed(&guest.netns, (LOCAL, 7071), b"").unwrap(), b"");
     assert_eq!(echoed(&guest.netns, (Ipv6Addr::LOCALHOST, 7071), b"six").unwrap(), b"six");
 }
 
@@ -306,7 +307,7 @@ fn a_command_and_its_ports() {
     let words = [&["--config-net"], others_none(&["-t", "127.0.0.1/8070"]).as_slice(), &["true"]].concat();
     let output = rig.pasta(&words);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(told(&output).contains("8070"), "{output:?}");
+    assert!(told(&output).contains("8070") && told(&output).contains("ddress already in use"), "{output:?}");
 }
 
 fn tests() -> Vec<Test> {

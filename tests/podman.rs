@@ -1,11 +1,13 @@
-//! Container tools that do not notice the difference: a real rootless Podman and a real RootlessKit, as
+//! Container tools that do not notice the difference: a real rootless Podman, Buildah and RootlessKit, as
 //! a user without privileges, with tapnat in the place of slirp4netns, in front of an internet made of
 //! namespaces.
 //!
-//! Runs as root, since it makes the user; wants `podman runc uidmap busybox-static rootlesskit`. Where
+//! Runs as root, since it makes the user; wants `podman buildah runc uidmap busybox-static rootlesskit`. Where
 //! it cannot run, it says why and skips; with `CI` set, skipping is failing.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/buildah_scripts.rs"]
+mod buildah_scripts;
 #[path = "support/lab_harness.rs"]
 mod lab_harness;
 #[path = "support/podman_rig.rs"]
@@ -175,7 +177,14 @@ fn tests() -> Vec<Test> {
         run: Box::new(run),
         impossible: impossible.clone(),
     };
-    all.into_iter().chain(podman_scripts::TESTS).map(test).collect()
+    let podman = all.into_iter().chain(podman_scripts::TESTS).map(test);
+    let without = impossible.clone().or_else(buildah_scripts::impossible);
+    let buildah = buildah_scripts::TESTS.map(|(name, run)| Test {
+        name: name.to_owned(),
+        run: Box::new(run),
+        impossible: without.clone(),
+    });
+    podman.chain(buildah).collect()
 }
 
 fn main() -> ExitCode {

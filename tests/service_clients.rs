@@ -50,6 +50,12 @@ fn main() -> ExitCode {
             run: Box::new(move || a_name_opens_its_addresses(form)),
             impossible: None,
         }));
+        let dig = (!installed("dig")).then(|| "dig is not installed".to_owned());
+        tests.extend(forms.map(|(word, form)| Test {
+            name: format!("domains_are_asked_of_their_own_resolvers_{word}"),
+            run: Box::new(move || domains_are_asked_of_their_own_resolvers(form)),
+            impossible: dig.clone(),
+        }));
         tests
     })
 }
@@ -239,6 +245,109 @@ fn a_name_opens_its_addresses(form: Form) {
         let line = stats.lines().find(|line| line.contains(word));
         assert!(line.is_some_and(|line| line.trim().ends_with(count)), "{form} {word}: {stats}");
     }
+    drop(gateway);
+}
+
+/// What `dig` on red is told: the addresses, or nothing but why not.
+fn dig(world: &World, words: &[&str]) -> String {
+    let mut command = Command::new("dig");
+    command.args(["+short", "+time=2", "+tries=2"]).args(words).stdin(Stdio::null());
+    world.on("red").confine(&mut command);
+    String::from_utf8(command.output().unwrap().stdout).unwrap().trim().to_owned()
+}
+
+/// Answers at `address` of the host by UDP that there is no room, and by TCP with `told`, until the
+/// lab ends.
+fn without_room(world: &World, address: SocketAddrV4, told: Ipv4Addr) {
+    use std::io::{Read, Write};
+    let answer = move |query: &[u8], room: bool| {
+        // The question ends before the additional section, which is left out.
+        let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+        let mut reply = query[..end].to_vec();
+        reply[2] = if room { 0x84 } else { 0x86 };
+        reply[3] = 0;
+        reply[6..12].copy_from_slice(&[0, u8::from(room), 0, 0, 0, 0]);
+        if room {
+            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+            reply.extend(told.octets());
+        }
+        reply
+    };
+    let (udp, tcp) = world
+        .on("host")
+        .run(|| (UdpSocket::bind(address).unwrap(), std::net::TcpListener::bind(address).unwrap()))
+        .unwrap();
+    std::thread::spawn(move || {
+        let mut query = [0; 1500];
+        while let Ok((length, from)) = udp.recv_from(&mut query) {
+            let _ = udp.send_to(&answer(&query[..length], false), from);
+        }
+    });
+    std::thread::spawn(move || {
+        for stream in tcp.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            let mut length = [0; 2];
+            if stream.read_exact(&mut length).is_err() {
+                continue;
+            }
+            let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+            if stream.read_exact(&mut query).is_ok() {
+                let reply = answer(&query, true);
+                let _ = stream.write_all(&[&(reply.len() as u16).to_be_bytes()[..], &reply].concat());
+            }
+        }
+    });
+}
+
+fn domains_are_asked_of_their_own_resolvers(form: Form) {
+    let six = tapnat::lab::topology::WithSix::Fixed;
+    let world = World::new(Options { six, ..Options::default() });
+    let _says = Says::this(&world, "one", "nameserver 127.0.0.53\n");
+    let own = |last| SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), 53);
+    let address = |last| Ipv4Addr::new(192, 0, 2, last);
+    let zone = |last| {
+        ["www.example.org", "www.corp.example", "www.mycorp.example"]
+            .map(|name| (name.to_owned(), address(last)))
+            .to_vec()
+    };
+    let _general = dns::serve(world.on("host"), STUB, zone(53)).unwrap();
+    let _corp = dns::serve(world.on("host"), own(77), zone(77)).unwrap();
+    without_room(&world, own(78), address(78));
+    let file = world.folder.path().join("split.toml");
+    let write = |table: &str| {
+        let text = format!("dns-forward = [\"gateway\"]\n[dns-domain]\n{table}");
+        fs::write(&file, text).unwrap();
+    };
+    // Nobody is at the first one of the domain.
+    write("\"Corp.Example.\" = \"127.0.0.76, 127.0.0.77\"\n");
+    let both = ["--inside", "10.88.0.1/24", "--inside", "fd00:88::1/64", "--config"];
+    let gateway = world.gateway(form, &[&both[..], &[file.to_str().unwrap()]].concat());
+    let (four, six) = (format!("@{GATEWAY}"), format!("@{}", tapnat::lab::topology::GATEWAY_SIX));
+    for server in [&four, &six] {
+        let ask = |name: &str| dig(&world, &[server, name]);
+        let found = address(77).to_string();
+        eventually("the domain's second server answers", SOON, || ask("www.corp.example") == found);
+        assert_eq!(ask("WWW.corp.EXAMPLE"), found, "{form} {server}");
+        assert_eq!(ask("www.example.org"), address(53).to_string(), "{form} {server}");
+        assert_eq!(ask("www.mycorp.example"), address(53).to_string(), "{form} {server}");
+    }
+    let tapnat = |verb: &[&str]| {
+        let output = Command::new(PROGRAM).args(verb).arg("--control").arg(world.control()).output().unwrap();
+        assert!(output.status.success(), "{verb:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    write("\"corp.example\" = \"127.0.0.78\"\n");
+    let would = tapnat(&["reload", "--dry-run"]);
+    assert!(would.contains("dns-domain.corp.example: 127.0.0.76, 127.0.0.77 -> 127.0.0.78"), "{would}");
+    tapnat(&["reload"]);
+    for server in [&four, &six] {
+        let found = dig(&world, &[server, "www.corp.example"]);
+        assert!(found.ends_with(&address(78).to_string()), "{form} {server}: by TCP: {found}");
+        assert_eq!(dig(&world, &[server, "www.example.org"]), address(53).to_string(), "{form} {server}");
+    }
+    write("");
+    tapnat(&["reload"]);
+    assert_eq!(dig(&world, &[&four, "www.corp.example"]), address(53).to_string(), "{form}");
     drop(gateway);
 }
 

@@ -18,6 +18,7 @@ use crate::io::guest::{Fresh, Launched, NetChoice, Target, launch, resolver};
 use crate::io::sys::signal::Blocked;
 use crate::runtime::{Around, run_with};
 use anyhow::Context;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, waitid};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use std::ffi::OsString;
@@ -145,8 +146,11 @@ fn accompany(pid: Pid, signals: &Blocked) {
         // The kernel tells the command itself.
         let foreign = caught.sender.is_some_and(|sender| sender != pid.as_raw_nonzero().get());
         if foreign && let Some(signal) = Signal::from_named_raw(caught.signal) {
-            // It may have ended meanwhile.
-            let _ = kill_process(pid, signal);
+            match kill_process(pid, signal) {
+                // It may have ended meanwhile.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => tracing::warn!("the command cannot be given {signal:?}: {error}"),
+            }
         }
     }
 }

@@ -66,6 +66,10 @@ pub struct RunFlags {
     /// can be repeated [default: gateway with --dhcp, else off]
     #[arg(long, value_name = "off|gateway|ADDR", help_heading = "Inside")]
     pub dns_forward: Vec<String>,
+    /// Ask other resolvers than the host's for the names of a domain, and what is below it, e.g.
+    /// corp.example=10.1.2.3,10.1.2.4; can be repeated
+    #[arg(long, value_name = "DOMAIN=ADDR[,ADDR]", help_heading = "Inside")]
+    pub dns_domain: Vec<String>,
     /// DNS server that hosts are told of by DHCP (IPv4) or advertisements (IPv6); can be repeated
     /// [default: those of --dns-forward]
     #[arg(long, value_name = "ADDR|off", help_heading = "Inside")]
@@ -220,7 +224,7 @@ impl RunFlags {
             ("prefix-translation", &self.prefix_translation),
             ("host-loopback", &self.host_loopback),
         ];
-        let tables = [("timeouts", &self.timeout), ("limits", &self.limit)];
+        let tables = [("dns-domain", &self.dns_domain), ("timeouts", &self.timeout), ("limits", &self.limit)];
         let many = one
             .into_iter()
             .flat_map(|(key, value)| value.iter().map(move |text| (key, text)))

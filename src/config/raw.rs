@@ -20,7 +20,7 @@ pub enum Shape {
 }
 
 /// Every key of the configuration file, with the flag that says the same.
-pub const KEYS: [(&str, &str, Shape); 42] = [
+pub const KEYS: [(&str, &str, Shape); 43] = [
     ("name", "--name", Shape::One),
     ("control", "--control", Shape::One),
     ("tap", "--tap", Shape::One),
@@ -34,6 +34,7 @@ pub const KEYS: [(&str, &str, Shape); 42] = [
     ("advertise", "--advertise", Shape::One),
     ("dns", "--dns", Shape::Many),
     ("dns-forward", "--dns-forward", Shape::Many),
+    ("dns-domain", "--dns-domain", Shape::Table),
     ("search", "--search", Shape::Many),
     ("dhcp", "--dhcp", Shape::One),
     ("dhcp-lease", "--dhcp-lease", Shape::One),

@@ -52,6 +52,7 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
     let dns = services::dns(raw, &inside, advertise, dhcp.is_some())?;
     let search = services::search(raw, dhcp.is_some())?;
     let dns_forward = services::dns_forward(raw, &inside, dhcp.is_some())?;
+    let dns_domains = services::dns_domains(raw, !dns_forward.is_empty())?;
     let egress =
         egress::rules(raw, &inside, !dns_forward.is_empty() || dns.iter().flatten().next().is_some())?;
     let translations = six::translations(raw, &inside)?;
@@ -80,6 +81,7 @@ pub fn resolve(raw: &Raw, runtime_dir: Option<&Path>) -> Checked<Settings> {
         dns,
         search,
         dns_forward,
+        dns_domains,
         dhcp,
         dhcp_lease,
         mtu: number(raw, "mtu", 68..=65521, "bytes")?.unwrap_or(1500),

@@ -5,10 +5,11 @@ use super::networks::{parse_address, usable};
 use super::raw::{Raw, Written};
 use super::resolve::Checked;
 use super::translation::duration;
+use crate::flow::Domain;
 use crate::gateway::services::dhcp::MOST;
-use crate::io::resolver::is_domain;
+use crate::io::resolver::{PORT, is_domain};
 use ipnet::{IpNet, Ipv4Net};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 /// DNS servers that one family's hosts are told at most: what one advertisement has room for.
@@ -17,6 +18,8 @@ const SERVERS: usize = 8;
 const DOMAINS: usize = 16;
 /// Addresses at which DNS is forwarded, at most.
 const FORWARDERS: usize = 8;
+/// Domains with resolvers of their own, at most.
+const SPLITS: usize = 64;
 /// For how long an address is given.
 const LEASE: Duration = Duration::from_secs(3600);
 /// The shortest time for which one is given.
@@ -203,6 +206,62 @@ pub fn dns_forward(raw: &Raw, inside: &[IpNet], dhcp: bool) -> Checked<Vec<IpAdd
         }
     }
     Ok(all)
+}
+
+/// Reads in which domains names are asked of others than the host's resolver. `forwarded` says that hosts
+/// inside have a resolver at the gateway at all.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn dns_domains(raw: &Raw, forwarded: bool) -> Checked<Vec<Domain>> {
+    let mut domains: Vec<Domain> = Vec::new();
+    for (name, written) in raw.table("dns-domain") {
+        let wrong = |problem: String, cure: &str| Err(ConfigError::new(&written.place, problem, cure));
+        if !forwarded {
+            let cure = "add --dns-forward gateway, or leave it out";
+            return wrong(format!("nobody asks the gateway for `{name}`"), cure);
+        }
+        if !is_domain(name) {
+            return wrong(format!("`{name}` is no domain name"), "give one such as corp.example");
+        }
+        let servers = written.text.split(',').map(str::trim).map(|text| resolver(written, text));
+        let servers = servers.collect::<Checked<Vec<SocketAddr>>>()?;
+        if servers.len() > SERVERS {
+            return wrong(
+                format!("`{name}` has {} servers", servers.len()),
+                &format!("give {SERVERS} at most"),
+            );
+        }
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let domain = Domain { name, servers };
+        // What is given as an option comes last, and holds.
+        domains.retain(|known| known.name != domain.name);
+        if domains.len() == SPLITS {
+            return wrong(
+                format!("`{}` is one domain too many", domain.name),
+                &format!("give {SPLITS} at most"),
+            );
+        }
+        domains.push(domain);
+    }
+    Ok(domains)
+}
+
+/// A resolver: an address, and its port if that is another than 53.
+fn resolver(written: &Written, text: &str) -> Checked<SocketAddr> {
+    let read = text.parse().map(|ip| SocketAddr::new(ip, PORT)).or_else(|_| text.parse::<SocketAddr>());
+    let usable = |server: &SocketAddr| {
+        !server.ip().is_unspecified() && !server.ip().is_multicast() && server.port() != 0
+    };
+    read.ok().filter(usable).ok_or_else(|| {
+        let cure = "give ADDR or ADDR:PORT, several with commas between them, e.g. 10.1.2.3,[fd00::53]:5353";
+        ConfigError::new(&written.place, format!("`{text}` is no resolver's address"), cure)
+    })
+}
+
+/// Writes a resolver as it is read.
+pub fn server_text(server: &SocketAddr) -> String {
+    if server.port() == PORT { server.ip().to_string() } else { server.to_string() }
 }
 
 fn forwarder(written: &Written, inside: &[IpNet]) -> Checked<IpAddr> {

@@ -1,7 +1,7 @@
 //! What `tapnat run` does, resolved and checked: plain data.
 
 use super::profile::Profile;
-use crate::flow::{Alias, Endpoint, Protocol};
+use crate::flow::{Alias, Domain, Endpoint, Protocol};
 use crate::gateway::{Advertise, Dhcp, GatewayConfig, RefusalAnswer, Subnet};
 use crate::nat::config::DEFAULT_PORTS;
 use crate::nat::{EgressRule, Exemption, Limits, NatConfig, Policy, PrefixTranslation, Rule};
@@ -44,6 +44,8 @@ pub struct Settings {
     pub search: Option<Vec<String>>,
     /// Addresses inside at which DNS goes to the host's resolver.
     pub dns_forward: Vec<IpAddr>,
+    /// Domains whose names are asked there of others than the host's resolver; none twice.
+    pub dns_domains: Vec<Domain>,
     /// The first and the last address that are given by DHCP.
     pub dhcp: Option<(Ipv4Addr, Ipv4Addr)>,
     /// For how long.
@@ -151,6 +153,7 @@ impl Settings {
             resolvers: self.dns.iter().flatten().chain(&self.dns_forward).copied().collect(),
             translations: self.translations.clone(),
             aliases: self.aliases.clone(),
+            domains: self.dns_domains.clone(),
             ..config
         }
     }

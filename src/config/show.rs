@@ -2,10 +2,11 @@
 
 use super::egress;
 use super::exempt;
+use super::services;
 use super::settings::{ProfiledRule, Settings, TapChoice, TapOffload};
 use super::six;
 use super::translation::{BEHAVIOURS, LIMITS, TIMEOUTS};
-use crate::flow::Alias;
+use crate::flow::{Alias, Domain};
 use crate::nat::config::DEFAULT_PORTS;
 use crate::nat::{Behaviour, Policy, PortChoice};
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,10 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     put("dns", settings.dns.as_deref().map(or_off).unwrap_or_default());
     put("search", settings.search.as_deref().map(or_off).unwrap_or_default());
     put("dns-forward", or_off(&settings.dns_forward));
+    for Domain { name, servers } in &settings.dns_domains {
+        let servers: Vec<String> = servers.iter().map(services::server_text).collect();
+        put(&format!("dns-domain.{name}"), servers.join(", "));
+    }
     put("dhcp", settings.dhcp.map_or("off".to_owned(), |(first, last)| format!("{first}-{last}")));
     if settings.dhcp.is_some() {
         put("dhcp-lease", time(settings.dhcp_lease));

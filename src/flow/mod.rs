@@ -11,16 +11,20 @@
 //! other side; protocols without ports have 0 on both.
 
 pub mod alias;
+pub mod domain;
 pub mod edit;
 pub mod link;
 pub mod prefix;
+pub mod silence;
 pub mod summary;
 pub mod time;
 
 pub use alias::Alias;
+pub use domain::Domain;
 pub use edit::{Edit, QuotedEdit};
 pub use link::{LinkId, LinkInfo};
 pub use prefix::Prefix;
+pub use silence::Silence;
 pub use summary::{Data, ErrorAbout, Segment, Summary, TcpFlags};
 pub use time::Time;
 

@@ -44,7 +44,7 @@ pub use reach::Reach;
 pub use services::dhcp::{Dhcp, Names};
 pub use subnet::Subnet;
 
-use crate::flow::{Alias, Endpoint, LinkId, LinkInfo, Protocol, Time};
+use crate::flow::{Alias, Domain, Endpoint, LinkId, LinkInfo, Protocol, Time};
 use crate::nat::{
     Counts, Nat, NatConfig, Observer, PortUse, PrefixTranslation, Reconfigured, Refusal, Span, Wanted,
 };
@@ -56,7 +56,7 @@ use fragments::Fragments;
 use neighbors::Neighbors;
 use overload::Overload;
 use services::dhcp::Leases;
-use silence::Silence;
+use silence::Resolver;
 use speech::Speech;
 use std::net::IpAddr;
 use unsolicited::Unsolicited;
@@ -109,6 +109,8 @@ pub struct GatewayConfig {
     pub reach: Reach,
     /// Addresses that stand for something on the host. The uplink knows what.
     pub aliases: Vec<Alias>,
+    /// Domains that are not asked of the host's own resolver. The uplink sends the questions there.
+    pub domains: Vec<Domain>,
     /// The uplink is one of sockets: what the host itself sends comes by it too, its loopback as an
     /// alias or the gateway's own address inside.
     pub host_by_uplink: bool,
@@ -141,6 +143,7 @@ impl GatewayConfig {
             translations: Vec::new(),
             reach: Reach::default(),
             aliases: Vec::new(),
+            domains: Vec::new(),
             host_by_uplink: false,
         }
     }
@@ -192,7 +195,7 @@ pub struct Gateway {
     schedule: Schedule,
     leases: Leases,
     names: Names,
-    silence: Silence,
+    silence: Resolver,
     counters: Counters,
     overload: Overload,
 }
@@ -210,7 +213,7 @@ impl Gateway {
             schedule: Schedule::new(&seed),
             leases: Leases::default(),
             names: Names::default(),
-            silence: Silence::default(),
+            silence: Resolver::default(),
             counters: Counters::default(),
             overload: Overload::default(),
             config,

@@ -5,7 +5,7 @@
 //! answers whatever it likes. Of TCP what is read lies whole in a segment, as ordinary answers do.
 
 use super::{Gateway, HOST};
-use crate::flow::{Alias, Data, Endpoint, Flow, LinkId, Protocol, Summary, Time};
+use crate::flow::{Alias, Data, Domain, Endpoint, Flow, LinkId, Protocol, Summary, Time};
 use crate::nat::Asked;
 use crate::wire::dns::{self, Message};
 use crate::wire::{Buffer, Packet};
@@ -19,7 +19,13 @@ impl Gateway {
             return;
         }
         if self.forwards_names(flow.protocol, flow.destination) {
-            self.silence.asked(now);
+            for datagram in payloads(packet, buffer).1 {
+                // Domains with resolvers of their own say nothing about the host's.
+                match dns::about(datagram).map(|about| about.name) {
+                    Some(name) if Domain::of(&self.config.domains, &name).is_some() => {}
+                    name => self.silence.asked(name.as_deref().unwrap_or_default(), now),
+                }
+            }
         }
         if !self.believes(flow.protocol, flow.destination) {
             return;
@@ -53,7 +59,13 @@ impl Gateway {
             return;
         }
         if from == HOST && self.forwards_names(flow.protocol, flow.source) {
-            self.silence.answered();
+            let own = |datagram: &[u8]| {
+                let name = dns::about(datagram).map(|about| about.name);
+                name.is_none_or(|name| Domain::of(&self.config.domains, &name).is_none())
+            };
+            if payloads(packet, buffer).1.any(own) {
+                self.silence.answered(now);
+            }
         }
         if !self.believes(flow.protocol, flow.source) {
             return;
@@ -93,14 +105,19 @@ fn asked(flow: Flow, message: &Message) -> Asked {
     Asked { flow, id: question.id, six: question.six, name: question.name.as_str().into() }
 }
 
-/// The messages in a packet. A super-frame of UDP has one in each of its datagrams.
+/// The messages in a packet.
 fn messages<'a>(packet: &Packet, buffer: &'a Buffer) -> impl Iterator<Item = Message<'a>> {
+    let (stream, datagrams) = payloads(packet, buffer);
+    dns::framed(stream).chain(datagrams).filter_map(Message::parse)
+}
+
+/// What a packet carries of a stream, and its datagrams. A super-frame of UDP has several.
+fn payloads<'a>(packet: &Packet, buffer: &'a Buffer) -> (&'a [u8], impl Iterator<Item = &'a [u8]>) {
     let payload = buffer.bytes().get(usize::from(packet.payload)..).unwrap_or_default();
     let (stream, datagrams) = match packet.summary.protocol() {
         Protocol::Tcp => (payload, &payload[..0]),
         _ => (&payload[..0], payload),
     };
     let size = buffer.offload.segment.map_or(payload.len(), |segment| usize::from(segment.size));
-    let all = dns::framed(stream).chain(datagrams.chunks(size.max(1)));
-    all.filter_map(Message::parse)
+    (stream, datagrams.chunks(size.max(1)))
 }

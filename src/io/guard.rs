@@ -98,7 +98,7 @@ pub enum GuardError {
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
     /// A program of the host has it.
-    #[error("{protocol} {endpoint} is in use by a program of the host")]
+    #[error("{protocol} {endpoint} is in use by a program of the host (Address already in use)")]
     Taken {
         /// TCP or UDP.
         protocol: Protocol,

@@ -24,7 +24,7 @@ pub mod virtio;
 
 pub use deliver::deliver;
 
-use crate::flow::{Alias, Endpoint, LinkInfo, Protocol, Time};
+use crate::flow::{Alias, Domain, Endpoint, LinkInfo, Protocol, Time};
 use crate::wire::Buffer;
 use filter::Wanted;
 use std::io;
@@ -109,6 +109,12 @@ pub trait Link {
     /// Takes these aliases in the place of those that there were.
     fn set_aliases(&mut self, aliases: &[Alias]) {
         let _ = aliases;
+    }
+
+    /// Takes these domains, whose names are asked of other resolvers than the host's, in the place of
+    /// those that there were.
+    fn set_domains(&mut self, domains: &[Domain]) {
+        let _ = domains;
     }
 
     /// Ends what has the host's end at an address that is not among `present` and could have another now;

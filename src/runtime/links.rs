@@ -1,7 +1,7 @@
 //! The worker's links: sends what a link can take, and keeps count of those that are down.
 
 use super::poller::{LINKS, Poller};
-use crate::flow::{Alias, Endpoint, LinkId, LinkInfo, Protocol, Time};
+use crate::flow::{Alias, Domain, Endpoint, LinkId, LinkInfo, Protocol, Time};
 use crate::gateway::OUTSIDE;
 use crate::io::filter::Wanted;
 use crate::io::uplink::ways::Ways;
@@ -104,6 +104,11 @@ impl Links {
     /// Tells links of changed aliases.
     pub fn set_aliases(&mut self, aliases: &[Alias]) {
         self.slots.iter_mut().for_each(|slot| slot.link.set_aliases(aliases));
+    }
+
+    /// Tells links whose names are asked elsewhere.
+    pub fn set_domains(&mut self, domains: &[Domain]) {
+        self.slots.iter_mut().for_each(|slot| slot.link.set_domains(domains));
     }
 
     /// See [`Link::leave_lost`].

@@ -79,12 +79,15 @@ fn needs(settings: &Settings, flags: &RunFlags, about: &About) -> Needs {
     if geteuid().is_root() && config.iter().chain([&control]).any(foreign) {
         capabilities |= CapabilitySet::DAC_OVERRIDE;
     }
-    Needs {
-        capabilities,
-        places: places(settings, config, control),
-        signals: has_children(),
-        bpf: about.guard == "tcx",
+    if has_children() {
+        // A command that became another user is still handed its signals.
+        capabilities |= CapabilitySet::KILL;
     }
+    let mut places = places(settings, config, control);
+    // The file may be a link to one elsewhere.
+    let linked = flags.config.as_deref().and_then(|file| file.canonicalize().ok());
+    places.extend(linked.map(|file| Place::new(directory(&file), Right::Read)));
+    Needs { capabilities, places, signals: has_children(), bpf: about.guard == "tcx" }
 }
 
 /// What the uplink, the guard and the TAP that were chosen will need again.

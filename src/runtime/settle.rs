@@ -198,6 +198,7 @@ impl Worker {
         self.guard.silence(&nat.ports);
         self.links.retire(&nat.retired);
         self.links.set_aliases(&self.gateway.config().aliases);
+        self.links.set_domains(&self.gateway.config().domains);
         for (protocol, outside, _) in before.iter().filter(|old| !after.contains(old)) {
             let _ = self.links.publish(*protocol, *outside, false);
         }

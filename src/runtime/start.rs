@@ -77,7 +77,8 @@ pub fn start(settings: &Settings, taps: Vec<OwnedFd>, clock: Clock) -> anyhow::R
     let mut links: Vec<(LinkId, Box<dyn Link>)> = vec![(INSIDE, tap), (OUTSIDE, uplink.link)];
     links.extend(to_host.map(|link| (HOST, link)));
     links.extend(to_aliases.map(|link| (ALIASES, link)));
-    let links = Links::new(links);
+    let mut links = Links::new(links);
+    links.set_domains(&config.domains);
     guard.silence(&config.nat.ports);
     let portless = Portless::default();
     let follows = settings.external.is_empty();

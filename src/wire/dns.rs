@@ -111,6 +111,28 @@ impl<'a> Message<'a> {
     }
 }
 
+/// What a message of one plain question is about, whatever type of record it asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct About {
+    /// The name in lower case, without the final dot.
+    pub name: String,
+    /// It is an answer.
+    pub answer: bool,
+    /// It had too little room: its asker is to ask by TCP.
+    pub truncated: bool,
+}
+
+/// Reads what a message is about; `None` for what is no ordinary question or answer, or about a name that
+/// no host has.
+pub fn about(bytes: &[u8]) -> Option<About> {
+    let flags = u16_at(bytes, 2)?;
+    if flags & 0x7800 != 0 || u16_at(bytes, 4)? != 1 {
+        return None;
+    }
+    let (name, _) = name(bytes, HEADER)?;
+    Some(About { name, answer: flags & 0x8000 != 0, truncated: flags & 0x0200 != 0 })
+}
+
 /// The messages of a TCP segment, each of which has its length in front (RFC 1035 §4.2.2). What does
 /// not lie in it as a whole is left out.
 pub fn framed(mut payload: &[u8]) -> impl Iterator<Item = &[u8]> {

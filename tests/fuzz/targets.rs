@@ -10,6 +10,7 @@ use tapnat::flow::{LinkId, LinkInfo, Prefix, Time};
 use tapnat::gateway::{Advertise, Dhcp, Fate, Gateway, GatewayConfig, HOST, INSIDE, OUTSIDE, Outbox, Subnet};
 use tapnat::nat::{Behaviour, NatConfig, PrefixTranslation};
 use tapnat::stun::{Message, Place, Places, Server};
+use tapnat::wire::dns;
 use tapnat::wire::{
     Buffer, Frame, MacAddr, Offload, Packet, PartialChecksum, Segment, SegmentKind, checksum, ethernet,
 };
@@ -190,5 +191,24 @@ pub fn stun(data: &[u8]) {
         let (asked, told) = (asked.expect("it was answered"), told.expect("what is sent can be read"));
         assert_eq!((asked.transaction, client.ip()), (told.transaction, answer.to.ip()));
         assert!(answer.to.port() != 0 && answer.bytes.len() <= data.len() + 128, "{answer:?}");
+    }
+}
+
+/// A DNS message from anybody, or several in a stream. A name that is read is one of host names' letters in
+/// lower case, and all readers read the same one.
+pub fn dns(data: &[u8]) {
+    for message in std::iter::once(data).chain(dns::framed(data)) {
+        let about = dns::about(message);
+        if let Some(about) = &about {
+            let fine =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+            assert!(!about.name.is_empty() && about.name.len() <= 253 && about.name.bytes().all(fine));
+        }
+        let Some(read) = dns::Message::parse(message) else { continue };
+        let about = about.expect("what is read whole is read in part");
+        assert_eq!((&about.name, about.answer), (&read.question.name, read.answer));
+        assert_eq!(about.truncated, !read.complete);
+        let right = |(ip, _): &(IpAddr, u32)| ip.is_ipv6() == read.question.six;
+        assert!(read.addresses().is_none_or(|all| all.iter().all(right)));
     }
 }

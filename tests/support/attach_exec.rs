@@ -199,6 +199,19 @@ fn handed_on() {
         assert_eq!(finish(child, SOON).status.code(), Some(code), "{signal:?}");
         assert!(!runs(&pid));
     }
+    // Root's command may have become somebody else, whom only root signals.
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap();
+    if map.split_whitespace().eq(["0", "0", "4294967295"]) {
+        let (child, pid) =
+            waiting(&rig, "echo pid $$; exec setpriv --reuid 65534 --regid 65534 --clear-groups sleep 1000");
+        let status = format!("/proc/{pid}/status");
+        eventually("it is somebody else", SOON, || {
+            fs::read_to_string(&status).is_ok_and(|status| status.contains("Uid:\t65534"))
+        });
+        send(&child, Signal::TERM);
+        assert_eq!(finish(child, SOON).status.code(), Some(143));
+        assert!(!runs(&pid));
+    }
     // A command may take it as it likes; the gateway serves it to its end.
     let fetch =
         format!("trap '{} fetch; exit 9' TERM; echo pid $$; while true; do sleep 0.05; done", fetching());

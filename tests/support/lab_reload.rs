@@ -139,7 +139,7 @@ pub fn a_bad_reload_changes_nothing(form: Form) {
         ),
         (
             good.replace("8081:10.88.0.2:80/tcp", "8081-8082:10.88.0.2:80-81/tcp"),
-            "tcp 203.0.113.1:8082: tcp 203.0.113.1:8082 is in use by a program of the host",
+            "tcp 203.0.113.1:8082: tcp 203.0.113.1:8082 is in use by a program of the host (Address already in use)",
         ),
         (
             format!("{good}[limits]\npublish = 1\n").replace("8081:", "8081-8083:"),

@@ -3,7 +3,8 @@
 
 use crate::lab_setup::*;
 use crate::pasta_rig::*;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use tapnat::io::sys::netns::Netns;
 use tapnat::lab::programs::server::Server;
 use tapnat::lab::programs::{http, pattern, udp};
@@ -57,7 +58,10 @@ fn started(rig: &Rig, guest: &mut Guest, ports: &[String]) {
 fn answers(option: &str, client: &Netns, to: SocketAddr) -> bool {
     match option {
         "-t" => client.run(|| http::get(to, "/", SOON)).unwrap().is_ok_and(|page| page.status == 200),
-        _ => client.run(|| udp::ask(to, b"x", SOON)).unwrap().is_ok_and(|answer| answer == b"x"),
+        // Transfers of UDP there end with a datagram without a byte.
+        _ => [&b"x"[..], b""].into_iter().all(|message| {
+            client.run(|| udp::ask(to, message, SOON)).unwrap().is_ok_and(|answer| answer == message)
+        }),
     }
 }
 
@@ -87,7 +91,25 @@ fn forwards(option: &str, six: bool) {
         for port in wanted {
             assert!(answers(option, rig.host(), SocketAddr::new(ip, port)), "{option} {ip} {port}");
         }
+        taken(&rig, option, SocketAddr::new(ip, CASES[0].first));
     }
+}
+
+/// "port on localhost": nobody else gets a port that is forwarded, and a second pasta says so.
+fn taken(rig: &Rig, option: &str, at: SocketAddr) {
+    let bound = rig.host().run(|| match option {
+        "-t" => TcpListener::bind(at).map(|_| ()),
+        _ => UdpSocket::bind(at).map(|_| ()),
+    });
+    assert_eq!(bound.unwrap().unwrap_err().kind(), ErrorKind::AddrInUse, "{option} {at}");
+    let mut guest = rig.guest();
+    let (path, port) = (guest.path(), at.port());
+    let words = [option, &format!("{}/{port}-{port}:80-80", at.ip())];
+    let output = rig.pasta(&crate::podman_line(&[], &words, &path));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = told(&output);
+    let (before, _) = told.split_once("ddress already in use").unwrap_or_else(|| panic!("{told}"));
+    assert!(before.contains(&port.to_string()), "{told}");
 }
 
 /// 2 KiB and 10 MiB, both ways.

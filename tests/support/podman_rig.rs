@@ -192,7 +192,8 @@ impl Rig {
         said
     }
 
-    fn outcome(&self, mut command: Command) -> (bool, String) {
+    /// Runs a command; whether it ended well, and what it said.
+    pub fn outcome(&self, mut command: Command) -> (bool, String) {
         // Into a file: daemons that hold a pipe open would be waited for.
         let mut log = tempfile::tempfile().unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log.try_clone().unwrap());

@@ -10,13 +10,14 @@ use tapnat::lab::programs::http;
 use tapnat::lab::topology::{HOST, HOST_SIX, Options, ROUTER, SERVERS, WithSix};
 
 /// All of them.
-pub const TESTS: [(&str, fn()); 9] = [
+pub const TESTS: [(&str, fn()); 10] = [
     ("ranges_of_ports_with_either_handler", ranges),
     ("keep_id_and_a_cidr", keep_id),
     ("hosts_and_resolver_are_as_podman_says", files),
     ("a_killed_container_is_started_again", killed),
     ("options_of_the_network", options),
     ("outbound_addr_is_seen", outbound),
+    ("a_container_that_fails_is_started_again", failing),
     ("rootlesskit_ports_and_exit_codes", kit_ports),
     ("rootlesskit_dns_loopback_and_ipv6", kit_net),
     ("rootlesskit_after_a_kill", kit_restart),
@@ -131,6 +132,19 @@ fn outbound() {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
+    rig.nothing_is_left();
+}
+
+/// "podman network cleanup --userns + --restart": a container that fails has a new network each time.
+fn failing() {
+    let rig = Rig::new();
+    let options = ["run", "--name=con", NETWORK, "--restart=on-failure:2"];
+    rig.podman_fails(&options, &["/bin/sh", "-c", "ip addr show tap0; exit 1"]);
+    let count = || rig.podman_alone(&["inspect", "--format", "{{.RestartCount}}", "con"]);
+    rig.until("two restarts", || count().trim() == "2");
+    let said = || rig.podman_alone(&["logs", "con"]);
+    rig.until("a network each time", || said().matches("inet 10.0.2.100/24").count() == 3);
+    rig.podman_alone(&["rm", "-f", "-t", "0", "con"]);
     rig.nothing_is_left();
 }
 

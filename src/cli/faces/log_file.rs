@@ -1,4 +1,5 @@
-//! A log file that does not grow beyond a size: room is made by forgetting the older half.
+//! A log file that does not grow beyond a size: room is made by forgetting the older half, but never the
+//! first line, which says whose log it is.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -8,34 +9,39 @@ use std::path::Path;
 #[derive(Debug)]
 pub struct LogFile {
     file: File,
+    header: String,
     size: u64,
     most: u64,
 }
 
 impl LogFile {
-    /// A new file, or one that begins anew, of `most` bytes at most.
+    /// A new file, or one that begins anew, of `most` bytes at most and with `header`, a line, at its head.
     ///
     /// # Errors
     /// The kernel's word.
-    pub fn create(path: &Path, most: u64) -> io::Result<LogFile> {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-        Ok(LogFile { file, size: 0, most })
+    pub fn create(path: &Path, most: u64, header: &str) -> io::Result<LogFile> {
+        let mut file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+        file.write_all(header.as_bytes())?;
+        let header = header.to_owned();
+        Ok(LogFile { file, size: header.len() as u64, header, most })
     }
 
     /// Forgets older lines: about half of all, and always so many that `length` bytes have room.
     fn make_room(&mut self, length: u64) -> io::Result<()> {
-        let keep = self.most.saturating_sub(length).min(self.most / 2);
+        let header = self.header.len() as u64;
+        let room = self.most.saturating_sub(header + length).min(self.most / 2);
+        let keep = room.min(self.size.saturating_sub(header));
         let start = self.size.saturating_sub(keep);
         let mut kept = Vec::new();
         self.file.seek(SeekFrom::Start(start))?;
         self.file.read_to_end(&mut kept)?;
         // From the begin of a line on.
         let line = kept.iter().position(|byte| *byte == b'\n').map_or(kept.len(), |end| end + 1);
-        let kept = if start == 0 { &kept[..] } else { &kept[line..] };
-        self.size = kept.len() as u64;
+        let kept = if start <= header { &kept[..] } else { &kept[line..] };
+        self.size = header + kept.len() as u64;
         // Shortened last: whoever reads in between finds lines twice, never an empty file.
         self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(kept)?;
+        self.file.write_all(&[self.header.as_bytes(), kept].concat())?;
         self.file.set_len(self.size)?;
         Ok(())
     }
@@ -69,11 +75,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         std::fs::write(&path, "of an earlier gateway").unwrap();
-        let mut log = LogFile::create(&path, 100).unwrap();
+        let mut log = LogFile::create(&path, 100, "line of the head\n").unwrap();
         for number in 0..50 {
             writeln!(log, "line {number}").unwrap();
             let text = std::fs::read_to_string(&path).unwrap();
             assert!(text.len() <= 100 && text.ends_with(&format!("line {number}\n")), "{text}");
+            assert!(text.starts_with("line of the head\n"), "{text}");
             assert!(text.lines().all(|line| line.starts_with("line ")), "{text}");
         }
         let mut room = File::open(&path).unwrap();
@@ -94,6 +101,6 @@ mod tests {
         log.write_all(&[b'x'; 300]).unwrap();
         assert_eq!(std::fs::read(&path).unwrap().len(), 100);
         writeln!(log, "after").unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "after\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "line of the head\nafter\n");
     }
 }

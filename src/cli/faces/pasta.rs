@@ -392,8 +392,8 @@ impl Options {
         if self.netns_only && self.userns.is_some() {
             return Err("--userns and --netns-only exclude each other".into());
         }
-        if matches!(self.target, Target::Command(_)) && (self.userns.is_some() || self.netns_only) {
-            return Err("--userns and --netns-only need --netns or PID".into());
+        if matches!(self.target, Target::Command(_)) && self.userns.is_some() {
+            return Err("--userns needs --netns or PID".into());
         }
         if !self.netns_quit && !named {
             return Err("--no-netns-quit is for --netns".into());
@@ -548,7 +548,7 @@ runs the command, or a shell, in namespaces of its own.
   -c, --conf-path PATH     socket for changes of port forwards
   --netns PATH|NAME        serve this network namespace
   --userns PATH            join this user namespace first
-  --netns-only             join no user namespace
+  --netns-only             join no user namespace; with a command: make none
   --no-netns-quit          do not end with the file that names the namespace
 ";
 
@@ -646,7 +646,7 @@ mod tests {
             ("-4 -6 42", "--ipv4-only and --ipv6-only exclude each other"),
             ("--netns a 42", "--netns and PID or COMMAND exclude each other"),
             ("--netns-only --userns /u --netns a", "--userns and --netns-only exclude each other"),
-            ("--userns /u sh", "--userns and --netns-only need --netns or PID"),
+            ("--userns /u sh", "--userns needs --netns or PID"),
             ("--no-netns-quit 42", "--no-netns-quit is for --netns"),
             ("-a nowhere 42", "--address nowhere: is no address"),
             ("-n 255.0.255.0 42", "--netmask 255.0.255.0: is no netmask"),

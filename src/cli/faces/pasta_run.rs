@@ -19,6 +19,7 @@ use crate::io::netlink::{Family, Netlink};
 use crate::runtime::{Around, run_with};
 use anyhow::{Context, anyhow, bail};
 use ipnet::IpNet;
+use rustix::thread::{CapabilitySet, capabilities};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
@@ -70,7 +71,8 @@ fn run(options: &Options, second: Option<Background>) -> anyhow::Result<ExitCode
     match &options.log_file {
         None => log_to_stderr(plan.settings.log),
         Some(path) => {
-            let file = LogFile::create(path, options.log_size);
+            let header = format!("pasta of tapnat {} ({})\n", env!("CARGO_PKG_VERSION"), std::process::id());
+            let file = LogFile::create(path, options.log_size, &header);
             let file = file.with_context(|| format!("--log-file {}", path.display()))?;
             log_to(plan.settings.log, Mutex::new(file), false);
         }
@@ -128,7 +130,10 @@ fn serve(
 ) -> anyhow::Result<ExitCode> {
     let target = match &options.target {
         Target::Command(words) => {
-            let fresh = Fresh { root: true, resolver: None };
+            if options.netns_only && !able() {
+                bail!("--netns-only: a network namespace alone takes CAP_SYS_ADMIN: leave it out");
+            }
+            let fresh = Fresh { root: !options.netns_only, resolver: None };
             return accompanied(plan, &fresh, &command(words), around);
         }
         Target::Pid(pid) => NetChoice::Pid(*pid),
@@ -146,6 +151,11 @@ fn serve(
     std::env::set_current_dir("/").context("leaving the working directory")?;
     run_with(&plan.settings, &plan.flags, runtime_dir().as_deref(), around)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether namespaces can be made without one of users.
+fn able() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
 /// The command, or the user's shell.
@@ -272,11 +282,11 @@ fn publish_text(forward: &Forward) -> String {
     format!("{host}:{guest}/{protocol}")
 }
 
-/// How much is logged, in a word; with a command, whose terminal it is, only what is wrong.
+/// How much is logged, in a word; on the terminal of a command only what is wrong.
 fn log(options: &Options) -> &'static str {
-    let level = match (&options.target, options.log) {
-        (Target::Command(_), LogLevel::Info) => LogLevel::Warn,
-        (_, level) => level,
+    let level = match (&options.target, options.log, &options.log_file) {
+        (Target::Command(_), LogLevel::Info, None) => LogLevel::Warn,
+        (_, level, _) => level,
     };
     LEVELS.iter().find(|(_, known)| *known == level).map_or("info", |(word, _)| word)
 }

@@ -160,6 +160,9 @@ const FORKS: &[(&str, i64, &str)] = &[];
 /// Families that a socket may be of.
 const FAMILIES: [i32; 5] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET];
 
+/// What types into a terminal: TIOCSTI, TIOCLINUX (`include/uapi/asm-generic/ioctls.h`).
+const TYPING: [u64; 2] = [0x5412, 0x541c];
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Lets this process make the calls of the list alone; tells how many those are. `bpf` allows bpf(2)
@@ -207,6 +210,10 @@ fn rules(bpf: bool) -> io::Result<Rules> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![argument(2, executable.clone(), 0)?]);
     }
+    // Devices, but not what types into a terminal that was there before.
+    let other = |request: u64| SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, request);
+    let typing = TYPING.into_iter().map(other).collect::<Result<Vec<_>, _>>().and_then(SeccompRule::new);
+    rules.insert(libc::SYS_ioctl, vec![typing.map_err(io::Error::other)?]);
     // What they may not do is refused by filters of their own.
     rules.extend(FORKS.iter().map(|(_, number, _)| (*number, Vec::new())));
     rules.insert(libc::SYS_prctl, vec![argument(0, SeccompCmpOp::Eq, libc::PR_SET_NAME as u64)?]);
@@ -348,6 +355,9 @@ mod tests {
         }
         let executable = [0, 4096, libc::PROT_EXEC as u64, 0, 0, 0];
         assert_eq!(asked(on_aarch64("mmap"), executable), trap, "memory that is run");
+        for request in TYPING {
+            assert_eq!(asked(on_aarch64("ioctl"), [0, request, 0, 0, 0, 0]), trap, "{request:#x}");
+        }
         assert_eq!(asked(on_aarch64("socket"), [libc::AF_VSOCK as u64, 0, 0, 0, 0, 0]), trap);
         assert_ne!(says(&filter, 0xc000_003e, on_aarch64("read"), [0; 6]), allow, "a call of x86-64");
     }

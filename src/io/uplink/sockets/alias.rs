@@ -1,6 +1,7 @@
 //! Who is meant, and who is seen: addresses inside that stand for something on the host.
 
 use crate::flow::{Alias, Endpoint, Protocol};
+use crate::wire::dns;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// An address of the host that an inside host has too.
@@ -65,6 +66,12 @@ impl Aliases {
             ip => ip,
         };
         SocketAddr::new(ip, remote.port)
+    }
+
+    /// Whether `remote` stands for the host's resolver.
+    pub fn resolves(&self, protocol: Protocol, remote: Endpoint) -> bool {
+        let dns = |alias: &Alias| alias.port == Some(dns::PORT) && alias.covers(protocol, remote);
+        remote.port == dns::PORT && self.list.iter().any(dns)
     }
 
     /// How what comes from `host` unasked is seen inside: the host's loopback, and an address that an

@@ -28,11 +28,12 @@ mod listeners;
 pub mod ping;
 pub mod ports;
 pub mod reassembly;
+pub mod split;
 pub mod tcp;
 mod udp;
 
 use super::UplinkError;
-use crate::flow::{Alias, Endpoint, LinkInfo, Protocol, Summary, Time};
+use crate::flow::{Alias, Domain, Endpoint, LinkInfo, Protocol, Summary, Time};
 use crate::io::Link;
 use crate::io::sys::{datagram, fd};
 use crate::wire::craft::IcmpError;
@@ -45,6 +46,7 @@ use mio::{Events, Poll};
 use ping::Pings;
 use ports::{Ports, Which};
 use reassembly::Reassembly;
+use split::Split;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -146,6 +148,7 @@ pub struct Sockets {
     listeners: Listeners,
     tcp: Tcp,
     aliases: Aliases,
+    split: Split,
     reassembly: Reassembly,
     inbox: Inbox,
     /// Tokens of sockets that may have something.
@@ -194,6 +197,7 @@ impl Sockets {
             tcp,
             aliases: Aliases::new(config.aliases.clone(), config.gateways.clone())
                 .sharing(config.shared.clone()),
+            split: Split::default(),
             reassembly: Reassembly::default(),
             inbox: Inbox::new(config.inside_mtu),
             ready: VecDeque::new(),
@@ -256,8 +260,13 @@ impl Sockets {
         }
         match data.flow.protocol {
             Protocol::Tcp => {
-                let to = self.aliases.host(Protocol::Tcp, data.flow.destination);
+                let mut to = self.aliases.host(Protocol::Tcp, data.flow.destination);
+                if !self.split.is_empty() && self.aliases.resolves(Protocol::Tcp, data.flow.destination) {
+                    let opens = data.tcp.opens();
+                    to = self.split.connection(data.flow.source, opens, self.now).unwrap_or(to);
+                }
                 let bind = (!self.config.beside).then(|| self.ports.local(data.flow.source));
+                let bind = bind.filter(|bind| bind.is_ipv4() == to.is_ipv4());
                 self.tcp.outbound(&packet, buffer, to, bind, self.now);
                 Ok(())
             }
@@ -276,10 +285,18 @@ impl Sockets {
         if self.config.beside {
             self.ports.lease(outside).map_err(|_| Trouble::Full)?;
         }
+        let remote = packet.summary.flow().destination;
+        if self.aliases.resolves(Protocol::Udp, remote) {
+            let general = self.aliases.host(Protocol::Udp, remote);
+            if general.is_ipv4() != outside.ip.is_ipv4() || self.split.crosses(outside) {
+                self.ports.widen(outside).map_err(|_| Trouble::Full)?;
+            }
+        }
         let (aliases, ready, now) = (&self.aliases, &mut self.ready, self.now);
+        let split = &mut self.split;
         let sent = self.ports.with(Which::Outside(outside), |slot, port| {
             port.used = now;
-            let sent = udp::send(port, packet, buffer, whole, aliases);
+            let sent = udp::send(port, packet, buffer, whole, aliases, split, now);
             if port.complaints && !std::mem::replace(&mut port.queued, true) {
                 ready.push_back(UDP.start + slot);
             }
@@ -374,14 +391,15 @@ impl Sockets {
     /// The next packet of the sockets that have something, but for TCP.
     fn receive_datagram(&mut self, buffer: &mut Buffer) -> io::Result<()> {
         while let Some(token) = self.ready.front().copied() {
-            let (aliases, inbox) = (&self.aliases, &mut self.inbox);
+            let (aliases, inbox, split, now) = (&self.aliases, &mut self.inbox, &mut self.split, self.now);
             let own = |like: IpAddr| {
                 let own = self.config.external.iter().find(|own| own.is_ipv4() == like.is_ipv4());
                 own.copied().unwrap_or(like)
             };
             let got = if UDP.contains(&token) {
                 let receive = |_, port: &mut ports::Port| {
-                    let got = udp::receive(port, aliases, inbox, own(port.outside.ip), buffer);
+                    let got =
+                        udp::receive(port, (aliases, split), inbox, (own(port.outside.ip), now), buffer);
                     port.queued = !matches!(&got, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
                     got
                 };
@@ -537,6 +555,10 @@ impl Link for Sockets {
 
     fn set_aliases(&mut self, aliases: &[Alias]) {
         self.aliases.set(aliases.to_vec());
+    }
+
+    fn set_domains(&mut self, domains: &[Domain]) {
+        self.split.set(domains);
     }
 
     fn leave_lost(&mut self, present: &[IpAddr]) -> Vec<(IpAddr, usize)> {

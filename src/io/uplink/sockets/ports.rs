@@ -60,6 +60,8 @@ pub struct Table {
 pub struct Port {
     /// Bound to it.
     pub socket: Socket,
+    /// Towards remotes of the other family that an alias stands for, from whatever port the host gives.
+    pub other: Option<Socket>,
     /// What the translator calls it.
     pub outside: Endpoint,
     /// It waits to be read.
@@ -168,6 +170,14 @@ impl Ports {
         self.0.borrow().local(outside)
     }
 
+    /// Gives a leased port a way to remotes of the other family. One that it has stays.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    pub fn widen(&self, outside: Endpoint) -> io::Result<()> {
+        self.0.borrow_mut().widen(outside)
+    }
+
     /// Does something with the port in a slot, or with that of an outside endpoint.
     pub fn with<T>(&self, which: Which, work: impl FnOnce(usize, &mut Port) -> T) -> Option<T> {
         let mut table = self.0.borrow_mut();
@@ -246,6 +256,27 @@ impl Table {
         SocketAddr::new(ip, outside.port)
     }
 
+    fn widen(&mut self, outside: Endpoint) -> io::Result<()> {
+        let Some(slot) = self.by_outside.get(&outside).copied() else { return Ok(()) };
+        let Some(port) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return Ok(()) };
+        if port.other.is_some() {
+            return Ok(());
+        }
+        let six = outside.ip.is_ipv4();
+        let any: IpAddr = if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let local = SocketAddr::new(any, 0);
+        let socket = Socket::new(Domain::for_address(local), Type::DGRAM.nonblocking().cloexec(), None)?;
+        if six {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&local.into())?;
+        datagram::prepare(&socket, six, true)?;
+        let token = Token(UDP.start + slot);
+        self.registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
+        port.other = Some(socket);
+        Ok(())
+    }
+
     fn lease(&mut self, outside: Endpoint) -> io::Result<()> {
         if self.by_outside.contains_key(&outside) {
             return Ok(());
@@ -271,6 +302,7 @@ impl Table {
         self.registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
         let port = Port {
             socket,
+            other: None,
             outside,
             queued: false,
             complaints: false,
@@ -292,6 +324,12 @@ impl Table {
 }
 
 impl Port {
+    /// The socket that reaches `host`.
+    pub fn socket_to(&self, host: SocketAddr) -> &Socket {
+        let other = self.other.as_ref().filter(|_| host.is_ipv4() != self.outside.ip.is_ipv4());
+        other.unwrap_or(&self.socket)
+    }
+
     /// Has what is sent next be fragmented or not.
     pub fn cut(&mut self, cutting: Cutting) {
         if self.cutting != Some(cutting) {

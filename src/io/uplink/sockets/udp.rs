@@ -3,8 +3,9 @@
 use super::alias::Aliases;
 use super::inbox::Inbox;
 use super::ports::Port;
+use super::split::Split;
 use super::{Trouble, errors};
-use crate::flow::{Endpoint, Protocol};
+use crate::flow::{Endpoint, Protocol, Time};
 use crate::io::sys::datagram::{self, Cutting, Received, Sent};
 use crate::wire::craft::IcmpError;
 use crate::wire::encapsulate;
@@ -46,14 +47,13 @@ pub(super) fn send(
     buffer: &Buffer,
     whole: bool,
     aliases: &Aliases,
+    split: &mut Split,
+    now: Time,
 ) -> Result<(), Trouble> {
     let remote = packet.summary.flow().destination;
     // A client of the host itself that is seen as somebody who is no alias for it.
     let client = port.talks.host(remote, |ip| aliases.poses(ip));
     let host = client.unwrap_or_else(|| aliases.host(Protocol::Udp, remote));
-    if client.is_none() {
-        port.talks.note(host, remote);
-    }
     let forbidden = packet.dont_fragment && !whole;
     port.cut(if forbidden { Cutting::Forbidden } else { Cutting::Allowed });
     let start = usize::from(packet.payload);
@@ -63,12 +63,23 @@ pub(super) fn send(
     };
     let payload = buffer.bytes().get(start..says.min(packet.length as usize)).unwrap_or_default();
     let segment = buffer.offload.segment.map(|segment| segment.size);
-    let sent = Sent { to: host, from: port.asked(host), hops: packet.ttl.max(1), tos: packet.tos, segment };
+    let size = segment.map_or(payload.len(), usize::from).max(1);
+    let from = port.asked(host);
+    let to = |to| Sent { to, from, hops: packet.ttl.max(1), tos: packet.tos, segment };
+    if !split.is_empty() && aliases.resolves(Protocol::Udp, remote) {
+        return payload.chunks(size).try_for_each(|question| {
+            let host = split.question(question, now).unwrap_or(host);
+            port.talks.note(host, remote);
+            send_one(port, question, &Sent { segment: None, ..to(host) })
+        });
+    }
+    if client.is_none() {
+        port.talks.note(host, remote);
+    }
     match segment {
-        None => send_one(port, payload, &sent),
-        Some(size) => {
-            let size = usize::from(size.max(1));
-            payload.chunks(size * MOST_SEGMENTS).try_for_each(|part| send_many(port, part, size, &sent))
+        None => send_one(port, payload, &to(host)),
+        Some(_) => {
+            payload.chunks(size * MOST_SEGMENTS).try_for_each(|part| send_many(port, part, size, &to(host)))
         }
     }
 }
@@ -91,8 +102,8 @@ fn send_many(port: &mut Port, part: &[u8], size: usize, sent: &Sent) -> Result<(
 fn send_one(port: &mut Port, payload: &[u8], sent: &Sent) -> Result<(), Trouble> {
     let mut last = Trouble::Invalid;
     for _ in 0..ATTEMPTS {
-        let Err(error) = datagram::send(&port.socket, payload, sent) else { return Ok(()) };
-        last = Trouble::of(&error, &port.socket);
+        let Err(error) = datagram::send(port.socket_to(sent.to), payload, sent) else { return Ok(()) };
+        last = Trouble::of(&error, port.socket_to(sent.to));
         let errno = error.raw_os_error().unwrap_or(0);
         // Whatever it is about, the error queue knows more.
         port.complaints |= may_be_late(errno);
@@ -109,21 +120,24 @@ fn send_one(port: &mut Port, payload: &[u8], sent: &Sent) -> Result<(), Trouble>
 /// `WouldBlock` when there is none; `Interrupted` if one was consumed that cannot be used.
 pub(super) fn receive(
     port: &mut Port,
-    aliases: &Aliases,
+    (aliases, split): (&Aliases, &mut Split),
     inbox: &mut Inbox,
-    own: IpAddr,
+    (own, now): (IpAddr, Time),
     buffer: &mut Buffer,
 ) -> io::Result<()> {
     for _ in 0..ATTEMPTS {
         if port.complaints {
-            match complaint(port, aliases, own, buffer) {
+            match complaint(port, (aliases, split), (own, now), buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => port.complaints = false,
                 told => return told,
             }
         }
         buffer.clear();
-        match datagram::receive(&port.socket, buffer.spare()) {
-            Ok(received) => return take(port, &received, aliases, inbox, buffer),
+        match receive_from(port, buffer) {
+            Ok(received) => {
+                hear(&received, aliases, port, split, buffer, now);
+                return take(port, &received, aliases, inbox, buffer);
+            }
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => return Err(error),
                 _ => port.complaints = true,
@@ -131,6 +145,37 @@ pub(super) fn receive(
         }
     }
     Err(io::ErrorKind::Interrupted.into())
+}
+
+/// Receives from the port's socket, and then from that of the other family, where only those are heard
+/// to whom it talks.
+fn receive_from(port: &Port, buffer: &mut Buffer) -> io::Result<Received> {
+    let first = datagram::receive(&port.socket, buffer.spare());
+    let (Err(error), Some(other)) = (&first, &port.other) else { return first };
+    if error.kind() != io::ErrorKind::WouldBlock {
+        return first;
+    }
+    let received = datagram::receive(other, buffer.spare())?;
+    let known = port.talks.seen(received.from).is_some();
+    if known { Ok(received) } else { Err(io::ErrorKind::Interrupted.into()) }
+}
+
+/// Has split DNS hear what a resolver says.
+fn hear(
+    received: &Received,
+    aliases: &Aliases,
+    port: &Port,
+    split: &mut Split,
+    buffer: &mut Buffer,
+    now: Time,
+) {
+    let remote = if split.is_empty() { None } else { port.talks.seen(received.from) };
+    if remote.is_none_or(|remote| !aliases.resolves(Protocol::Udp, remote)) {
+        return;
+    }
+    let size = received.segment.map_or(received.length, usize::from).max(1);
+    let whole = buffer.spare().get(..received.length).unwrap_or_default();
+    whole.chunks(size).for_each(|answer| split.answer(received.from, answer, now));
 }
 
 /// Makes a packet of the datagrams in `buffer`.
@@ -164,9 +209,25 @@ fn take(
 }
 
 /// Makes a packet of the next complaint.
-fn complaint(port: &mut Port, aliases: &Aliases, own: IpAddr, buffer: &mut Buffer) -> io::Result<()> {
+fn complaint(
+    port: &mut Port,
+    (aliases, split): (&Aliases, &mut Split),
+    (own, now): (IpAddr, Time),
+    buffer: &mut Buffer,
+) -> io::Result<()> {
     let mut quoted = [0; craft::ERROR_LENGTH_IPV6];
-    let Some(told) = datagram::receive_error(&port.socket, &mut quoted)? else {
+    let (told, other) = match (datagram::receive_error(&port.socket, &mut quoted), &port.other) {
+        (Err(error), Some(other)) if error.kind() == io::ErrorKind::WouldBlock => {
+            (datagram::receive_error(other, &mut quoted)?, true)
+        }
+        (told, _) => (told?, false),
+    };
+    // Whoever asked repeats the question, and the next server answers. To the gateway it would be the
+    // host's resolver that refuses; and what another family says cannot be told in this one.
+    let remote = told.as_ref().and_then(|told| port.talks.seen(told.about));
+    let resolver = remote.is_some_and(|remote| aliases.resolves(Protocol::Udp, remote));
+    let refused = resolver && told.as_ref().is_some_and(|told| split.refused(told.about, now));
+    let Some(told) = told.filter(|_| !refused && !other) else {
         return Err(io::ErrorKind::Interrupted.into());
     };
     let seen = |host| port.talks.seen(host).or_else(|| aliases.seen(host));
