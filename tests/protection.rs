@@ -52,7 +52,8 @@ fn of_every_thread(id: u32, key: &str) -> Vec<String> {
         let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap().to_owned();
         line.trim_start_matches(':').trim().to_owned()
     };
-    tasks.map(|task| value(fs::read_to_string(task.unwrap().path().join("status")).unwrap())).collect()
+    // A thread that has ended meanwhile, as that of a client does, has nothing to tell.
+    tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok()).map(value).collect()
 }
 
 fn tapnat(setup: &Setup, words: &[&str]) -> String {
@@ -291,7 +292,7 @@ fn everything_still_works(form: Form) {
     assert!(!setup.gateway.0.said().contains("refused by seccomp"), "{}", setup.gateway.0.said());
     setup.gateway = setup.world.gateway(form, &arguments);
     let rest = "ports of an earlier run rest";
-    assert!(setup.gateway.0.said().contains(rest), "{}", setup.gateway.0.said());
+    eventually(rest, SOON, || setup.gateway.0.said().contains(rest));
 }
 
 /// A gateway that may read nothing takes the settings of any file that the caller may read.
