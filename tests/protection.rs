@@ -275,14 +275,19 @@ fn everything_still_works(form: Form) {
     })
     .unwrap();
     eventually("the link is up again", SOON, || setup.gateway.0.said().contains("is up again"));
-    assert_eq!(page(setup.on("blue"), at(SERVERS[0], 80), "/bytes/1000").unwrap().length, 1000);
+    let serves = |who: &str| {
+        let got = page(setup.on(who), at(SERVERS[0], 80), "/bytes/1000");
+        got.is_ok_and(|page| page.length == 1000)
+    };
+    // Its route is there a moment later.
+    eventually("the world is reached again", SOON * 4, || serves("blue"));
 
     let tap = setup.world.link("host", TAP).unwrap().index;
     setup.on("host").run(|| Netlink::open().unwrap().delete(tap).unwrap()).unwrap();
     eventually("another TAP is made", SOON, || {
         setup.world.link("host", TAP).is_some_and(|link| link.index != tap && link.master.is_some())
     });
-    assert_eq!(page(setup.on("red"), at(SERVERS[0], 80), "/bytes/1000").unwrap().length, 1000);
+    eventually("the world is reached by the new TAP", SOON * 4, || serves("red"));
 
     drop(web);
     let status = setup.gateway.0.terminate(SOON).unwrap().expect("it ends when it is asked to");
