@@ -154,7 +154,10 @@ fn both_ways_over_real_sockets() {
 
 #[test]
 fn who_does_not_listen_refuses() {
-    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that nobody else gets the port meanwhile.
+    let deaf = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    deaf.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    let unused = deaf.local_addr().unwrap().as_socket().unwrap();
     let mut rig = Rig::new(unused, TcpLimits::default());
     let handle = rig.connect(61000);
     rig.until(|inside, tcp| inside.tcp(handle).state() == State::Closed && tcp.connections() == 0);
