@@ -2,7 +2,7 @@
 //! cannot enter it.
 //!
 //! ```text
-//!   gateway ── listen, connect, tables ──▶ agent: the helper (see [`super::helper`]) that has joined
+//!   gateway ── listen, connect, tables ──▶ agent: the helper (see [`mod@super::helper`]) that has joined
 //!           ◀── descriptor ───────────────        the namespace, and stays
 //! ```
 //!
@@ -11,7 +11,7 @@
 //!
 //! It stands in the container's user namespace with the host's files as its root directory: whoever is
 //! root in there could go through it to the user's files. So nobody may look into it (see
-//! [`super::helper`]), and it may open no file itself.
+//! [`mod@super::helper`]), and it may open no file itself.
 
 use super::helper::{Order, Place, Task};
 use super::talk::Talk;
