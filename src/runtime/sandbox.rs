@@ -84,8 +84,10 @@ fn needs(settings: &Settings, flags: &RunFlags, about: &About, removes: &[PathBu
     let mut capabilities = capabilities(settings, about);
     // A file of somebody else: root reaches it by this alone.
     let foreign = |path: &PathBuf| path.metadata().is_ok_and(|data| data.uid() != geteuid().as_raw());
-    let mut used = flags.config.iter().chain(&config).chain([&control]).chain(&removes);
-    if geteuid().is_root() && used.any(foreign) {
+    let used = |of: &dyn Fn(&PathBuf) -> bool| {
+        flags.config.iter().chain(&config).chain([&control]).chain(&removes).any(of)
+    };
+    if geteuid().is_root() && used(&foreign) {
         capabilities |= CapabilitySet::DAC_OVERRIDE;
     }
     if has_children() {
