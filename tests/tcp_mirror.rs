@@ -6,6 +6,8 @@
 mod inside;
 #[path = "tcp_mirror/kernel.rs"]
 mod kernel;
+#[path = "tcp_mirror/link.rs"]
+mod link;
 #[path = "tcp_mirror/memory.rs"]
 mod memory;
 #[path = "tcp_mirror/odd.rs"]

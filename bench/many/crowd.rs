@@ -1,5 +1,6 @@
 //! Many TCP streams on one thread, each with its turns: the kernel's readiness list goes round, and a
-//! stream that is ready moves one block a turn. So neither end prefers any of them.
+//! stream that is ready moves at most one block a turn. A writer moves what its send buffer has room for,
+//! so all of them have the same one. So neither end prefers any of them.
 
 use rustix::event::{Timespec, epoll};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 /// What is read or written in a turn, in bytes.
 const BLOCK: usize = 64 << 10;
+/// The send buffer of a stream that is written to, in bytes.
+const SEND_BUFFER: usize = 256 << 10;
 /// Streams that one look at the poll tells of.
 const EVENTS: usize = 64;
 /// The time to get going before shares are measured.
@@ -80,6 +83,9 @@ impl Watched {
         let interest = if self.job == Job::Write { epoll::EventFlags::OUT } else { epoll::EventFlags::IN };
         for (number, stream) in self.streams.iter().enumerate() {
             stream.set_nonblocking(true)?;
+            if self.job == Job::Write {
+                rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER)?;
+            }
             epoll::add(&events, stream.as_fd(), epoll::EventData::new_u64(number as u64), interest)?;
         }
         let none = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };

@@ -111,6 +111,7 @@ pub fn accompanied(
         ready: Some(Box::new(ready)),
         control_optional: !plan.control_named,
         removes: around.removes,
+        counters: around.counters,
         passing: true,
         ..Around::default()
     };

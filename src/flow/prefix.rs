@@ -1,7 +1,7 @@
 //! A block of addresses.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// An address prefix of either family.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -17,6 +17,12 @@ impl Prefix {
     pub fn new(ip: impl Into<IpAddr>, length: u8) -> Self {
         let ip = ip.into();
         Prefix { ip, length: length.min(if ip.is_ipv4() { 32 } else { 128 }) }
+    }
+
+    /// Whether `ip` is in it, or carries an IPv4 address that is: who translates for it on the way leads it
+    /// there.
+    pub fn covers_carried(self, ip: IpAddr) -> bool {
+        self.covers(ip) || carried(ip).is_some_and(|four| self.covers(four.into()))
     }
 
     /// Whether `ip` is in it. An address of the other family never is.
@@ -45,6 +51,18 @@ impl Prefix {
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.ip, self.length)
+    }
+}
+
+/// The IPv4 address that an IPv6 one carries: by the well-known prefix of NAT64 (RFC 6052 §2.1), or 6to4
+/// (RFC 3056 §2).
+pub fn carried(ip: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(ip) = ip else { return None };
+    match ip.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+        }
+        _ => None,
     }
 }
 

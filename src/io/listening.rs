@@ -164,7 +164,15 @@ mod tests {
             assert!(tables.read().unwrap().contains(&Listening { udp: true, ip: at.ip(), port: at.port() }));
         }
         drop(tcp);
-        assert!(!tables.read().unwrap().contains(&ours));
+        // Somebody else may get a port as soon as it is free, but not each time.
+        let gone = |_| {
+            let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+            let ours = Listening { port: tcp.local_addr().unwrap().port(), ..ours };
+            assert!(tables.read().unwrap().contains(&ours));
+            drop(tcp);
+            !tables.read().unwrap().contains(&ours)
+        };
+        assert!((0..20).any(gone));
         assert!(Tables::of(Vec::new()).is_err());
     }
 }

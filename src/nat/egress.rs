@@ -80,7 +80,7 @@ impl EgressRule {
     pub fn covers(&self, protocol: Protocol, inside: IpAddr, remote: Endpoint) -> bool {
         let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);
         self.inside.is_none_or(|only| only.covers(inside))
-            && self.remote.is_none_or(|only| only.covers(remote.ip))
+            && self.remote.is_none_or(|only| only.covers_carried(remote.ip))
             && self.protocol.is_none_or(|only| only == protocol)
             && self.ports.as_ref().is_none_or(|ports| ported && ports.contains(&remote.port))
     }
@@ -125,6 +125,24 @@ mod tests {
 
     fn all(allow: bool, remote: Option<Prefix>) -> EgressRule {
         EgressRule { remote, ..EgressRule::about_all(allow) }
+    }
+
+    #[test]
+    fn what_carries_an_address_is_denied_as_the_address_is() {
+        let inside = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2));
+        let mut config = NatConfig::new(vec![inside]);
+        let denied = Prefix::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 8);
+        config.egress = EgressRule::before_wider(vec![all(false, Some(denied))]);
+        let nat = Nat::new(config, [0; 32]);
+        let may = |remote: &str| {
+            nat.may_leave(Protocol::Tcp, inside, Endpoint::new(remote.parse::<IpAddr>().unwrap(), 80), None)
+        };
+        for remote in ["64:ff9b::a00:1", "2002:a00:1::1", "64:ff9b::a9fe:a9fe", "10.0.0.1"] {
+            assert!(!may(remote), "{remote}");
+        }
+        for remote in ["64:ff9b::b00:1", "2002:b00:1::1", "2001:db8::a00:1", "64:ff9b:1::a00:1"] {
+            assert!(may(remote), "{remote}");
+        }
     }
 
     #[test]

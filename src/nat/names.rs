@@ -12,6 +12,7 @@
 //! session was allowed.
 
 use super::Nat;
+use crate::flow::prefix::carried;
 use crate::flow::{Flow, Time};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -234,14 +235,7 @@ fn public(ip: IpAddr) -> bool {
     };
     match ip {
         IpAddr::V4(ip) => four(ip),
-        IpAddr::V6(ip) => match ip.segments() {
-            [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-                four(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
-            }
-            // 6to4 carries an IPv4 address too (RFC 3056).
-            [0x2002, high, low, ..] => four(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))),
-            [first, ..] => first & 0xe000 == 0x2000,
-        },
+        IpAddr::V6(six) => carried(ip).map_or_else(|| six.segments()[0] & 0xe000 == 0x2000, four),
     }
 }
 

@@ -62,6 +62,20 @@ pub struct Member {
     pub ending: Ending,
 }
 
+/// A counter of somebody else's that is shown with the gateway's.
+pub struct Counter {
+    /// Its name, as in `relay: begun`.
+    pub name: &'static str,
+    /// What it says; does not wait for anything.
+    pub count: Box<dyn Fn() -> u64 + Send>,
+}
+
+impl std::fmt::Debug for Counter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Counter").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// What a gateway has around it that is no setting.
 #[derive(Default)]
 pub struct Around {
@@ -82,6 +96,8 @@ pub struct Around {
     pub removes: Vec<PathBuf>,
     /// Nobody will start a gateway of this name again: nothing is remembered for one.
     pub passing: bool,
+    /// What others count.
+    pub counters: Vec<Counter>,
 }
 
 impl std::fmt::Debug for Around {
@@ -154,6 +170,7 @@ pub fn run_with(
         clock,
         signals,
         endings: around.endings,
+        counters: around.counters,
         members: around.members,
         watcher,
         host,

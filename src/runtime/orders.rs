@@ -108,7 +108,10 @@ impl Worker {
         let stock = self.stock.iter();
         let stock = stock
             .flat_map(|stock| [("guard: taken-by-host", stock.taken), ("guard: lease-failed", stock.failed)]);
+        let others = self.counters.iter().map(|counter| (counter.name, (counter.count)()));
         counters.links = self.links.counters();
-        counters.links.extend(around.into_iter().chain(stock).map(|(name, count)| (name.to_owned(), count)));
+        counters.links.extend(
+            around.into_iter().chain(stock).chain(others).map(|(name, count)| (name.to_owned(), count)),
+        );
     }
 }

@@ -5,7 +5,6 @@
 //! timers and port leases are never far away. A super-frame is read, edited and sent at once, in
 //! one buffer that stays in the cache.
 
-use super::Member;
 use super::clock::Clock;
 use super::host::Host;
 use super::links::{Links, Turned};
@@ -17,6 +16,7 @@ use super::sandbox;
 use super::signals::Signals;
 use super::spin::Spin;
 use super::stock::Stock;
+use super::{Counter, Member};
 use crate::flow::{Endpoint, LinkId, Protocol, Summary, Time};
 use crate::gateway::overload::Admission;
 use crate::gateway::{Command, Fate, Gateway, INSIDE, OUTSIDE, Outbox, Reply};
@@ -85,6 +85,8 @@ pub struct Worker {
     pub signals: Signals,
     /// What the gateway may not outlive.
     pub endings: Vec<Ending>,
+    /// What others count.
+    pub counters: Vec<Counter>,
     /// The ends of single namespaces where there are several.
     pub members: Vec<Member>,
     /// Tells of changed interfaces, addresses and routes.

@@ -191,8 +191,13 @@ pub fn hostile_frames_disturb_nobody_else(form: Form) {
     let transfers = work.join().unwrap();
     println!("    {injected} odd frames beside {transfers:?} transfers of 4 MiB");
     setup.assert_running();
-    assert_ping(setup.on("blue"), SERVERS[0]);
-    assert_ping(setup.on("red"), SERVERS[0]);
+    for container in ["blue", "red"] {
+        // The queue before the gateway may still be full of what was injected last.
+        eventually("a ping is answered", SOON * 2, || {
+            let ping = || Ping::new(SERVERS[0], 1).send(SOON / 5).unwrap();
+            matches!(setup.on(container).run(ping).unwrap(), Answer::Reply { .. })
+        });
+    }
 }
 
 pub fn container_with_a_new_mac_is_found_again(form: Form) {

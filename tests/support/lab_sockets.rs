@@ -224,9 +224,7 @@ pub fn too_big_for_outside_is_told() {
         bulk::get(at(SERVERS[0], 5001), 4 << 20, SOON).unwrap();
     };
     // The first datagram that is too big teaches its sender the MTU of the path.
-    let _ = setup
-        .on("blue")
-        .run(|| udp::ask(at(SERVERS[0], 7), &[7; 1400], std::time::Duration::from_millis(300)));
+    let _ = setup.on("blue").run(|| udp::ask(at(SERVERS[0], 7), &[7; 1400], SOON / 5));
     setup.on("blue").run(transfers).unwrap();
 }
 

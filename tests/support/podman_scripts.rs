@@ -52,8 +52,9 @@ fn keep_id() {
     let serve = ["/bin/httpd", "-f", "-vv", "-p", "5280", "-h", "/www"];
     rig.podman(&options, &serve);
     rig.fetches(rig.host(), (Ipv4Addr::LOCALHOST, 5280));
-    let log = rig.podman_alone(&["logs", "web"]);
-    assert!(log.contains("192.168.77.100") && !log.contains("127.0.0.1"), "{log}");
+    let log = || rig.podman_alone(&["logs", "web"]);
+    rig.until("a client is logged", || log().contains("192.168.77.100"));
+    assert!(!log().contains("127.0.0.1"), "{}", log());
     rig.podman_alone(&["rm", "-f", "-t", "0", "web"]);
     rig.nothing_is_left();
 }
@@ -89,7 +90,7 @@ fn killed() {
     rig.fetches(rig.host(), (Ipv4Addr::LOCALHOST, 8080));
     rig.podman_alone(&["restart", "-t", "0", "web"]);
     rig.fetches(rig.host(), (Ipv4Addr::LOCALHOST, 8080));
-    assert_eq!(rig.gateways().len(), 1);
+    rig.until("the gateway of before ends", || rig.gateways().len() == 1);
     rig.podman_alone(&["rm", "-f", "-t", "0", "web"]);
     rig.nothing_is_left();
 }
@@ -182,6 +183,7 @@ fn kit_ports() {
         let line = kit(&rig, "--pidns", &format!("sh -c 'exit {code}'"));
         assert_eq!(rig.user(&line).stdout(std::process::Stdio::null()).status().unwrap().code(), Some(code));
     }
+    rig.until("the gateways end", || rig.gateways().is_empty());
     rig.podman(&["run", "--rm", NETWORK], &["/bin/sh", "-c", "true"]);
     rig.nothing_is_left();
 }
@@ -201,9 +203,12 @@ fn kit_net() {
         assert!(said.contains("not there") && !said.contains("hello"), "{said}");
     }
     // The namespace makes its address up from an advertisement, which takes a moment.
-    let ask = format!("sh -c 'sleep 3; exec curl -m 10 -fsS http://[{HOST_SIX}]:8080'");
+    let ask = format!(
+        "sh -c 'for i in 1 2 3 4 5 6 7 8 9; do sleep 1; curl -m 10 -fsS http://[{HOST_SIX}]:8080 && exit; done; exit 1'"
+    );
     let said = rig.sh(&kit(&rig, "--ipv6", &ask));
     assert!(said.contains("hello ["), "{said}");
+    rig.until("the gateways end", || rig.gateways().is_empty());
     rig.podman(&["run", "--rm", NETWORK], &["/bin/sh", "-c", "true"]);
     rig.nothing_is_left();
 }

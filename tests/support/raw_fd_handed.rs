@@ -142,7 +142,7 @@ pub fn a_deleted_interface_is_bound_again() {
     let again = setup.world.link("host", UPLINK).unwrap().index;
     assert_ne!(again, index, "another interface of the same name");
     eventually("the link is up again", SOON, || setup.gateway.0.said().contains("is up again"));
-    eventually("packets flow", SOON, || {
+    eventually("packets flow", SOON * 2, || {
         page(setup.on("red"), at(SERVERS[0], 80), "/bytes/1000").is_ok_and(|page| page.length == 1000)
     });
     let status = setup.gateway.0.terminate(SOON).unwrap().expect("it ends when it is asked to");

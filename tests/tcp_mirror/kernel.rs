@@ -154,7 +154,10 @@ fn both_ways_over_real_sockets() {
 
 #[test]
 fn who_does_not_listen_refuses() {
-    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that nobody else gets the port meanwhile.
+    let deaf = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    deaf.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    let unused = deaf.local_addr().unwrap().as_socket().unwrap();
     let mut rig = Rig::new(unused, TcpLimits::default());
     let handle = rig.connect(61000);
     rig.until(|inside, tcp| inside.tcp(handle).state() == State::Closed && tcp.connections() == 0);
@@ -343,4 +346,57 @@ fn who_leaves_gaps_takes_no_room_from_others() {
     other.hear(&mut rig, TcpFlags::ACK);
     assert_eq!(other.said.1, 2001, "what came early was thrown away");
     assert_eq!(rig.counter("tcp-kept-full"), 0);
+}
+
+/// A listening socket that answers no SYN, since as many connections wait in it as may.
+fn deaf() -> (socket2::Socket, SocketAddr, Vec<socket2::Socket>) {
+    let tcp =
+        || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM.nonblocking(), None).unwrap();
+    let listener = tcp();
+    listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let waiting = (0..4).map(|_| tcp()).collect::<Vec<_>>();
+    waiting.iter().for_each(|socket| drop(socket.connect(&address)));
+    (listener, address.as_socket().unwrap(), waiting)
+}
+
+#[test]
+fn a_scan_of_dead_addresses_takes_nobodys_place() {
+    let (_listener, dead, _waiting) = deaf();
+    let alive = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut rig = Rig::new(dead, TcpLimits { half_open: 8, ..TcpLimits::default() });
+    for port in 61000..61020 {
+        Hand { port, said: (0, 0) }.say(&mut rig, TcpFlags::SYN, 0, &[]);
+    }
+    assert_eq!((rig.counter("tcp-opened"), rig.counter("tcp-half-open-full")), (20, 12));
+    assert_eq!(rig.tcp.connections(), 8);
+    rig.to = alive.local_addr().unwrap();
+    Hand::open(&mut rig, 62000);
+    // It is the oldest that go.
+    rig.to = dead;
+    let again = Hand { port: 61019, said: (0, 0) };
+    again.say(&mut rig, TcpFlags::SYN, 0, &[]);
+    assert_eq!(rig.counter("tcp-opened"), 21, "it was under way");
+}
+
+#[test]
+fn connections_that_the_inside_does_not_take_leave_room_for_its_own() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let limits = TcpLimits { half_open: 1, calling: 1, ..TcpLimits::default() };
+    let mut rig = Rig::new(listener.local_addr().unwrap(), limits);
+    let mut clients = Vec::new();
+    for port in [40000, 40001] {
+        clients.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let (socket, _) = listener.accept().unwrap();
+        let remote = Endpoint::new(REMOTE.parse::<IpAddr>().unwrap(), port);
+        let outside = Endpoint::new(OUTSIDE.parse::<IpAddr>().unwrap(), 8080);
+        rig.tcp.accepted(socket.into(), remote, outside, rig.now());
+    }
+    let counters = |rig: &Rig| (rig.counter("tcp-calling-full"), rig.counter("tcp-half-open-full"));
+    assert_eq!((rig.tcp.connections(), counters(&rig)), (1, (1, 0)));
+    let error = clients[1].read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    Hand::open(&mut rig, 61000);
+    assert_eq!((rig.tcp.connections(), counters(&rig)), (2, (1, 0)));
 }

@@ -95,6 +95,8 @@ pub struct World {
     inside: Inside,
     handle: SocketHandle,
     random: u64,
+    /// Of the last 32 packets those that were lost.
+    lately: u32,
     wire: BinaryHeap<Reverse<OnTheWay>>,
     serial: u64,
     sent: usize,
@@ -147,6 +149,7 @@ impl World {
             inside,
             handle,
             random: plan.seed | 1,
+            lately: 0,
             wire: BinaryHeap::new(),
             serial: 0,
             sent: 0,
@@ -164,7 +167,9 @@ impl World {
     }
 
     fn put(&mut self, to_inside: bool, packet: Vec<u8>) {
-        let lost = self.chance(100) < u64::from(self.plan.loss);
+        // With as many as it takes to give a connection up, it is given up, which is another test.
+        let lost = self.chance(100) < u64::from(self.plan.loss) && self.lately.count_ones() < 8;
+        self.lately = self.lately << 1 | u32::from(lost);
         if lost || self.cut.is_some_and(|cut| self.now >= cut) {
             return;
         }

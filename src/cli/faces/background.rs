@@ -35,6 +35,8 @@ pub struct Background {
 /// # Errors
 /// It cannot be started.
 pub fn start(face: &str, args: &[OsString]) -> io::Result<ExitCode> {
+    // The caller's locks and pipes are not to live as long as the gateway.
+    fd::keep_all();
     let (mut ready, tell) = io::pipe()?;
     let mut program = Command::new("/proc/self/exe");
     program.arg0(face).arg(format!("{WORD}{}", tell.as_raw_fd())).args(args);

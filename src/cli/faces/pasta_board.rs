@@ -8,7 +8,7 @@
 //! ```
 
 use super::forwards::{Forward, Forwarder};
-use super::pasta_ports::{MOST, Rule, forwards};
+use super::pasta_ports::{MOST, Rule, SOCKETS, forwards};
 use crate::flow::Protocol;
 use crate::io::listening::Listening;
 use crate::io::relay::Side;
@@ -103,6 +103,28 @@ pub struct Board<F, S> {
     failed: HashMap<Wanted, u32>,
 }
 
+impl Rules {
+    /// Whether rules can be carried out that come from elsewhere than the options.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), String> {
+        for table in [&self.host, &self.splice] {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let named = table.iter().filter(|rule| !rule.scan && rule.protocol == protocol);
+                if named.map(|rule| rule.pairs().count()).sum::<usize>() > MOST {
+                    return Err(format!("more than {MOST} ports of {protocol}"));
+                }
+            }
+        }
+        let nobody = |ip: &IpAddr| ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
+        match self.host.iter().filter_map(|rule| rule.target).find(nobody) {
+            Some(ip) => Err(format!("{ip}: is no address inside that a client elsewhere can reach")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// All that rules ask for by explicit ports: whether or not anybody listens.
 pub fn at_start(rules: &Rules, around: &Around) -> Vec<Wanted> {
     wanted(rules, around, &Seen::default()).into_keys().collect()
@@ -148,7 +170,9 @@ impl<F: Forwarder, S: Splicer> Board<F, S> {
                 continue;
             }
             let made = match one {
-                _ if self.made.len() >= MOST => Err(format!("more than {MOST} ports at once")),
+                _ if self.made.len() >= SOCKETS => {
+                    Err(format!("more than {SOCKETS} sockets for ports at once"))
+                }
                 Wanted::Published(forward) => self.forwarder.add(forward).map(|()| None),
                 Wanted::Spliced(splice) => self.splicer.add(splice).map(Some),
             };
@@ -166,6 +190,16 @@ impl<F: Forwarder, S: Splicer> Board<F, S> {
             }
         }
         told
+    }
+
+    /// Takes which addresses the host has, without its loopback.
+    pub fn set_own(&mut self, own: Vec<IpAddr>) {
+        self.around.own = own;
+    }
+
+    /// Whether something could not be made, and is tried again.
+    pub fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
     }
 
     /// Without the sockets of this board's own: they listen because others do.

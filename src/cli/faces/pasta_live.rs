@@ -7,14 +7,16 @@
 use super::forwards::{Forward, Gateway};
 use super::pasta::Options;
 use super::pasta_board::{Around, Board, Rules, Seen, Splice, Splicer, Wanted, at_start};
-use super::pasta_ports::{MOST, Rule, ephemeral, read, read_all};
+use super::pasta_ports::{Rule, ephemeral, read, read_all};
 use super::pesto_wire::{self, HOST, SPLICE, Table};
 use crate::control::Engine;
 use crate::flow::Protocol;
+use crate::io::ending::Ending;
 use crate::io::guest::{Agent, Target, agent};
 use crate::io::listening::{Listening, Tables};
 use crate::io::netlink::Netlink;
-use crate::io::relay::{Relay, Side, Sockets, Way};
+use crate::io::relay::{Counters, Relay, Side, Sockets, Way};
+use crate::runtime::Counter;
 use crate::runtime::clock::Clock;
 use anyhow::{Context, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -67,6 +69,7 @@ impl Ports {
                 table.extend(said.map_or_else(auto, Ok)?);
             }
         }
+        rules.check().map_err(anyhow::Error::msg)?;
         let lo_to_lo = options.lo_to_lo && !options.no_splice;
         let own = if lo_to_lo { own_addresses(netlink)? } else { Vec::new() };
         Ok(Ports { rules, around: Around { guests, lo_to_lo, own } })
@@ -105,18 +108,43 @@ impl Ports {
         // Later it has those of the gateway too, one for each mapping.
         let known = host.read().context("the host's table of sockets")?;
         let udp = known.into_iter().filter(|one| one.udp).collect();
-        Ok(Some(Prepared { ports: self, agent, inside, host, udp, listener }))
+        let (relay, relay_ends) = told("the relay of ports has ended")?;
+        let (follower, follower_ends) = told("the thread that follows ports has ended")?;
+        let netlink = self.around.lo_to_lo.then(Netlink::open).transpose().context("netlink socket")?;
+        let counters = Arc::new(Counters::default());
+        let tells = [relay, follower];
+        let endings = vec![relay_ends, follower_ends];
+        Ok(Some(Prepared {
+            ports: self,
+            agent,
+            inside,
+            host,
+            udp,
+            listener,
+            netlink,
+            counters,
+            tells,
+            endings,
+        }))
     }
+}
+
+/// A descriptor, and what is told when it is closed.
+fn told(what: &str) -> anyhow::Result<(OwnedFd, Ending)> {
+    let (reader, writer) = io::pipe().context("a pipe")?;
+    Ok((writer.into(), Ending::event(reader.into(), what)))
 }
 
 /// The host's addresses that others reach it by.
 fn own_addresses(netlink: &Netlink) -> anyhow::Result<Vec<IpAddr>> {
-    let all = netlink.addresses().context("list the host's addresses")?;
+    let all = netlink.address_facts().context("list the host's addresses")?;
     let usable = |ip: &IpAddr| match ip {
         IpAddr::V4(ip) => !ip.is_loopback(),
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
     };
-    Ok(all.into_iter().map(|(_, ip, _)| ip).filter(usable).collect())
+    // One that somebody else may have already cannot be listened at.
+    let all = all.into_iter().filter(|fact| !fact.tentative).map(|fact| fact.ip);
+    Ok(all.filter(usable).collect())
 }
 
 /// What was made before rights are given up.
@@ -128,23 +156,48 @@ pub struct Prepared {
     host: Tables,
     udp: BTreeSet<Listening>,
     listener: Option<UnixListener>,
+    /// Where `--host-lo-to-ns-lo` follows the host's addresses.
+    netlink: Option<Netlink>,
+    counters: Arc<Counters>,
+    /// The ends of the relay's thread, and of that which follows.
+    tells: [OwnedFd; 2],
+    endings: Vec<Ending>,
 }
 
 impl Prepared {
+    /// What the gateway may not outlive: ports that nobody serves would stay open.
+    pub fn endings(&mut self) -> Vec<Ending> {
+        std::mem::take(&mut self.endings)
+    }
+
+    /// What the relay counts.
+    pub fn counters(&self) -> Vec<Counter> {
+        let one = |(at, (name, _)): (usize, (&'static str, u64))| {
+            let all = Arc::clone(&self.counters);
+            Counter { name, count: Box::new(move || all.named()[at].1) }
+        };
+        self.counters.named().into_iter().enumerate().map(one).collect()
+    }
+
     /// Makes the splices and starts the thread that follows, with the gateway that has published what
     /// [`Ports::published`] says.
     ///
     /// # Errors
     /// A splice cannot be made.
     pub fn start(self, engine: Arc<dyn Engine>, bound: &[IpAddr]) -> anyhow::Result<()> {
-        let Prepared { ports, agent, inside, host, udp, listener } = self;
-        let relay = Relay::start(Box::new(Both(Arc::clone(&agent)))).context("a relay")?;
+        let Prepared { ports, agent, inside, host, udp, listener, netlink, counters, tells, .. } = self;
+        let [relay, follower] = tells;
+        let relay = Relay::start(Box::new(Both(Arc::clone(&agent))), counters, relay).context("a relay")?;
         let splices = Splices { relay, agent };
         let Ports { rules, around } = ports;
         let board = Board::new(Gateway::new(engine, bound), splices, around, rules);
         let board = board.map_err(anyhow::Error::msg)?;
-        let live = Live { board, inside, host, udp, listener, clock: Clock::start() };
-        thread::Builder::new().name("ports".into()).spawn(move || live.run()).context("a thread")?;
+        let live = Live { board, inside, host, udp, listener, netlink, clock: Clock::start() };
+        let run = move || {
+            let _tells = follower;
+            live.run();
+        };
+        thread::Builder::new().name("ports".into()).spawn(run).context("a thread")?;
         Ok(())
     }
 }
@@ -180,7 +233,9 @@ impl Splicer for Splices {
 
     fn remove(&mut self, number: usize) {
         // Without a relay there is nothing to take away.
-        let _ = self.relay.remove(number);
+        if let Err(error) = self.relay.remove(number) {
+            tracing::warn!("relay: {error}");
+        }
     }
 }
 
@@ -191,6 +246,7 @@ struct Live {
     host: Tables,
     udp: BTreeSet<Listening>,
     listener: Option<UnixListener>,
+    netlink: Option<Netlink>,
     clock: Clock,
 }
 
@@ -206,19 +262,35 @@ impl Live {
                     Err(error) => tracing::debug!("tables of sockets: {error}"),
                 }
             }
+            if let Some(netlink) = &self.netlink {
+                match own_addresses(netlink) {
+                    Ok(own) => self.board.set_own(own),
+                    Err(error) => tracing::debug!("{error:#}"),
+                }
+            }
             self.settle(&seen);
+            let looks = scans || self.netlink.is_some() || self.board.has_failed();
             let Some(listener) = &self.listener else {
-                match scans {
+                match looks {
                     true => thread::sleep(EACH),
                     // Rules that do not change and nobody can change: the relay does the rest.
                     false => thread::park(),
                 }
                 continue;
             };
-            if waits(listener)
-                && let Ok((client, _)) = listener.accept()
-                && let Err(error) = self.converse(client)
-            {
+            if !waits(listener, looks) {
+                continue;
+            }
+            let said = match listener.accept() {
+                Ok((client, _)) => self.converse(client),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+                Err(error) => {
+                    // The client is still there, and a descriptor may come back.
+                    thread::sleep(EACH);
+                    Err(error)
+                }
+            };
+            if let Err(error) = said {
                 tracing::warn!("pesto: {error}; nothing is changed");
             }
         }
@@ -254,10 +326,7 @@ impl Live {
         for (which, others) in changes {
             *(if which == HOST { &mut rules.host } else { &mut rules.splice }) = others;
         }
-        let all = rules.host.iter().chain(&rules.splice).filter(|rule| !rule.scan);
-        if all.map(|rule| rule.pairs().count()).sum::<usize>() > MOST {
-            return Err(io::Error::other(format!("more than {MOST} ports")));
-        }
+        rules.check().map_err(io::Error::other)?;
         self.board.rules = rules;
         match self.look() {
             Ok(seen) => self.settle(&seen),
@@ -267,11 +336,11 @@ impl Live {
     }
 }
 
-/// Waits a while for a client.
-fn waits(listener: &UnixListener) -> bool {
+/// Waits for a client; with `looks` no longer than until it is time to look who listens.
+fn waits(listener: &UnixListener, looks: bool) -> bool {
     let mut fds = [PollFd::new(listener, PollFlags::IN)];
     let each = Timespec { tv_sec: EACH.as_secs() as i64, tv_nsec: 0 };
-    match poll(&mut fds, Some(&each)) {
+    match poll(&mut fds, looks.then_some(&each)) {
         Ok(count) => count > 0,
         Err(_) => {
             thread::sleep(EACH);

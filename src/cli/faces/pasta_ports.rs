@@ -19,6 +19,8 @@ use std::ops::RangeInclusive;
 
 /// Ports that the rules of one direction may name, at most: each costs a socket.
 pub const MOST: usize = 4096;
+/// Sockets for ports at once, at most: of both protocols and families as many as may be named.
+pub const SOCKETS: usize = 4 * MOST;
 /// Rules that one specification may make, at most.
 const MOST_RULES: usize = 1024;
 /// Where the kernel's ephemeral ports begin, where it does not say.

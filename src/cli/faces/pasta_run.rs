@@ -4,8 +4,9 @@ use super::background::{self, Background};
 use super::forwards::Forward;
 use super::log_file::LogFile;
 use super::pasta::{Asked, Options, Target, USAGE, read};
-use super::pasta_live::Ports;
+use super::pasta_live::{Ports, Prepared};
 use super::pasta_net::{Net, net, on_address};
+use super::pasta_ports::SOCKETS;
 use super::{say, say_error, sweep};
 use crate::cli::args::runtime_dir;
 use crate::cli::exec::accompanied;
@@ -88,16 +89,22 @@ fn run(options: &Options, second: Option<Background>) -> anyhow::Result<ExitCode
     let listener = socket.as_ref().map(|socket| socket.listener().try_clone()).transpose();
     let (listener, bound) = (listener.context("--conf-path")?, plan.settings.external.clone());
     let around = move |target: &guest::Target| {
-        let prepared = ports.prepare(target, listener)?;
+        let mut prepared = ports.prepare(target, listener)?;
+        let endings = prepared.as_mut().map(Prepared::endings).unwrap_or_default();
+        let counters = prepared.as_ref().map(Prepared::counters).unwrap_or_default();
         let told = move |engine| {
             prepared.map_or(Ok(()), |prepared| prepared.start(engine, &bound))?;
             if let Some(mut file) = pid {
+                // Until then it is as it was: this start may have come to nothing.
+                file.set_len(0).context("--pid")?;
                 writeln!(file, "{}", std::process::id()).context("--pid")?;
             }
             second.map_or(Ok(()), Background::ready)
         };
         let removes = control.into_iter().collect();
         Ok(Around {
+            endings,
+            counters,
             ready: Some(Box::new(told)),
             control_optional: true,
             removes,
@@ -145,7 +152,8 @@ fn serve(
         tracing::warn!("{warning}");
     }
     let ending = guest.ending.filter(|_| options.netns_quit);
-    let around = Around { endings: ending.into_iter().collect(), ..around(&target)? };
+    let mut around = around(&target)?;
+    around.endings.extend(ending);
     let plan = plan.with_tap(guest.tap);
     // Who goes on in the background keeps no file system busy.
     std::env::set_current_dir("/").context("leaving the working directory")?;
@@ -168,7 +176,8 @@ fn command(words: &[OsString]) -> Vec<OsString> {
 
 /// Opens the file for the process number before the rights to do so are given up.
 fn pid_file(path: &Path) -> anyhow::Result<File> {
-    File::create(path).with_context(|| format!("--pid {}", path.display()))
+    let file = File::options().write(true).create(true).truncate(false).open(path);
+    file.with_context(|| format!("--pid {}", path.display()))
 }
 
 /// From the options to what the gateway, the namespace and the ports are to be.
@@ -252,6 +261,7 @@ fn flags(options: &Options, net: &Net) -> RunFlags {
         dns,
         search,
         uplink: Some("sockets".to_owned()),
+        limit: vec![format!("publish={SOCKETS}")],
         egress: denied.map(|(_, protocol)| format!("deny:any/{protocol}")).collect(),
         host_loopback: or_off(listed(&net.loopback)),
         ..RunFlags::default()

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::net::{IpAddr, Shutdown};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -87,11 +87,7 @@ fn run(args: &[OsString]) -> anyhow::Result<String> {
         return Ok(format!("pesto of tapnat {}\n", env!("CARGO_PKG_VERSION")));
     }
     let order = order(line)?;
-    let mut socket = UnixStream::connect(&order.socket)
-        .with_context(|| format!("{}: is pasta there, with --conf-path?", order.socket.display()))?;
-    socket.set_read_timeout(Some(PATIENCE)).context("the socket")?;
-    socket.set_write_timeout(Some(PATIENCE)).context("the socket")?;
-    let mut tables = greeted(&mut socket).with_context(|| format!("{}", order.socket.display()))?;
+    let (mut socket, mut tables) = connect(&order.socket)?;
     let before = tables.clone();
     apply(&order, &mut tables)?;
     let changed: Vec<_> = tables.iter().filter(|table| !before.contains(table)).collect();
@@ -106,8 +102,22 @@ fn run(args: &[OsString]) -> anyhow::Result<String> {
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
         Err(error) => return Err(error).context("waiting for pasta"),
     }
+    // What pasta has refused is not there.
+    if tables != before && connect(&order.socket)?.1 != tables {
+        bail!("pasta has not taken the ports, or somebody else has changed them since; its log says why");
+    }
     let shows = order.show || (order.rules.is_empty() && order.clear.is_empty());
     Ok(if shows { tables.iter().map(shown).collect() } else { String::new() })
+}
+
+/// Asks pasta for its tables.
+fn connect(path: &Path) -> anyhow::Result<(UnixStream, Vec<Table>)> {
+    let mut socket = UnixStream::connect(path)
+        .with_context(|| format!("{}: is pasta there, with --conf-path?", path.display()))?;
+    socket.set_read_timeout(Some(PATIENCE)).context("the socket")?;
+    socket.set_write_timeout(Some(PATIENCE)).context("the socket")?;
+    let tables = greeted(&mut socket).with_context(|| format!("{}", path.display()))?;
+    Ok((socket, tables))
 }
 
 fn order(line: getopt::Line) -> anyhow::Result<Order> {

@@ -22,12 +22,14 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::Duration;
 use tcp::Tcp;
 use udp::Udp;
 
+/// How long its thread may take to let a socket go.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Events of one turn.
 const EVENTS: usize = 256;
 const WAKE: Token = Token(0);
@@ -79,37 +81,50 @@ pub struct Counters {
     pub unanswered: AtomicU64,
 }
 
+impl Counters {
+    /// What each says, with its name.
+    pub fn named(&self) -> [(&'static str, u64); 3] {
+        let Counters { begun, full, unanswered } = self;
+        [("relay: begun", begun), ("relay: full", full), ("relay: unanswered", unanswered)]
+            .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+    }
+}
+
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
 enum Change {
     Add(usize, Way),
-    Remove(usize),
+    Remove(usize, SyncSender<()>),
 }
 
 /// A relay that runs. Its thread ends when this is dropped.
 #[derive(Debug)]
 pub struct Relay {
     changes: Option<Sender<Change>>,
-    waker: Waker,
+    waker: Arc<Waker>,
     last: usize,
-    counters: Arc<Counters>,
 }
 
 impl Relay {
-    /// Starts its thread.
+    /// Starts its thread, which counts in `counters` and has `tells` closed when it ends, however it ends.
     ///
     /// # Errors
     /// The kernel's word.
-    pub fn start(sockets: Box<dyn Sockets>) -> io::Result<Relay> {
+    pub fn start(sockets: Box<dyn Sockets>, counters: Arc<Counters>, tells: OwnedFd) -> io::Result<Relay> {
         let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKE)?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let (changes, received) = channel();
-        let counters = Arc::new(Counters::default());
-        let turn = Turn::new(poll, sockets, received, Arc::clone(&counters))?;
-        thread::Builder::new().name("relay".into()).spawn(move || turn.run())?;
-        Ok(Relay { changes: Some(changes), waker, last: 0, counters })
+        let turn = Turn::new(poll, sockets, received, counters)?;
+        let kept = Arc::clone(&waker);
+        let run = move || {
+            // A waker that is dropped takes back what it has woken for.
+            let _both = (kept, tells);
+            turn.run();
+        };
+        thread::Builder::new().name("relay".into()).spawn(run)?;
+        Ok(Relay { changes: Some(changes), waker, last: 0 })
     }
 
     /// Adds a way; gives its number.
@@ -123,17 +138,14 @@ impl Relay {
         Ok(self.last)
     }
 
-    /// Takes a way away: nothing new comes through it; what has come goes on.
+    /// Takes a way away: nothing new comes through it; what has come goes on. Then its socket is closed.
     ///
     /// # Errors
-    /// The relay has ended.
+    /// The relay has ended, or does not answer.
     pub fn remove(&self, number: usize) -> io::Result<()> {
-        self.tell(Change::Remove(number))
-    }
-
-    /// What has happened.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+        let (done, waits) = sync_channel(1);
+        self.tell(Change::Remove(number, done))?;
+        waits.recv_timeout(PATIENCE).map_err(|_| io::ErrorKind::TimedOut.into())
     }
 
     fn tell(&self, change: Change) -> io::Result<()> {
@@ -164,6 +176,7 @@ struct Turn {
     changes: Receiver<Change>,
     counters: Arc<Counters>,
     timer: OwnedFd,
+    ticks: bool,
     udp_ways: HashMap<usize, bool>,
     tcp: Tcp,
     udp: Udp,
@@ -178,13 +191,23 @@ impl Turn {
     ) -> io::Result<Turn> {
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-        let each = Itimerspec { it_interval: second, it_value: second };
-        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &each)?;
         let mut source = mio::unix::SourceFd(&timer.as_raw_fd());
         poll.registry().register(&mut source, TICK, mio::Interest::READABLE)?;
         let (tcp, udp) = (Tcp::default(), Udp::default());
-        Ok(Turn { poll, sockets, changes, counters, timer, udp_ways: HashMap::new(), tcp, udp })
+        let udp_ways = HashMap::new();
+        Ok(Turn { poll, sockets, changes, counters, timer, ticks: false, udp_ways, tcp, udp })
+    }
+
+    /// Has the timer tick each second, or not at all where nothing waits for it.
+    fn wind(&mut self) -> io::Result<()> {
+        let ticks = self.tcp.ticks() || self.udp.ticks();
+        if ticks != self.ticks {
+            let each = Timespec { tv_sec: ticks.into(), tv_nsec: 0 };
+            let each = Itimerspec { it_interval: each, it_value: each };
+            timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &each)?;
+            self.ticks = ticks;
+        }
+        Ok(())
     }
 
     /// Serves until nobody can tell of changes any more.
@@ -193,9 +216,10 @@ impl Turn {
         loop {
             // What had its turn and has more to do comes again after the others.
             let wait = (self.tcp.waits() || self.udp.waits()).then_some(Duration::ZERO);
-            match self.poll.poll(&mut events, wait) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return,
-                _ => {}
+            match self.wind().and_then(|()| self.poll.poll(&mut events, wait)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+                Err(error) => return tracing::error!("the relay of ports ends: {error}"),
+                Ok(()) => {}
             }
             if !self.change() {
                 return;
@@ -211,7 +235,9 @@ impl Turn {
                         self.udp.tick();
                     }
                     Token(token) if token >= FLOWS => self.udp.answered(token - FLOWS),
-                    Token(token) if token >= CONNECTIONS => self.tcp.ready(token - CONNECTIONS),
+                    Token(token) if token >= CONNECTIONS => {
+                        self.tcp.ready(token - CONNECTIONS, event.is_error());
+                    }
                     Token(token) => match self.udp_ways.get(&(token - WAYS)) {
                         Some(true) => self.udp.called(token - WAYS),
                         _ => self.tcp.called(token - WAYS),
@@ -243,11 +269,98 @@ impl Turn {
                     }
                     self.udp_ways.insert(number, udp);
                 }
-                Ok(Change::Remove(number)) => match self.udp_ways.remove(&number) {
-                    Some(true) => self.udp.remove(number),
-                    _ => self.tcp.remove(number),
-                },
+                Ok(Change::Remove(number, done)) => {
+                    match self.udp_ways.remove(&number) {
+                        Some(true) => self.udp.remove(number),
+                        _ => self.tcp.remove(number),
+                    }
+                    // Who waited may have given up.
+                    let _ = done.try_send(());
+                }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::guest::agent::{listening, to_connect};
+    use std::io::Read;
+    use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
+
+    struct Plain;
+
+    impl Sockets for Plain {
+        fn make(&self, _: Side, udp: bool, six: bool) -> io::Result<OwnedFd> {
+            to_connect(udp, six)
+        }
+    }
+
+    /// A relay, what it counts, and what becomes readable when it ends.
+    fn relay() -> (Relay, Arc<Counters>, io::PipeReader) {
+        let (reader, writer) = io::pipe().unwrap();
+        let counters = Arc::new(Counters::default());
+        (Relay::start(Box::new(Plain), Arc::clone(&counters), writer.into()).unwrap(), counters, reader)
+    }
+
+    fn way(relay: &mut Relay, udp: bool, to: SocketAddr) -> (usize, SocketAddr) {
+        let socket = listening(udp, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let at = rustix::net::getsockname(&socket).unwrap().try_into().unwrap();
+        (relay.add(Way { udp, socket, side: Side::Host, to }).unwrap(), at)
+    }
+
+    #[test]
+    fn a_way_that_is_removed_leaves_its_port_at_once() {
+        let (mut relay, _, mut ends) = relay();
+        for round in 0..100 {
+            let udp = round % 2 == 0;
+            let (number, at) = way(&mut relay, udp, (Ipv4Addr::LOCALHOST, 9).into());
+            relay.remove(number).unwrap();
+            listening(udp, at).unwrap();
+        }
+        drop(relay);
+        assert_eq!(ends.read(&mut [0]).unwrap(), 0, "its end is told");
+    }
+
+    #[test]
+    fn a_reset_goes_through_where_nothing_is_read() {
+        let (mut relay, counters, _ends) = relay();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (_, at) = way(&mut relay, false, listener.local_addr().unwrap());
+        let client = TcpStream::connect(at).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(server.read(&mut [0]).unwrap(), 0);
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        let mut rounds = 0;
+        while server.take_error().unwrap().is_none() {
+            rounds += 1;
+            assert!(rounds < 1000, "the server is not told");
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(counters.named()[0], ("relay: begun", 1));
+    }
+
+    #[test]
+    fn a_full_table_of_flows_makes_room() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+        let (mut relay, counters, _ends) = relay();
+        let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (_, at) = way(&mut relay, true, server.local_addr().unwrap());
+        let speak = || {
+            let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            client.send_to(b"word", at).unwrap();
+            server.recv_from(&mut [0; 9]).map(|_| client)
+        };
+        server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let _clients: Vec<UdpSocket> = (0..1024).map(|_| speak().unwrap()).collect();
+        server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        // Who has spoken in this second is not the idlest.
+        assert!((0..40).any(|_| speak().is_ok()), "nobody is ever let in again");
+        assert!(counters.named()[1].1 > 0);
     }
 }

@@ -3,14 +3,14 @@
 use super::{Around, CONNECTIONS, Side, Way, count};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 
 /// Connections at once, at most.
 const MOST: usize = 1024;
-/// Bytes that a direction holds, at most.
+/// Bytes that are read at once; no more of a direction waits for its other end.
 const BUFFER: usize = 64 * 1024;
 /// Buffers that one direction may fill in its turn.
 const ROUNDS: usize = 16;
@@ -22,17 +22,18 @@ struct Listener {
     socket: TcpListener,
     side: Side,
     to: SocketAddr,
+    /// It is among the callers.
+    queued: bool,
 }
 
 /// What one end says, on its way to the other.
 #[derive(Debug, Default)]
 struct Direction {
-    buffer: Vec<u8>,
-    /// Of the buffer, what is written already.
+    /// What the other end did not take yet.
+    held: Vec<u8>,
+    /// Of that, what is written already.
     written: usize,
-    /// No more comes.
-    ended: bool,
-    /// The other end was told so.
+    /// No more comes, and the other end was told so.
     told: bool,
 }
 
@@ -41,6 +42,8 @@ struct Connection {
     /// The client's and the server's.
     ends: [TcpStream; 2],
     connected: bool,
+    /// One of the ends has an error.
+    failed: bool,
     /// What each end says.
     directions: [Direction; 2],
     queued: bool,
@@ -60,7 +63,10 @@ pub(super) struct Tcp {
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
     callers: VecDeque<usize>,
+    /// Listeners that could not be accepted from for want of descriptors.
+    stuck: BTreeSet<usize>,
     queue: VecDeque<usize>,
+    buffer: Vec<u8>,
 }
 
 impl Tcp {
@@ -73,12 +79,13 @@ impl Tcp {
     ) -> io::Result<()> {
         let mut socket = TcpListener::from_std(way.socket.into());
         registry.register(&mut socket, token, Interest::READABLE)?;
-        self.listeners.insert(number, Listener { socket, side: way.side, to: way.to });
+        self.listeners.insert(number, Listener { socket, side: way.side, to: way.to, queued: false });
         Ok(())
     }
 
     pub(super) fn remove(&mut self, number: usize) {
         self.listeners.remove(&number);
+        self.stuck.remove(&number);
     }
 
     /// Whether something has more to do without being told.
@@ -88,36 +95,51 @@ impl Tcp {
 
     /// Somebody waits in a listening socket.
     pub(super) fn called(&mut self, number: usize) {
-        if !self.callers.contains(&number) {
+        if let Some(listener) = self.listeners.get_mut(&number)
+            && !listener.queued
+        {
+            listener.queued = true;
             self.callers.push_back(number);
         }
     }
 
-    /// Something has happened at an end of a connection.
-    pub(super) fn ready(&mut self, place: usize) {
+    /// Something has happened at an end of a connection, perhaps an error.
+    pub(super) fn ready(&mut self, place: usize, failed: bool) {
+        if let Some(Some(connection)) = self.connections.get_mut(place / 2) {
+            connection.failed |= failed;
+        }
         self.enqueue(place / 2);
+    }
+
+    /// Whether a second that goes by is to be told.
+    pub(super) fn ticks(&self) -> bool {
+        !self.stuck.is_empty()
     }
 
     /// A second has gone by. Who could not be accepted for want of descriptors is not told of again.
     pub(super) fn tick(&mut self) {
-        let numbers: Vec<usize> = self.listeners.keys().copied().collect();
-        numbers.into_iter().for_each(|number| self.called(number));
+        for number in std::mem::take(&mut self.stuck) {
+            self.called(number);
+        }
     }
 
     /// Gives everybody who waits a turn.
     pub(super) fn work(&mut self, around: &Around<'_>) {
         for _ in 0..self.callers.len() {
-            if let Some(number) = self.callers.pop_front()
-                && self.accept(number, around)
-            {
-                self.callers.push_back(number);
+            let Some(number) = self.callers.pop_front() else { break };
+            if let Some(listener) = self.listeners.get_mut(&number) {
+                listener.queued = false;
+            }
+            if self.accept(number, around) {
+                self.called(number);
             }
         }
+        self.buffer.resize(BUFFER, 0);
         for _ in 0..self.queue.len() {
             let Some(slot) = self.queue.pop_front() else { break };
             let Some(Some(connection)) = self.connections.get_mut(slot) else { continue };
             connection.queued = false;
-            match connection.turn(around) {
+            match connection.turn(around, &mut self.buffer) {
                 Outcome::Waits => {}
                 Outcome::Again => self.enqueue(slot),
                 Outcome::Over => {
@@ -147,6 +169,7 @@ impl Tcp {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(_) => {
                     count(&around.counters.full);
+                    self.stuck.insert(number);
                     return false;
                 }
             };
@@ -184,7 +207,8 @@ impl Tcp {
             }
         }
         count(&around.counters.begun);
-        let connection = Connection { ends, connected: false, directions: Default::default(), queued: false };
+        let directions = Default::default();
+        let connection = Connection { ends, connected: false, failed: false, directions, queued: false };
         match self.connections.get_mut(slot) {
             Some(vacant) => *vacant = Some(connection),
             None => self.connections.push(Some(connection)),
@@ -194,7 +218,7 @@ impl Tcp {
 }
 
 impl Connection {
-    fn turn(&mut self, around: &Around<'_>) -> Outcome {
+    fn turn(&mut self, around: &Around<'_>, buffer: &mut [u8]) -> Outcome {
         if !self.connected {
             match arrived(&self.ends[1]) {
                 Ok(true) => self.connected = true,
@@ -205,9 +229,14 @@ impl Connection {
                 }
             }
         }
+        // An end that is not read from does not say otherwise that it was reset.
+        let error = |end: &TcpStream| !matches!(end.take_error(), Ok(None));
+        if std::mem::take(&mut self.failed) && self.ends.iter().any(error) {
+            return self.reset();
+        }
         let mut again = false;
         for from in 0..2 {
-            match self.carry(from) {
+            match self.carry(from, buffer) {
                 Ok(more) => again |= more,
                 Err(_) => return self.reset(),
             }
@@ -219,16 +248,24 @@ impl Connection {
         }
     }
 
-    /// Carries what one end says to the other; whether there may be more.
-    fn carry(&mut self, from: usize) -> io::Result<bool> {
+    /// Carries what one end says to the other, by way of `buffer`; whether there may be more.
+    fn carry(&mut self, from: usize, buffer: &mut [u8]) -> io::Result<bool> {
         let [client, server] = &mut self.ends;
         let (source, sink) = if from == 0 { (client, server) } else { (server, client) };
         let direction = &mut self.directions[from];
         for _ in 0..ROUNDS {
-            if direction.written == direction.buffer.len() && !direction.fill(source)? {
+            if direction.told || !direction.empty(sink)? {
                 return Ok(false);
             }
-            if !direction.empty(sink)? || direction.told {
+            let Some(count) = read(source, buffer)? else { return Ok(false) };
+            if count == 0 {
+                direction.told = true;
+                sink.shutdown(Shutdown::Write)?;
+                return Ok(false);
+            }
+            let written = write(sink, &buffer[..count])?;
+            if written < count {
+                direction.held.extend_from_slice(&buffer[written..count]);
                 return Ok(false);
             }
         }
@@ -243,49 +280,41 @@ impl Connection {
 }
 
 impl Direction {
-    /// Reads; whether there is something to do then.
-    fn fill(&mut self, source: &mut TcpStream) -> io::Result<bool> {
-        self.written = 0;
-        if self.ended {
-            self.buffer.clear();
-            return Ok(!self.told);
-        }
-        self.buffer.resize(BUFFER, 0);
-        let read = loop {
-            match source.read(&mut self.buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
-            }
-        };
-        // Nothing is held for those who say nothing.
-        let count = match read {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.buffer = Vec::new();
-                return Ok(false);
-            }
-            read => read.inspect_err(|_| self.buffer.clear())?,
-        };
-        self.buffer.truncate(count);
-        self.ended = count == 0;
-        Ok(true)
-    }
-
-    /// Writes; whether all is written.
+    /// Writes what is held; whether nothing is left.
     fn empty(&mut self, sink: &mut TcpStream) -> io::Result<bool> {
-        while self.written < self.buffer.len() {
-            match sink.write(&self.buffer[self.written..]) {
-                Ok(count) => self.written += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
-            }
+        self.written += write(sink, &self.held[self.written..])?;
+        let all = self.written == self.held.len();
+        if all {
+            // Nothing is held for those who say nothing.
+            (self.held, self.written) = (Vec::new(), 0);
         }
-        if self.ended && !self.told {
-            self.told = true;
-            sink.shutdown(Shutdown::Write)?;
-        }
-        Ok(true)
+        Ok(all)
     }
+}
+
+/// Reads what there is; `None` if there is nothing yet.
+fn read(source: &mut TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        match source.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            read => return read.map(Some),
+        }
+    }
+}
+
+/// Writes as much as is taken.
+fn write(sink: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match sink.write(&bytes[written..]) {
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
 }
 
 fn connect(socket: OwnedFd, to: SocketAddr) -> io::Result<TcpStream> {

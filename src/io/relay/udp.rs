@@ -22,6 +22,7 @@ struct Listener {
     socket: UdpSocket,
     side: Side,
     to: SocketAddr,
+    queued: bool,
 }
 
 #[derive(Debug)]
@@ -31,6 +32,7 @@ struct Flow {
     client: SocketAddr,
     /// The second of the last datagram.
     last: u64,
+    queued: bool,
 }
 
 /// Who has something to say.
@@ -62,7 +64,7 @@ impl Udp {
     ) -> io::Result<()> {
         let mut socket = UdpSocket::from_std(way.socket.into());
         registry.register(&mut socket, token, Interest::READABLE)?;
-        self.listeners.insert(number, Listener { socket, side: way.side, to: way.to });
+        self.listeners.insert(number, Listener { socket, side: way.side, to: way.to, queued: false });
         Ok(())
     }
 
@@ -84,6 +86,11 @@ impl Udp {
         self.enqueue(Speaker::Flow(slot));
     }
 
+    /// Whether a second that goes by is to be told.
+    pub(super) fn ticks(&self) -> bool {
+        !self.by_client.is_empty()
+    }
+
     pub(super) fn tick(&mut self) {
         self.now += 1;
         let oldest = self.now.saturating_sub(IDLE);
@@ -94,9 +101,12 @@ impl Udp {
         self.buffer.resize(LONGEST, 0);
         for _ in 0..self.queue.len() {
             let Some(speaker) = self.queue.pop_front() else { break };
+            if let Some(queued) = self.queued(speaker) {
+                *queued = false;
+            }
             let more = match speaker {
                 Speaker::Way(number) => self.forward(number, around),
-                Speaker::Flow(slot) => self.back(slot),
+                Speaker::Flow(slot) => self.back(slot, around),
             };
             if more {
                 self.enqueue(speaker);
@@ -105,8 +115,18 @@ impl Udp {
     }
 
     fn enqueue(&mut self, speaker: Speaker) {
-        if !self.queue.contains(&speaker) {
+        if let Some(queued) = self.queued(speaker)
+            && !std::mem::replace(queued, true)
+        {
             self.queue.push_back(speaker);
+        }
+    }
+
+    /// Whether somebody is in the queue.
+    fn queued(&mut self, speaker: Speaker) -> Option<&mut bool> {
+        match speaker {
+            Speaker::Way(number) => Some(&mut self.listeners.get_mut(&number)?.queued),
+            Speaker::Flow(slot) => Some(&mut self.flows.get_mut(slot)?.as_mut()?.queued),
         }
     }
 
@@ -134,7 +154,7 @@ impl Udp {
     }
 
     /// Carries what a server says; whether there may be more.
-    fn back(&mut self, slot: usize) -> bool {
+    fn back(&mut self, slot: usize, around: &Around<'_>) -> bool {
         for _ in 0..DATAGRAMS {
             let Some(Some(flow)) = self.flows.get_mut(slot) else { return false };
             let Some(listener) = self.listeners.get(&flow.way) else { return false };
@@ -144,20 +164,25 @@ impl Udp {
                     let _ = listener.socket.send_to(&self.buffer[..length], flow.client);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    count(&around.counters.unanswered);
+                }
                 Err(_) => {}
             }
         }
         true
     }
 
-    /// The flow of a client, made if there is none.
+    /// The flow of a client, made if there is none, in the place of the idlest if there is no other.
     fn flow(&mut self, way: usize, client: SocketAddr, around: &Around<'_>) -> Option<usize> {
         if let Some(slot) = self.by_client.get(&(way, client)) {
             return Some(*slot);
         }
         if self.by_client.len() >= MOST {
             count(&around.counters.full);
-            return None;
+            let idlest = self.flows.iter().flatten().map(|flow| (flow.last, flow.way, flow.client)).min();
+            let (last, way, client) = idlest.filter(|(last, ..)| *last < self.now)?;
+            self.end(|flow| (flow.last, flow.way, flow.client) == (last, way, client));
         }
         let listener = self.listeners.get(&way)?;
         let slot = self.free.pop().unwrap_or(self.flows.len());
@@ -171,7 +196,7 @@ impl Udp {
             return None;
         };
         count(&around.counters.begun);
-        let flow = Flow { socket, way, client, last: self.now };
+        let flow = Flow { socket, way, client, last: self.now, queued: false };
         match self.flows.get_mut(slot) {
             Some(vacant) => *vacant = Some(flow),
             None => self.flows.push(Some(flow)),

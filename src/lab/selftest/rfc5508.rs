@@ -295,23 +295,33 @@ fn generated_errors_copy_the_ds_field(lab: &mut Trial) -> Shown {
 }
 
 fn generated_errors_are_rate_limited(lab: &mut Trial) -> Shown {
-    lab.say("A sends 5000 packets with TTL 1");
-    let came = lab.unwritten(|lab| {
-        for number in 0..5000u16 {
-            lab.send(Place::A, &Packet { ttl: 1, ..udp(lab.at(A, 6119), lab.at(S1, 4000 + number % 64)) })?;
-            if number % 500 == 499 {
-                lab.sync()?;
+    for _ in 0..5 {
+        lab.say("A sends 5000 packets with TTL 1");
+        lab.forget();
+        let start = now();
+        let came = lab.unwritten(|lab| {
+            for number in 0..5000u16 {
+                let to = lab.at(S1, 4000 + number % 64);
+                lab.send(Place::A, &Packet { ttl: 1, ..udp(lab.at(A, 6119), to) })?;
+                if number % 500 == 499 {
+                    lab.sync()?;
+                }
             }
+            lab.collect(Place::A)
+        })?;
+        lab.say(format!("{} errors came", came.len()));
+        // A busy machine sends them more slowly than a limit may be.
+        if came.len() >= 4000 && now() - start > Duration::from_secs(2) {
+            continue;
         }
-        lab.collect(Place::A)
-    })?;
-    lab.say(format!("{} errors came", came.len()));
-    demand(
-        !came.is_empty() && came.len() < 4000,
-        format!("5000 packets were answered by {} errors", came.len()),
-    )?;
-    lab.open(lab.at(B, 6120), lab.at(S1, 4000))?;
-    Ok(())
+        demand(
+            !came.is_empty() && came.len() < 4000,
+            format!("5000 packets were answered by {} errors", came.len()),
+        )?;
+        lab.open(lab.at(B, 6120), lab.at(S1, 4000))?;
+        return Ok(());
+    }
+    Err(Fault::Broken("5000 packets take longer than 2 s".into()))
 }
 
 fn too_big_comes_in_unchanged(lab: &mut Trial) -> Shown {

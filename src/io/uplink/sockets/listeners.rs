@@ -12,8 +12,8 @@ use std::os::fd::AsRawFd;
 /// Connections that wait in a listening socket.
 const BACKLOG: i32 = 1024;
 
-/// Connections that one event may bring, before others have their turn.
-const MOST: usize = 1024;
+/// Connections that one turn may bring, before others have theirs.
+const MOST: usize = 64;
 
 #[derive(Debug)]
 struct Listener {
@@ -21,6 +21,8 @@ struct Listener {
     outside: Endpoint,
     /// Connections wait that could not be accepted.
     stuck: bool,
+    /// It waits for its turn.
+    queued: bool,
 }
 
 /// The listening sockets.
@@ -59,7 +61,7 @@ impl Listeners {
         }
         let token = Token(LISTEN.start + slot);
         self.registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
-        let listener = Some(Listener { socket, outside, stuck: false });
+        let listener = Some(Listener { socket, outside, stuck: false, queued: false });
         match self.slots.get_mut(slot) {
             Some(vacant) => *vacant = listener,
             None => self.slots.push(listener),
@@ -76,9 +78,11 @@ impl Listeners {
         }
     }
 
-    /// Hands the connections that wait in a socket to `take`: the socket, who called, and whom.
-    pub fn accept(&mut self, slot: usize, mut take: impl FnMut(Socket, SocketAddr, Endpoint)) {
-        let Some(Some(listener)) = self.slots.get_mut(slot) else { return };
+    /// Hands connections that wait in a socket to `take`: the socket, who called, and whom. Whether more may
+    /// wait, of which nothing tells again.
+    pub fn accept(&mut self, slot: usize, mut take: impl FnMut(Socket, SocketAddr, Endpoint)) -> bool {
+        let Some(Some(listener)) = self.slots.get_mut(slot) else { return false };
+        listener.queued = false;
         for _ in 0..MOST {
             match listener.socket.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) {
                 Ok((socket, from)) => {
@@ -87,17 +91,24 @@ impl Listeners {
                     }
                 }
                 Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return,
+                    io::ErrorKind::WouldBlock => return false,
                     io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
                     _ => {
                         self.failed += 1;
                         listener.stuck = true;
-                        return;
+                        return false;
                     }
                 },
             }
         }
-        listener.stuck = true;
+        listener.queued = true;
+        true
+    }
+
+    /// Connections wait in a socket. Whether it is to wait for its turn, and does not yet.
+    pub fn ready(&mut self, slot: usize) -> bool {
+        let listener = self.slots.get_mut(slot).and_then(Option::as_mut);
+        listener.is_some_and(|listener| !std::mem::replace(&mut listener.queued, true))
     }
 
     /// Whether connections wait that could not be accepted: nothing tells of them again.

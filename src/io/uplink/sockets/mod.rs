@@ -187,8 +187,10 @@ impl Sockets {
         let listeners = Listeners::new(registry()?);
         let limits = TcpLimits::default();
         let connections = limits.connections.min(config.descriptors / 2);
-        let half_open = limits.half_open.min(connections);
-        let tcp = Tcp::new(registry()?, TCP, TcpLimits { connections, half_open, ..limits });
+        // Those under way leave room for others.
+        let half_open = limits.half_open.min(connections / 2).max(1);
+        let calling = limits.calling.min(connections / 4).max(1);
+        let tcp = Tcp::new(registry()?, TCP, TcpLimits { connections, half_open, calling, ..limits });
         Ok(Sockets {
             events: Events::with_capacity(EVENTS),
             ports,
@@ -248,7 +250,7 @@ impl Sockets {
                     return Err(Trouble::Untold);
                 }
                 let mtu = packet.next_hop_mtu(buffer.bytes()).and_then(|mtu| u16::try_from(mtu).ok());
-                self.tcp.complained(error.about, mtu, self.now);
+                self.tcp.complained(error.about, mtu);
                 return Ok(());
             }
         };
@@ -367,8 +369,7 @@ impl Sockets {
             } else if PING.contains(&token) {
                 self.pings.ready(token - PING.start, event.is_error())
             } else if LISTEN.contains(&token) {
-                accept(&mut self.listeners, token - LISTEN.start, &mut self.tcp, &self.aliases, self.now);
-                false
+                self.listeners.ready(token - LISTEN.start)
             } else {
                 let closed = event.is_error() || event.is_read_closed() || event.is_write_closed();
                 self.tcp.ready(token, event.is_readable(), event.is_writable(), closed);
@@ -384,13 +385,24 @@ impl Sockets {
     /// Accepts what could not be accepted before, for want of descriptors.
     fn accept_again(&mut self) {
         for slot in self.listeners.take_stuck() {
-            accept(&mut self.listeners, slot, &mut self.tcp, &self.aliases, self.now);
+            if self.listeners.ready(slot) {
+                self.ready.push_back(LISTEN.start + slot);
+            }
         }
     }
 
     /// The next packet of the sockets that have something, but for TCP.
     fn receive_datagram(&mut self, buffer: &mut Buffer) -> io::Result<()> {
         while let Some(token) = self.ready.front().copied() {
+            if LISTEN.contains(&token) {
+                self.ready.pop_front();
+                if accept(&mut self.listeners, token - LISTEN.start, &mut self.tcp, &self.aliases, self.now) {
+                    self.ready.push_back(token);
+                    // What they bring is TCP's, which has its turn first.
+                    break;
+                }
+                continue;
+            }
             let (aliases, inbox, split, now) = (&self.aliases, &mut self.inbox, &mut self.split, self.now);
             let own = |like: IpAddr| {
                 let own = self.config.external.iter().find(|own| own.is_ipv4() == like.is_ipv4());
@@ -439,13 +451,13 @@ impl Sockets {
     }
 }
 
-/// Accepts the connections that wait in a listening socket.
-fn accept(listeners: &mut Listeners, slot: usize, tcp: &mut Tcp, aliases: &Aliases, now: Time) {
-    listeners.accept(slot, |socket, from, outside| {
-        if let Some(remote) = aliases.seen(from) {
-            tcp.accepted(socket, remote, outside, now);
-        }
-    });
+/// Accepts connections that wait in a listening socket. Whether more may wait.
+fn accept(listeners: &mut Listeners, slot: usize, tcp: &mut Tcp, aliases: &Aliases, now: Time) -> bool {
+    listeners.accept(slot, |socket, from, outside| match aliases.seen(from) {
+        Some(remote) => tcp.accepted(socket, remote, outside, now),
+        // It is refused, and not told of an end in good order.
+        None => drop(socket.set_linger(Some(Duration::ZERO))),
+    })
 }
 
 impl Link for Sockets {
@@ -475,7 +487,8 @@ impl Link for Sockets {
                     done => return done,
                 }
             }
-            if !self.look()? {
+            // What was just accepted has something to say.
+            if !self.look()? && !self.tcp.has_work() {
                 break;
             }
         }

@@ -346,8 +346,11 @@ impl Port {
     /// Notes that `client` asked the address `here` of the host.
     pub fn note_asked(&mut self, client: SocketAddr, here: Option<IpAddr>) {
         if let (Some(asked), Some(here)) = (&mut self.asked, here) {
-            if asked.len() >= ASKED {
-                asked.clear();
+            if asked.len() >= ASKED
+                && !asked.contains_key(&client)
+                && let Some(other) = asked.keys().next().copied()
+            {
+                asked.remove(&other);
             }
             asked.insert(client, here);
         }
@@ -406,5 +409,21 @@ mod tests {
             }
         }
         assert_eq!((taken, ports.given_up()), (2, 0));
+    }
+
+    #[test]
+    fn one_client_more_makes_one_forgotten() {
+        let (_poll, ports) = ports(true, 16);
+        ports.lease(outside(1)).unwrap();
+        assert!(ports.publish(outside(1), true));
+        let client = |port: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, port as u16));
+        let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let known = ports.with(Which::Outside(outside(1)), |_, port| {
+            (1..=ASKED + 1).for_each(|number| port.note_asked(client(number), Some(here)));
+            port.note_asked(client(ASKED + 1), Some(here));
+            assert_eq!(port.asked(client(ASKED + 1)), Some(here));
+            (1..=ASKED + 1).filter(|number| port.asked(client(*number)).is_some()).count()
+        });
+        assert_eq!(known, Some(ASKED));
     }
 }

@@ -95,6 +95,8 @@ pub struct Connection<S> {
     pub quote: Option<Box<[u8]>>,
     /// What it was last counted as.
     pub age: Age,
+    /// Its number in the order in which connections began; 0 for those accepted on the host.
+    pub begun: u64,
     /// It waits for its turn.
     pub queued: bool,
     /// The deadline that is noted for it.
@@ -106,6 +108,8 @@ impl<S: Stream> Connection<S> {
     pub fn new(flow: Flow, machine: Machine, stream: S) -> Connection<S> {
         Connection {
             flow,
+            age: machine.age(),
+            begun: 0,
             machine,
             stream: Some(stream),
             kept: Kept::default(),
@@ -114,7 +118,6 @@ impl<S: Stream> Connection<S> {
             writable: true,
             look: false,
             quote: None,
-            age: Age::HalfOpen,
             queued: false,
             armed: None,
         }

@@ -29,8 +29,10 @@ pub(super) struct Counters {
     pub fragments: u64,
     /// Connections refused because there are too many.
     pub connections_full: u64,
-    /// SYNs dropped because too many are under way.
+    /// Connections forgotten for newer ones, since too many were under way.
     pub half_open_full: u64,
+    /// Connections accepted on the host and refused, since the inside has not agreed to too many others.
+    pub calling_full: u64,
     /// Connections forgotten at their end, since too many are remembered: should their last FIN come
     /// again, it is answered with a RST.
     pub linger_full: u64,
@@ -61,6 +63,7 @@ impl Counters {
             ("tcp-fragment", self.fragments),
             ("tcp-connections-full", self.connections_full),
             ("tcp-half-open-full", self.half_open_full),
+            ("tcp-calling-full", self.calling_full),
             ("tcp-linger-full", self.linger_full),
             ("tcp-kept-full", kept_full),
             ("tcp-replies-full", self.replies_full),

@@ -140,7 +140,8 @@ impl Machine {
     /// How far it is.
     pub fn age(&self) -> Age {
         match self.phase {
-            Phase::Connecting | Phase::Answering | Phase::Calling => Age::HalfOpen,
+            Phase::Connecting | Phase::Answering => Age::HalfOpen,
+            Phase::Calling => Age::Calling,
             Phase::Open => Age::Open,
             Phase::Lingering(_) | Phase::Over(_) => Age::Ended,
         }

@@ -30,6 +30,7 @@
 //! ([`stream`]); this file finds the connection of a packet or an event, keeps the bounds and the
 //! deadlines, and hands out packets, one connection after the other.
 
+mod begun;
 pub mod connection;
 mod counters;
 pub mod early;
@@ -42,6 +43,7 @@ pub mod stream;
 use crate::flow::{Data, Endpoint, Flow, Protocol, Summary, TcpFlags, Time};
 use crate::wire::craft::{self, IcmpError};
 use crate::wire::{Buffer, Packet, checksum};
+use begun::Begun;
 use connection::{Connection, Shared, Turn};
 use counters::Counters;
 use hashbrown::HashMap;
@@ -67,8 +69,10 @@ pub struct TcpLimits {
     /// Connections that have a socket. [`super::Sockets`] sets it to half of the descriptors that the
     /// process may have, if that is less than here.
     pub connections: usize,
-    /// Connections to which one end has not agreed yet.
+    /// Connections of the inside to which one end has not agreed yet.
     pub half_open: usize,
+    /// Connections accepted on the host to which the inside has not agreed yet.
+    pub calling: usize,
     /// Bytes kept for one host socket: the largest window that the inside is offered.
     pub kept_per_connection: u32,
     /// Bytes kept for all host sockets; a quarter as much more may wait out of order.
@@ -86,6 +90,7 @@ impl Default for TcpLimits {
         TcpLimits {
             connections: 16384,
             half_open: 4096,
+            calling: 1024,
             kept_per_connection: 1 << 20,
             kept: 32 << 20,
             idle: Duration::from_secs(600),
@@ -110,6 +115,8 @@ pub struct Tcp {
     replies: VecDeque<Vec<u8>>,
     shared: Shared,
     half_open: usize,
+    begun: Begun,
+    calling: usize,
     ended: usize,
     secret: RandomState,
     peek_offset: bool,
@@ -132,6 +139,8 @@ impl Tcp {
             replies: VecDeque::new(),
             shared: Shared::new(limits.kept),
             half_open: 0,
+            begun: Begun::default(),
+            calling: 0,
             ended: 0,
             secret: RandomState::new(),
             peek_offset: true,
@@ -252,6 +261,8 @@ impl Tcp {
     fn count(&mut self, old: Age, new: Age) {
         self.half_open -= usize::from(old == Age::HalfOpen);
         self.half_open += usize::from(new == Age::HalfOpen);
+        self.calling -= usize::from(old == Age::Calling);
+        self.calling += usize::from(new == Age::Calling);
         self.ended -= usize::from(old == Age::Ended);
         self.ended += usize::from(new == Age::Ended);
     }
@@ -274,7 +285,7 @@ impl Tcp {
         let quote = &bytes[..bytes.len().min(QUOTE)];
         if self.half_open >= self.limits.half_open {
             self.counters.half_open_full += 1;
-            return;
+            self.forget_oldest();
         }
         if self.is_full() {
             self.counters.connections_full += 1;
@@ -295,6 +306,20 @@ impl Tcp {
         {
             connection.quote = Some(quote.into());
             self.counters.opened += 1;
+            let slots = &self.slots;
+            let serial = self.begun.add(id, self.half_open, |id, serial| has_begun(slots, id, serial));
+            if let Some(connection) = self.get_mut(id) {
+                connection.begun = serial;
+            }
+        }
+    }
+
+    /// Forgets the connection that has been under way for longest. Its SYN may come again, as if it had
+    /// been lost on the way.
+    fn forget_oldest(&mut self) {
+        let slots = &self.slots;
+        if let Some(id) = self.begun.oldest(|id, serial| has_begun(slots, id, serial)) {
+            self.remove(id, true);
         }
     }
 
@@ -310,10 +335,10 @@ impl Tcp {
         {
             self.remove(id, false);
         }
-        let full = self.is_full();
-        if full || self.half_open >= self.limits.half_open || self.index.contains_key(&flow) {
+        let (full, known) = (self.is_full(), self.index.contains_key(&flow));
+        if full || known || self.calling >= self.limits.calling {
             self.counters.connections_full += u64::from(full);
-            self.counters.half_open_full += u64::from(!full);
+            self.counters.calling_full += u64::from(!full);
             // What cannot be served is refused at once.
             let _ = socket.set_linger(Some(Duration::ZERO));
             return;
@@ -331,7 +356,7 @@ impl Tcp {
 
     /// An ICMP error about one of our packets towards the inside, whose flow is `flow`. With an `mtu`
     /// packets become that small (RFC 1191, RFC 8201).
-    pub fn complained(&mut self, flow: Flow, mtu: Option<u16>, _now: Time) {
+    pub fn complained(&mut self, flow: Flow, mtu: Option<u16>) {
         let (Some(id), Some(mtu)) = (self.index.get(&flow.reversed()).copied(), mtu) else { return };
         let headers = header::ip_length(flow.source.ip) as u16 + 20;
         if let Some(connection) = self.get_mut(id) {
@@ -502,9 +527,9 @@ impl Tcp {
         if id as usize == self.slots.len() {
             self.slots.push(None);
         }
+        self.count(Age::Open, machine.age());
         self.slots[id as usize] = Some(Box::new(Connection::new(flow, machine, stream)));
         self.index.insert(flow, id);
-        self.half_open += 1;
         Some(id)
     }
 
@@ -584,6 +609,12 @@ impl Tcp {
     fn initial(&self, flow: Flow, now: Time) -> u32 {
         ((now.as_nanos() / 4000) as u32).wrapping_add(self.secret.hash_one(flow) as u32)
     }
+}
+
+/// Whether the connection in a slot is the one with this number in the order of beginnings, and waits.
+fn has_begun(slots: &[Option<Box<Connection<HostStream>>>], id: u32, serial: u64) -> bool {
+    let connection = slots.get(id as usize).and_then(Option::as_ref);
+    connection.is_some_and(|connection| connection.begun == serial && connection.age == Age::HalfOpen)
 }
 
 /// Whether the error means that the remote host answers, and does not want.

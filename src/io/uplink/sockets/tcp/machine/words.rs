@@ -129,8 +129,10 @@ pub struct End {
 /// How far a connection is, as its table counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Age {
-    /// One end has not agreed to it yet.
+    /// It began inside, and one end has not agreed to it yet.
     HalfOpen,
+    /// It was accepted on the host, and the inside has not agreed to it yet.
+    Calling,
     /// Both have.
     Open,
     /// Nothing more will be carried.
