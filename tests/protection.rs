@@ -185,6 +185,12 @@ fn relative_paths_and_links_lead_where_they_did() {
     let stored = folder.join("store/b7.toml");
     std::os::unix::fs::symlink("../../store/b7.toml", folder.join("real/settings/gateway.toml")).unwrap();
     fs::write(&stored, "ports = '61000-61999'\n").unwrap();
+    // And somebody else's, in a directory of root's.
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap();
+    if map.split_whitespace().eq(["0", "0", "4294967295"]) {
+        std::os::unix::fs::chown(&stored, Some(65534), None).unwrap();
+        fs::set_permissions(&stored, fs::Permissions::from_mode(0o600)).unwrap();
+    }
     let control = folder.join("link/control.sock");
     let start = folder.join("start");
     let words = [
@@ -386,12 +392,22 @@ fn strict_is_refused_where_a_stage_would_leave_a_gap() {
         said.contains("--sandbox strict: 1 threads run already") && said.contains("--sandbox auto"),
         "{said}"
     );
+    let said = confession("everything", Path::new("/"));
+    assert!(said.contains("right in /, so every file stays within reach; put it"), "{said}");
 }
 
 /// The argument that has this program protect itself and try things.
 const CONFESS: &str = "--confess";
 
 fn confess(what: &str, folder: PathBuf) -> ExitCode {
+    if what == "everything" {
+        let flags = RunFlags { inside: vec!["10.88.0.1/24".into()], ..RunFlags::default() };
+        let mut settings = load(&flags, None).unwrap();
+        settings.sandbox = SandboxChoice::Strict;
+        settings.control = "/tapnat.sock".into();
+        println!("{}", sandbox::enter(&settings, &flags, &About::default(), &[]).unwrap_err());
+        return ExitCode::SUCCESS;
+    }
     if what == "strict" {
         let thread = std::thread::spawn(std::thread::park);
         let flags = RunFlags { inside: vec!["10.88.0.1/24".into()], ..RunFlags::default() };

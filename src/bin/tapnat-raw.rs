@@ -13,7 +13,7 @@
 //! it, if nobody but the owner of both could have put that there. The loader's variables do
 //! not reach tapnat, which has no file capability of its own to make the loader careful.
 
-use rustix::fs::{Mode, OFlags, fstat, open};
+use rustix::fs::{Mode, OFlags, fstat, open, openat};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
@@ -103,7 +103,9 @@ fn beside() -> Result<(OwnedFd, PathBuf), String> {
         |path: &Path, error| format!("{}: {error}; install tapnat and tapnat-raw together", path.display());
     let owner = look(&own, OFlags::PATH).and_then(fstat).map_err(|error| failed(&own, error))?.st_uid;
     let directory = look(folder, OFlags::PATH | OFlags::DIRECTORY).map_err(|error| failed(folder, error))?;
-    let program = look(&path, OFlags::RDONLY).map_err(|error| failed(&path, error))?;
+    let program =
+        openat(&directory, "tapnat", OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| failed(&path, error))?;
     for (fd, what) in [(&directory, folder), (&program, &*path)] {
         let stat = fstat(fd).map_err(|error| failed(what, error))?;
         if stat.st_uid != owner || stat.st_mode & 0o022 != 0 {

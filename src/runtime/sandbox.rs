@@ -39,8 +39,15 @@ pub fn enter(
         tracing::warn!("{told}");
     }
     let mut lines = Vec::new();
-    let mut needs = needs(settings, flags, about);
-    needs.places.extend(removes.iter().map(|file| Place::new(directory(file), Right::Remove)));
+    let needs = needs(settings, flags, about, removes);
+    if needs.places.iter().any(is_everything) {
+        let told =
+            "the configuration, a socket or resolv.conf is right in /, so every file stays within reach";
+        if strict {
+            bail!("--sandbox strict: {told}; put it into a directory of its own");
+        }
+        tracing::warn!("{told}: put it into a directory of its own");
+    }
     for outcome in protect::enter(&needs) {
         let stage = outcome.stage.word();
         match outcome.result {
@@ -70,13 +77,17 @@ pub fn look(before: u64) -> u64 {
     count
 }
 
-fn needs(settings: &Settings, flags: &RunFlags, about: &About) -> Needs {
+fn needs(settings: &Settings, flags: &RunFlags, about: &About, removes: &[PathBuf]) -> Needs {
     let config = flags.config.as_deref().map(directory);
     let control = directory(&settings.control);
+    let removes: Vec<PathBuf> = removes.iter().map(|file| directory(file)).collect();
     let mut capabilities = capabilities(settings, about);
     // A file of somebody else: root reaches it by this alone.
     let foreign = |path: &PathBuf| path.metadata().is_ok_and(|data| data.uid() != geteuid().as_raw());
-    if geteuid().is_root() && config.iter().chain([&control]).any(foreign) {
+    let used = |of: &dyn Fn(&PathBuf) -> bool| {
+        flags.config.iter().chain(&config).chain([&control]).chain(&removes).any(of)
+    };
+    if geteuid().is_root() && used(&foreign) {
         capabilities |= CapabilitySet::DAC_OVERRIDE;
     }
     if has_children() {
@@ -87,6 +98,7 @@ fn needs(settings: &Settings, flags: &RunFlags, about: &About) -> Needs {
     // The file may be a link to one elsewhere.
     let linked = flags.config.as_deref().and_then(|file| file.canonicalize().ok());
     places.extend(linked.map(|file| Place::new(directory(&file), Right::Read)));
+    places.extend(removes.into_iter().map(|folder| Place::new(folder, Right::Remove)));
     Needs { capabilities, places, signals: has_children(), bpf: about.guard == "tcx" }
 }
 
@@ -132,6 +144,11 @@ fn places(settings: &Settings, config: Option<PathBuf>, control: PathBuf) -> Vec
         places.push(Place::new("/proc/sys/net/ipv6/conf", Right::Write));
     }
     places
+}
+
+/// Whether a place has all files in it.
+fn is_everything(place: &Place) -> bool {
+    place.right != Right::Look && place.path.canonicalize().is_ok_and(|path| path == Path::new("/"))
 }
 
 /// The directory that a file is in.

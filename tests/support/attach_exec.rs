@@ -117,6 +117,12 @@ fn resolver() {
     assert!(named.starts_with("nameserver 192.0.2.53\nsearch lab.example\n"), "{named}");
     let off = rig.exec(&["--dns-forward", "off"], &["cat", "/etc/resolv.conf"]);
     assert!(!text(&off.stdout).contains("nameserver 10.0.2.2\n"), "{off:?}");
+    // Whoever the command becomes may read it.
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 077 && exec \"$@\"", "sh", PROGRAM]);
+    command.args(rig.words("exec", &["--", "stat", "-c", "%a", "/etc/resolv.conf"]));
+    let output = rig.run(command);
+    assert_eq!(text(&output.stdout).trim(), "644", "{output:?}");
     let output = rig.exec(&[], &["sh", "-c", "ls /etc | wc -l"]);
     let count = fs::read_dir("/etc")
         .unwrap()

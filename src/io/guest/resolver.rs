@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// The file that every resolver reads.
@@ -81,6 +82,8 @@ pub fn put(text: &str) -> io::Result<()> {
 
 fn bind_over(file: &OwnedFd, text: &str) -> io::Result<()> {
     fs::write(FILE, text)?;
+    // Whatever the caller's umask: the command may be, or become, another user.
+    fs::set_permissions(FILE, fs::Permissions::from_mode(0o644))?;
     mount_bind(FILE, format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     Ok(())
 }

@@ -80,7 +80,7 @@ impl Target {
     pub fn open(&self) -> Result<Opened, GuestError> {
         let mut warnings = Vec::new();
         let (what, net, ending) = match &self.net {
-            NetChoice::Pid(pid) => of_process(*pid)?,
+            NetChoice::Pid(pid) => of_process(*pid, &mut warnings)?,
             NetChoice::Path(path) => of_path(path, &mut warnings)?,
             NetChoice::Fd(fd) => {
                 let net = fd.try_clone().map_err(|source| GuestError::Open {
@@ -126,15 +126,21 @@ fn administers() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
-fn of_process(number: i32) -> Result<(String, OwnedFd, Option<Ending>), GuestError> {
+fn of_process(
+    number: i32,
+    warnings: &mut Vec<String>,
+) -> Result<(String, OwnedFd, Option<Ending>), GuestError> {
     let gone = || GuestError::NoProcess(number);
     let pid = Pid::from_raw(number).filter(|_| number > 0).ok_or_else(gone)?;
     // First a hold of the process: the number may become another's at any time.
     let mut ending = match Ending::process(pid) {
         Ok(ending) => Some(ending),
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Err(gone()),
-        // A thread that leads no group, or a kernel that forbids it: its end will not be seen.
-        Err(_) => None,
+        // A thread that leads no group, or a kernel that forbids it.
+        Err(error) => {
+            warnings.push(unseen(number, &error));
+            None
+        }
     };
     let path = format!("/proc/{number}/ns/net");
     let opened = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
@@ -151,12 +157,19 @@ fn of_process(number: i32) -> Result<(String, OwnedFd, Option<Ending>), GuestErr
     }
 }
 
+fn unseen(number: i32, error: &io::Error) -> String {
+    format!("the end of process {number} will not be seen: {error}; end this gateway by a signal")
+}
+
 fn of_path(path: &Path, warnings: &mut Vec<String>) -> Result<(String, OwnedFd, Option<Ending>), GuestError> {
     let named = path.components().count() == 1 && path.is_relative() && !path.starts_with(".");
     let path = if named { Path::new(NAMED).join(path) } else { path.to_owned() };
     if let Some(pid) = in_proc(&path) {
         let ending = Pid::from_raw(pid).map(Ending::process);
         let net = open_file(&path, "network namespace")?;
+        if let Some(Err(error)) = &ending {
+            warnings.push(unseen(pid, error));
+        }
         return Ok((path.display().to_string(), net, ending.and_then(Result::ok)));
     }
     let net = open_file(&path, "network namespace")?;
@@ -232,5 +245,21 @@ mod tests {
         assert_eq!(opened.descriptors().count(), 1);
         assert_eq!(in_proc(Path::new("/proc/17/ns/net")), Some(17));
         assert_eq!(in_proc(Path::new("/proc/self/ns/net")), None);
+    }
+
+    /// Its namespace can be opened, but no pidfd tells of its end.
+    #[test]
+    fn a_thread_whose_end_cannot_be_seen_is_told() {
+        let open = || {
+            let thread = rustix::thread::gettid().as_raw_nonzero().get();
+            let path = format!("/proc/{thread}/ns/net").into();
+            [NetChoice::Pid(thread), NetChoice::Path(path)]
+                .map(|net| Target { net, user: None }.open().unwrap())
+        };
+        for opened in std::thread::spawn(open).join().unwrap() {
+            assert!(opened.ending.is_none());
+            let told = opened.warnings.first().expect("it is told");
+            assert!(told.contains("will not be seen") && opened.warnings.len() == 1, "{told}");
+        }
     }
 }

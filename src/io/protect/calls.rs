@@ -171,6 +171,11 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 /// # Errors
 /// `Unsupported` on processors that the filter is not written for; else the kernel's word.
 pub fn confine(bpf: bool) -> io::Result<String> {
+    // On others the handler of refused calls could not answer them.
+    if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
+        let why = "filters are written for x86-64 and AArch64";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+    }
     let (filter, count) = filter(bpf)?;
     let filters = [no_processes()?, no_clone3()?, filter];
     seccomp::catch()?;

@@ -30,8 +30,6 @@ pub enum Right {
     Device,
     /// Files are removed.
     Remove,
-    /// Files are made, read, written, renamed and removed.
-    Make,
 }
 
 /// A file, or a directory with all beneath it.
@@ -59,13 +57,6 @@ fn rights(right: Right) -> BitFlags<AccessFs> {
         Right::Write => read | AccessFs::WriteFile | AccessFs::Truncate,
         Right::Device => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev,
         Right::Remove => AccessFs::RemoveFile.into(),
-        Right::Make => {
-            read | AccessFs::WriteFile
-                | AccessFs::Truncate
-                | AccessFs::RemoveFile
-                | AccessFs::MakeReg
-                | AccessFs::MakeSock
-        }
     }
 }
 

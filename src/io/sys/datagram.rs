@@ -340,7 +340,7 @@ fn receive_message(
 
 /// Hands each control message of a received `message`, whose control buffer must still be there, to
 /// `see`: level, type, data.
-fn each(message: &libc::msghdr, mut see: impl FnMut(libc::c_int, libc::c_int, &[u8])) {
+pub(super) fn each(message: &libc::msghdr, mut see: impl FnMut(libc::c_int, libc::c_int, &[u8])) {
     // SAFETY: the kernel filled `msg_control` up to `msg_controllen` with whole control messages,
     // and these macros stay within that.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };

@@ -1,6 +1,7 @@
 //! Packets of `AF_INET6` raw sockets, with what the kernel tells beside them (RFC 3542 §6, §9):
 //! such a socket is given only what stands behind the IPv6 headers.
 
+use super::datagram::each;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
@@ -104,41 +105,27 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Beside> {
 /// Takes over what the control messages say; whether the destination was among it.
 fn read_control(message: &libc::msghdr, beside: &mut Beside) -> bool {
     let mut told = false;
-    // SAFETY: the kernel filled `msg_control` up to `msg_controllen` with whole control messages,
-    // and these macros stay within that.
-    let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
-    while !next.is_null() {
-        // SAFETY: not null, so a header within the buffer, which is aligned for it.
-        let header = unsafe { *next };
-        // SAFETY: as above; the data follow the header.
-        let data = unsafe { libc::CMSG_DATA(next) };
-        // SAFETY: `CMSG_LEN` only computes.
-        let room = header.cmsg_len as usize - unsafe { libc::CMSG_LEN(0) } as usize;
-        match (header.cmsg_level, header.cmsg_type) {
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if room >= size_of::<libc::in6_pktinfo>() => {
-                // SAFETY: there is room for it by the test above, and it may be read unaligned.
-                let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
-                beside.destination = info.ipi6_addr.s6_addr.into();
+    each(message, |level, kind, data| {
+        if level != libc::IPPROTO_IPV6 {
+            return;
+        }
+        if kind == libc::IPV6_PKTINFO {
+            // `struct in6_pktinfo`: the address (16), then an interface's number.
+            if let Some(address) = data.first_chunk::<16>() {
+                beside.destination = (*address).into();
                 told = true;
             }
-            (libc::IPPROTO_IPV6, kind) if room >= size_of::<u32>() => {
-                // SAFETY: as above, four bytes.
-                let value = unsafe { data.cast::<u32>().read_unaligned() };
-                match kind {
-                    libc::IPV6_HOPLIMIT => beside.hop_limit = value as u8,
-                    libc::IPV6_RECVFRAGSIZE => beside.reassembled = true,
-                    libc::IPV6_TCLASS => {
-                        beside.flow_information |= (value & 0xff) << 20;
-                    }
-                    // In network order, traffic class and flow label together.
-                    libc::IPV6_FLOWINFO => beside.flow_information |= u32::from_be(value) & 0x0fff_ffff,
-                    _ => {}
-                }
-            }
+            return;
+        }
+        let Some(value) = data.first_chunk().copied().map(u32::from_ne_bytes) else { return };
+        match kind {
+            libc::IPV6_HOPLIMIT => beside.hop_limit = value as u8,
+            libc::IPV6_RECVFRAGSIZE => beside.reassembled = true,
+            libc::IPV6_TCLASS => beside.flow_information |= (value & 0xff) << 20,
+            // In network order, traffic class and flow label together.
+            libc::IPV6_FLOWINFO => beside.flow_information |= u32::from_be(value) & 0x0fff_ffff,
             _ => {}
         }
-        // SAFETY: `next` is a header of this message.
-        next = unsafe { libc::CMSG_NXTHDR(message, next) };
-    }
+    });
     told
 }
