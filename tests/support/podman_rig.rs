@@ -280,6 +280,15 @@ impl Rig {
         }
     }
 
+    /// Takes away the name that Podman keeps for the namespace of bridges.
+    pub fn forget_bridges(&self) {
+        let names = fs::read_dir(user().folder.path().join("run/netns")).unwrap().flatten();
+        let shared = |name: &str| name.starts_with("rootless-netns-");
+        for entry in names.filter(|entry| entry.file_name().to_str().is_some_and(shared)) {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+
     /// The path of a file of the user's.
     pub fn note(&self, name: &str) -> String {
         user().folder.path().join("run").join(name).display().to_string()

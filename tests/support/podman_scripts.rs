@@ -10,7 +10,7 @@ use tapnat::lab::programs::http;
 use tapnat::lab::topology::{HOST, HOST_SIX, Options, ROUTER, SERVERS, WithSix};
 
 /// All of them.
-pub const TESTS: [(&str, fn()); 10] = [
+pub const TESTS: [(&str, fn()); 11] = [
     ("ranges_of_ports_with_either_handler", ranges),
     ("keep_id_and_a_cidr", keep_id),
     ("hosts_and_resolver_are_as_podman_says", files),
@@ -18,6 +18,7 @@ pub const TESTS: [(&str, fn()); 10] = [
     ("options_of_the_network", options),
     ("outbound_addr_is_seen", outbound),
     ("a_container_that_fails_is_started_again", failing),
+    ("bridges_share_a_gateway_that_stays", bridges),
     ("rootlesskit_ports_and_exit_codes", kit_ports),
     ("rootlesskit_dns_loopback_and_ipv6", kit_net),
     ("rootlesskit_after_a_kill", kit_restart),
@@ -25,6 +26,25 @@ pub const TESTS: [(&str, fn()); 10] = [
 
 fn with_six() -> Rig {
     Rig::with(Options { six: WithSix::Fixed, ..Options::default() })
+}
+
+/// "unshare --rootless-netns": all bridges of a user share one namespace. Podman 4 leaves its gateway running,
+/// as it leaves the original.
+fn bridges() {
+    let rig = Rig::new();
+    let _web = http::serve(rig.internet(), (SERVERS[0], 80)).unwrap();
+    let inside = |words: &[&str]| rig.podman_alone(&[&["unshare", "--rootless-netns"], words].concat());
+    let said = inside(&["ip", "addr"]);
+    assert!(said.contains("tap0") && said.contains("10.0.2.100/24") && said.contains("mtu 65520"), "{said}");
+    let gateways = rig.gateways();
+    assert_eq!(gateways.len(), 1, "{gateways:?}");
+    let said = inside(&["curl", "-sS", "-m", "10", &format!("http://{}/", SERVERS[0])]);
+    assert!(said.contains(&format!("hello {HOST}:")), "{said}");
+    assert_eq!(rig.gateways(), gateways, "the second one uses the gateway of the first");
+    rig.sh(&format!("kill -TERM {}", gateways[0].0));
+    rig.until("the gateway ends", || rig.gateways().is_empty());
+    rig.forget_bridges();
+    rig.nothing_is_left();
 }
 
 /// "podman run port forward range".
