@@ -345,6 +345,12 @@ fn the_log_goes_where_it_is_told() {
     }
     let text = std::fs::read_to_string(log).unwrap();
     assert!(!text.is_empty() && text.len() <= 4096 && !text.contains('\u{1b}'), "{text}");
+    let guest = rig.guest();
+    let warned = rig.path("warned");
+    let words =
+        ["-t", "none", "-u", "none", "-D", "192.0.2.53", "-l", warned.to_str().unwrap(), &guest.pid()];
+    rig.quiet(&words);
+    assert!(std::fs::read_to_string(&warned).unwrap().contains("--dns is told to nobody without --dhcp-dns"));
     let refused = rig.pasta(&["-l", "/no/such/folder/log", &pid]);
     assert!(told(&refused).starts_with("pasta: --log-file /no/such/folder/log: "), "{refused:?}");
 }

@@ -81,6 +81,9 @@ fn run(options: &Options, second: Option<Background>) -> anyhow::Result<ExitCode
     for warning in &plan.settings.warnings {
         tracing::warn!("{warning}");
     }
+    if options.dns.as_ref().is_some_and(|servers| !servers.is_empty()) && !options.tells_dns {
+        tracing::warn!("--dns is told to nobody without --dhcp-dns; --dns-forward asks the host's resolvers");
+    }
     sweep(&plan.settings.control, "pasta");
     let pid = options.pid.as_deref().map(pid_file).transpose()?;
     let control = options.control.as_deref().map(absolute).transpose().context("--conf-path")?;

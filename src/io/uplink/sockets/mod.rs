@@ -592,6 +592,8 @@ impl Link for Sockets {
             ("not-taken", losses.invalid),
             ("port-without-socket", losses.no_port),
             ("port-given-up", self.ports.given_up()),
+            ("dns-domain-turned", self.split.turned),
+            ("dns-referral-forgotten", self.split.forgotten),
             ("unusable", losses.unusable),
             ("inbox-full", self.inbox.lost),
             ("reassembly-failed", self.reassembly.lost),

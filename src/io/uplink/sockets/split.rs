@@ -14,6 +14,8 @@ use std::time::Duration;
 const INSTEAD: Duration = Duration::from_secs(30);
 /// For how long after an answer without room a connection is expected.
 const SOON: Duration = Duration::from_secs(5);
+/// For how long a SYN of a connection may come again: that of the host, with `tcp_syn_retries` at 6.
+const CALLING: Duration = Duration::from_secs(127);
 /// Connections that are expected or remembered at most; the oldest gives way.
 const REFERRALS: usize = 64;
 
@@ -60,6 +62,8 @@ pub struct Split {
     referrals: VecDeque<Referral>,
     /// How often another server of a domain had its turn because one was silent or refused.
     pub turned: u64,
+    /// Connections that were forgotten for newer ones.
+    pub forgotten: u64,
 }
 
 impl Split {
@@ -120,6 +124,7 @@ impl Split {
         if about.truncated {
             if self.referrals.len() >= REFERRALS {
                 self.referrals.pop_front();
+                self.forgotten += 1;
             }
             let server = own.then_some(server);
             self.referrals.push_back(Referral { until: now + SOON, server, taken: None });
@@ -142,12 +147,16 @@ impl Split {
     /// Where a connection from the outside endpoint `source` to the host's resolver really goes; `None`
     /// for there. `opens` says that it is a SYN.
     pub fn connection(&mut self, source: Endpoint, opens: bool, now: Time) -> Option<SocketAddr> {
-        if let Some(known) = self.referrals.iter().find(|known| known.taken == Some(source)) {
-            return known.server;
+        if let Some(at) = self.referrals.iter().position(|known| known.taken == Some(source)) {
+            match self.referrals.get(at) {
+                Some(known) if !opens || now < known.until => return known.server,
+                // Another connection of the same port.
+                _ => drop(self.referrals.remove(at)),
+            }
         }
         self.referrals.retain(|known| known.taken.is_some() || known.until > now);
         let expected = self.referrals.iter_mut().find(|known| opens && known.taken.is_none())?;
-        expected.taken = Some(source);
+        (expected.taken, expected.until) = (Some(source), now + CALLING);
         expected.server
     }
 }
@@ -218,11 +227,22 @@ mod tests {
         let client = |port| Endpoint::new([203, 0, 113, 1], port);
         assert_eq!(split.connection(client(1), true, at(1)), None);
         split.answer(server(1), &message(0x8380, "a.corp.example"), at(1));
-        split.answer(server(9), &message(0x8380, "a.example.org"), at(1));
         assert_eq!(split.connection(client(2), true, at(2)), Some(server(1)));
         assert_eq!(split.connection(client(2), true, at(3)), Some(server(1)), "the SYN again");
+        assert_eq!(split.connection(client(2), false, at(500)), Some(server(1)), "the connection lives");
+        assert_eq!(split.connection(client(2), true, at(500)), None, "another one of the same port");
+        split.answer(server(9), &message(0x8380, "a.example.org"), at(3));
         assert_eq!(split.connection(client(3), true, at(3)), None, "the other answer's");
         split.answer(server(3), &message(0x8380, "lab.corp.example"), at(4));
         assert_eq!(split.connection(client(4), true, at(9)), None, "too late");
+    }
+
+    #[test]
+    fn too_many_answers_without_room_are_counted() {
+        let mut split = split();
+        for _ in 0..REFERRALS + 3 {
+            split.answer(server(1), &message(0x8380, "a.corp.example"), Time::from_secs(1));
+        }
+        assert_eq!((split.referrals.len(), split.forgotten), (REFERRALS, 3));
     }
 }

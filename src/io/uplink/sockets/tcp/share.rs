@@ -11,6 +11,9 @@ use std::time::Duration;
 
 /// The smallest share, in bytes; less than this in a [`PERIOD`] is little.
 const LEAST: u32 = 32 * 1024;
+/// What all busy connections may have on the way together where they are many: with more, their frames fill
+/// the TAP's queue, and whoever loses one falls behind.
+const ON_THE_WAY: usize = 16 << 20;
 /// For how long a connection counts that was busy.
 const PERIOD: Duration = Duration::from_millis(500);
 
@@ -45,7 +48,7 @@ impl Share {
         lately.bytes = lately.bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.busy += u32::from(!was_busy && lately.bytes >= LEAST);
         let busy = self.before.max(self.busy).max(1) as usize;
-        u32::try_from(left / busy).unwrap_or(u32::MAX).max(LEAST)
+        u32::try_from(left.min(ON_THE_WAY) / busy).unwrap_or(u32::MAX).max(LEAST)
     }
 }
 
@@ -60,20 +63,20 @@ mod tests {
         let (mut share, mut many) = (Share::default(), [Lately::default(); 100]);
         let mut of = |lately: &mut Lately, bytes, at| share.of(lately, bytes, 32 * MIB, at);
         let at = |half: u32| Time::ZERO + PERIOD * half;
-        assert_eq!(of(&mut many[0], MIB, at(1)), 32 << 20);
+        assert_eq!(of(&mut many[0], MIB, at(1)), ON_THE_WAY as u32);
         for lately in &mut many[1..] {
             of(lately, 100, at(1));
         }
-        assert_eq!(of(&mut many[0], MIB, at(1)), 32 << 20, "they bring little");
+        assert_eq!(of(&mut many[0], MIB, at(1)), ON_THE_WAY as u32, "they bring little");
         for lately in &mut many {
             of(lately, 40_000, at(1));
         }
-        let hundredth = (32 << 20) / 100;
+        let hundredth = ON_THE_WAY as u32 / 100;
         assert_eq!(of(&mut many[0], 1, at(1)), hundredth);
         assert_eq!(of(&mut many[0], MIB, at(2)), hundredth, "they were busy a moment ago");
-        assert_eq!(of(&mut many[0], MIB, at(3)), 32 << 20);
+        assert_eq!(of(&mut many[0], MIB, at(3)), ON_THE_WAY as u32);
         of(&mut many[1], MIB, at(3));
-        assert_eq!(of(&mut many[0], MIB, at(60)), 32 << 20, "nobody was for long");
+        assert_eq!(of(&mut many[0], MIB, at(60)), ON_THE_WAY as u32, "nobody was for long");
     }
 
     #[test]
@@ -84,7 +87,7 @@ mod tests {
             least = share.of(&mut Lately::default(), MIB, MIB, Time::ZERO);
         }
         assert_eq!(least, LEAST);
-        assert_eq!(Share::default().of(&mut Lately::default(), 1, usize::MAX, Time::ZERO), u32::MAX);
+        assert_eq!(Share::default().of(&mut Lately::default(), 1, usize::MAX, Time::ZERO), ON_THE_WAY as u32);
         assert_eq!(Share::default().of(&mut Lately::default(), 1, 0, Time::ZERO), LEAST);
     }
 }
