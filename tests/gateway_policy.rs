@@ -7,10 +7,10 @@ mod bytes;
 mod support;
 
 use bytes::{fragmentable, with_ttl};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use support::*;
-use tapnat::flow::{LinkInfo, Prefix, Protocol, TcpFlags};
-use tapnat::gateway::{Command, DropReason, Fate, GatewayConfig, INSIDE, OUTSIDE, Reply, Subnet};
+use tapnat::flow::{Alias, LinkInfo, Prefix, Protocol, TcpFlags};
+use tapnat::gateway::{ALIASES, Command, DropReason, Fate, GatewayConfig, INSIDE, OUTSIDE, Reply, Subnet};
 use tapnat::nat::{Exemption, Refusal};
 use tapnat::wire::craft::{self, IcmpError, Tcp};
 use tapnat::wire::fragment;
@@ -342,12 +342,21 @@ fn where_no_route_leads_is_told_to_who_asks() {
     assert_eq!(rig.from(MAC_A, &question), Fate::Pass(OUTSIDE));
     let mut without = config();
     without.reach.four = Some(vec![Prefix::new(S2, 32)]);
+    without.aliases =
+        vec![Alias { inside: GATEWAY.into(), port: Some(53), host: SocketAddr::from(([127, 0, 0, 53], 53)) }];
     assert_eq!(reconfigure(&mut rig, without), (1, 0));
     rig.sent.clear();
     assert_eq!(rig.from(MAC_A, &question), Fate::Dropped(DropReason::NoRoute));
     let (mac, told) = rig.sent_inside().remove(0);
     assert_eq!((mac, &told[20..22], destination(&told)), (MAC_A, &[3, 0][..], A), "network unreachable");
     assert_eq!(rig.from(MAC_A, &craft::udp(at(A, 1000), at(S2, 53), b"")), Fate::Pass(OUTSIDE));
-    assert_eq!(reconfigure(&mut rig, config()), (2, 0));
+    assert_eq!(
+        rig.from(MAC_B, &craft::udp(at(B, 1000), at(S1, 53), b"")),
+        Fate::Dropped(DropReason::NoRoute)
+    );
+    // What stays on the host needs no route, and neither does what comes back inside.
+    let resolver = craft::udp(at(A, 1000), at(GATEWAY, 53), b"question");
+    assert_eq!(rig.from(MAC_A, &resolver), Fate::Pass(ALIASES));
+    assert_eq!(reconfigure(&mut rig, config()), (3, 0), "what leads nowhere opens no session");
     assert_eq!(rig.from(MAC_A, &question), Fate::Pass(OUTSIDE));
 }

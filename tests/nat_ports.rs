@@ -563,6 +563,25 @@ fn a_refused_port_is_asked_for_again_after_a_minute_and_not_before() {
 }
 
 #[test]
+fn more_leases_are_urgent_once_half_of_what_is_hoped_for_is_gone() {
+    let mut nat = bench(leased);
+    let even = |nat: &Bench| {
+        let udp = |wanted: &Wanted| wanted.protocol == Protocol::Udp && !wanted.odd;
+        nat.nat.wanted().find(udp).map(|wanted| (wanted.count, wanted.soon))
+    };
+    let lease = |nat: &mut Bench, ports: std::ops::Range<u16>| {
+        ports.step_by(2).for_each(|port| nat.nat.lease(Protocol::Udp, Endpoint::new(end(X).ip, port)));
+    };
+    assert_eq!(even(&nat), Some((64, true)));
+    lease(&mut nat, 50_000..50_062);
+    assert_eq!(even(&nat), Some((33, true)));
+    lease(&mut nat, 50_062..50_064);
+    assert_eq!(even(&nat), Some((32, false)), "the rest has time");
+    lease(&mut nat, 50_064..50_128);
+    assert_eq!(even(&nat), None);
+}
+
+#[test]
 fn low_ports_are_leased_one_by_one_and_given_up_where_the_host_gives_none() {
     let mut nat = bench(leased);
     assert!(nat.nat.wanted().all(|wanted| wanted.count == 64), "low ports are not stocked");

@@ -750,7 +750,10 @@ fn only_leased_ports_are_used() {
     let x: IpAddr = X.parse().unwrap();
     let kinds =
         [(Protocol::Tcp, false), (Protocol::Tcp, true), (Protocol::Udp, false), (Protocol::Udp, true)];
-    assert_eq!(wanted, kinds.map(|(protocol, odd)| Wanted { protocol, address: x, odd, count: 64 }));
+    assert_eq!(
+        wanted,
+        kinds.map(|(protocol, odd)| Wanted { protocol, address: x, odd, count: 64, soon: true })
+    );
     nat.nat.lease(Protocol::Udp, end("203.0.113.1:41000"));
     nat.nat.lease(Protocol::Udp, end("203.0.113.2:41001"));
     assert_eq!(nat.nat.counts().free_ports, 1);

@@ -7,12 +7,12 @@ mod v6;
 
 use proptest::prelude::*;
 use std::net::Ipv6Addr;
-use support::{MAC_A, MAC_B, Rig};
-use tapnat::flow::{LinkInfo, Prefix, TcpFlags};
-use tapnat::gateway::{DropReason, Fate, HOST, INSIDE, OUTSIDE, Subnet};
-use tapnat::nat::{PrefixTranslation, PrefixTranslationError, Refusal, Unmapped};
-use tapnat::wire::checksum;
+use support::{MAC, MAC_A, MAC_B, Rig};
+use tapnat::flow::{LinkInfo, Prefix, Protocol, TcpFlags};
+use tapnat::gateway::{DropReason, Fate, HOST, INSIDE, OUTSIDE, Outbox, Subnet};
+use tapnat::nat::{EgressRule, PrefixTranslation, PrefixTranslationError, Refusal, Step, Unmapped};
 use tapnat::wire::craft::{self, IcmpError};
+use tapnat::wire::{Buffer, checksum};
 use v6::*;
 
 fn ip(text: &str) -> Ipv6Addr {
@@ -283,6 +283,43 @@ fn a_source_of_ours_from_the_wire_is_a_lie() {
         let fate = rig.outside(&craft::udp((source, 53), (OUT_A, 1000), b""));
         assert_eq!(fate, dropped(DropReason::Refused(Refusal::SourceIsOurs)), "{source}");
     }
+}
+
+// --egress allow:any:443/udp --egress deny:any
+#[test]
+fn egress_rules_hold_for_fragments_and_errors_too() {
+    let mut config = translating();
+    let (protocol, ports) = (Some(Protocol::Udp), Some(443..=443));
+    let allowed = EgressRule { protocol, ports, ..EgressRule::about_all(true) };
+    config.nat.egress =
+        vec![EgressRule::deny(prefix("2001:db8:bad::", 48)), allowed, EgressRule::about_all(false)];
+    let mut rig = rig_with(config);
+    let denied = dropped(DropReason::Refused(Refusal::EgressDenied));
+    let datagram = |remote, port| craft::udp((A6, 1000), (remote, port), &[7; 2001]);
+    for fragment in fragments6(&datagram(S1_6, 443), 77, 1200) {
+        assert_eq!(from6(&mut rig, MAC_A, &fragment), Fate::Pass(OUTSIDE));
+    }
+    // Where some port may be reached, the first fragment decides for the datagram.
+    let fates = fragments6(&datagram(S1_6, 53), 78, 1200)
+        .iter()
+        .map(|sent| from6(&mut rig, MAC_A, sent))
+        .collect::<Vec<_>>();
+    assert_eq!(fates, [denied, Fate::Pass(OUTSIDE)]);
+    for fragment in fragments6(&datagram(ip("2001:db8:bad::1"), 443), 79, 1200) {
+        assert_eq!(from6(&mut rig, MAC_A, &fragment), denied);
+    }
+    let error = |remote, port| {
+        let incoming = craft::udp((remote, port), (A6, 1000), b"what the container may write into a quote");
+        craft::icmp_error(IcmpError::PortUnreachable, A6, remote, &incoming)
+    };
+    assert_eq!(from6(&mut rig, MAC_A, &error(S1_6, 443)), Fate::Pass(OUTSIDE));
+    assert_eq!(from6(&mut rig, MAC_A, &error(S1_6, 53)), denied);
+    assert_eq!(from6(&mut rig, MAC_A, &error(ip("2001:db8:bad::1"), 443)), denied);
+
+    let (mut frame, mut steps) = (Buffer::new(), Vec::new());
+    frame.fill(&framed(MAC_A, MAC, &craft::udp((A6, 1000), (S1_6, 53), b"query")));
+    rig.gateway.receive(INSIDE, &mut frame, rig.now, &mut Outbox::default(), &mut steps);
+    assert!(matches!(steps[..], [Step::Refused(_, Refusal::EgressDenied)]), "{steps:?}");
 }
 
 /// A rig whose second subnet, with the host B, is not translated by prefix but by port.

@@ -1,5 +1,6 @@
 //! Sets a gateway up in a lab of its own, ready to carry traffic.
 
+use crate::bare::Bare;
 use crate::load::Place;
 use clap::ValueEnum;
 use std::io::{self, Write};
@@ -45,6 +46,10 @@ pub enum Kind {
     Slirp,
     /// pasta, with its TAP in the container
     Pasta,
+    /// A thread that copies frames and translates nothing
+    Bare,
+    /// The same with a thread for each direction
+    BarePair,
 }
 
 impl Kind {
@@ -57,6 +62,7 @@ impl Kind {
     pub fn version(self) -> String {
         match self {
             Kind::Kernel => first_line("uname", &["-r"]),
+            Kind::Bare | Kind::BarePair => String::new(),
             Kind::Slirp => package("slirp4netns"),
             Kind::Pasta => package("passt"),
             _ => match first_line(
@@ -79,7 +85,7 @@ impl Kind {
             Kind::TapnatTcx => Some(&["--guard", "tcx"]),
             Kind::TapnatHold => Some(&["--guard", "hold"]),
             Kind::TapnatPlain => Some(&["--tap-offload", "off"]),
-            Kind::Kernel | Kind::Slirp | Kind::Pasta => None,
+            Kind::Kernel | Kind::Slirp | Kind::Pasta | Kind::Bare | Kind::BarePair => None,
         }
     }
 }
@@ -87,6 +93,7 @@ impl Kind {
 /// A gateway in its lab.
 pub struct Contender {
     process: Option<Product>,
+    bare: Option<Bare>,
     lab: Lab,
     _file: Option<NamespaceFile>,
     _folder: TempDir,
@@ -101,10 +108,14 @@ impl Contender {
         let folder = tempfile::tempdir()?;
         let lab = Lab::build(&wires(kind, mtu))?;
         let (host, container) = (lab.host("host"), lab.host("red"));
-        let mut file = None;
+        let (mut file, mut bare) = (None, None);
         let process = match kind {
             Kind::Kernel => {
                 masquerade(host)?;
+                None
+            }
+            Kind::Bare | Kind::BarePair => {
+                bare = Some(Bare::start(&lab, mtu, kind == Kind::BarePair)?);
                 None
             }
             Kind::Slirp => {
@@ -122,7 +133,7 @@ impl Contender {
                 Some(Product::start(program, host, &arguments, PATIENCE)?)
             }
         };
-        let contender = Contender { process, lab, _file: file, _folder: folder };
+        let contender = Contender { process, bare, lab, _file: file, _folder: folder };
         contender.prove()?;
         Ok(contender)
     }
@@ -170,8 +181,9 @@ impl Contender {
         };
         place.client.run(|| self.knock(server))??;
         let (_, peer) = listener.accept()?;
-        if peer.ip() != topology::HOST {
-            return Err(io::Error::other(format!("the server sees {} and not the host", peer.ip())));
+        let expected = if self.bare.is_some() { topology::CONTAINERS[0] } else { topology::HOST };
+        if peer.ip() != expected {
+            return Err(io::Error::other(format!("the server sees {} and not {expected}", peer.ip())));
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 //!
 //! Nothing leaves the namespaces, and nothing is left of them when this process ends.
 
+mod bare;
 mod conditions;
 mod contender;
 mod load;

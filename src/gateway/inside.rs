@@ -8,7 +8,7 @@ use super::{
     ALIASES, Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, arp, hop, ndp, services,
 };
 use crate::flow::{Edit, Flow, LinkId, LinkInfo, Protocol, Summary, Time};
-use crate::nat::{Decision, Exit, Observer, Refusal};
+use crate::nat::{Decision, Exit, Observer, Refusal, Step};
 use crate::wire::ethernet::{self, Frame, MacAddr};
 use crate::wire::{Buffer, Packet, ParseError, icmp};
 use std::net::IpAddr;
@@ -275,6 +275,10 @@ impl Gateway {
             self.complain(INSIDE, Reason::TooBig(hop::told_mtu(packet, link.mtu)), packet, frame, now, out);
             return Fate::Dropped(DropReason::TooBig);
         }
+        if !self.may_be_reached(destination, outward) {
+            self.complain(INSIDE, Reason::NoRoute, packet, frame, now, out);
+            return Fate::Dropped(DropReason::NoRoute);
+        }
         let (mut edit, exit) = match self.decide_out(packet, frame, now, out, seen) {
             Ok(decided) => decided,
             Err(fate) => return fate,
@@ -290,10 +294,6 @@ impl Gateway {
             let mtu = hop::told_mtu(packet, self.config.inside.mtu);
             self.complain(INSIDE, Reason::TooBig(mtu), packet, frame, now, out);
             return Fate::Dropped(DropReason::TooBig);
-        }
-        if exit == Exit::Outside && !self.config.reach.covers(packet.summary.destination()) {
-            self.complain(INSIDE, Reason::NoRoute, packet, frame, now, out);
-            return Fate::Dropped(DropReason::NoRoute);
         }
         if self.overload.wants_ports()
             && let Some(source) = edit.source
@@ -319,6 +319,16 @@ impl Gateway {
             Exit::Outside if too_big => self.cut(frame, outward, link.mtu, out),
             Exit::Outside => Fate::Pass(outward),
         }
+    }
+
+    /// Whether there is a way to `destination`: asked before a session is opened, which would take a port
+    /// for nothing. What stays on the host, or comes back inside, needs no route of it.
+    fn may_be_reached(&self, destination: IpAddr, outward: LinkId) -> bool {
+        self.config.reach.covers(destination)
+            || outward == ALIASES
+            || self.config.aliases.iter().any(|alias| alias.inside == destination)
+            || self.is_host(destination)
+            || self.is_translated(destination)
     }
 
     /// The link by which a packet leaves that is for the world or for an alias. Who serves one port of
@@ -348,7 +358,7 @@ impl Gateway {
         seen: &mut impl Observer,
     ) -> Result<(Edit, Exit), Fate> {
         let decision = match (self.translate_out(&packet.summary), packet.fragment) {
-            (Some(Ok(decision)), _) => self.unless_denied(packet, decision, now),
+            (Some(Ok(decision)), _) => self.unless_denied(packet, decision, now, seen),
             (Some(Err(NoCounterpart(reason))), _) => {
                 self.complain(INSIDE, reason, packet, frame, now, out);
                 return Err(Fate::Dropped(DropReason::UnmappedAddress));
@@ -376,14 +386,32 @@ impl Gateway {
     }
 
     /// The decision about a packet of a translated prefix, which has no session and is asked about
-    /// each time.
-    fn unless_denied(&self, packet: &Packet, decision: Decision, now: Time) -> Decision {
-        let Summary::Data(data) = &packet.summary else { return decision };
-        let Flow { protocol, source, destination } = data.flow;
-        match self.nat.may_leave(protocol, source.ip, destination, Some(now)) {
-            true => decision,
-            false => Decision::Refuse(Refusal::EgressDenied),
+    /// each time. An error carries what the sender writes into it, as data do.
+    fn unless_denied(
+        &self,
+        packet: &Packet,
+        decision: Decision,
+        now: Time,
+        seen: &mut impl Observer,
+    ) -> Decision {
+        let Flow { protocol, source, destination } = match packet.summary {
+            Summary::Data(data) => data.flow,
+            Summary::Error(error) => error.about.reversed(),
+        };
+        let later = packet.fragment.is_some_and(|fragment| fragment.offset > 0);
+        let allowed = match later {
+            true => self.nat.may_follow(protocol, source.ip, destination.ip, now),
+            false => self.nat.may_leave(protocol, source.ip, destination, Some(now)),
+        };
+        let refusal = match decision {
+            Decision::Refuse(refusal) => refusal,
+            _ if !allowed => Refusal::EgressDenied,
+            _ => return decision,
+        };
+        if seen.wants() {
+            seen.step(Step::Refused(packet.summary.flow(), refusal), now);
         }
+        Decision::Refuse(refusal)
     }
 
     /// What the MSS option of this packet may say at most, if it has one: what fits both links.

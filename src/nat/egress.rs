@@ -3,7 +3,9 @@
 //! A rule is asked when a session is opened from the inside, never again while it lives; a new
 //! configuration asks for every session at once. What is opened from outside, by a port forward or
 //! a filter that lets it in, is not asked about: the answers belong to it. Packets that have no
-//! session (exempt ones, those of translated prefixes) are asked about one by one.
+//! session (exempt ones, those of translated prefixes) are asked about one by one; those of a datagram's
+//! fragments that do not say their port pass if some port may be reached: the first one says it, and
+//! without that no datagram comes about (RFC 1858).
 //!
 //! A rule about a name is about the addresses that the host was told for it (see `names`). A name
 //! is what its owner makes of it, so such a rule allows nothing that another one denies by prefix,
@@ -75,15 +77,34 @@ impl EgressRule {
         rules
     }
 
-    /// Whether the rule is about packets of `protocol` from `inside` to `remote`, if that has the right
-    /// name.
-    pub fn covers(&self, protocol: Protocol, inside: IpAddr, remote: Endpoint) -> bool {
-        let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);
-        self.inside.is_none_or(|only| only.covers(inside))
-            && self.remote.is_none_or(|only| only.covers_carried(remote.ip))
-            && self.protocol.is_none_or(|only| only == protocol)
-            && self.ports.as_ref().is_none_or(|ports| ported && ports.contains(&remote.port))
+    /// Whether the rule is about what is asked, if the remote has the right name.
+    fn covers(&self, asked: &Asked) -> bool {
+        self.inside.is_none_or(|only| only.covers(asked.inside))
+            && self.remote.is_none_or(|only| only.covers_carried(asked.remote))
+            && self.protocol.is_none_or(|only| only == asked.protocol)
+            && self.ports.as_ref().is_none_or(|ports| match asked.port {
+                Port::None => false,
+                Port::Is(port) => ports.contains(&port),
+                Port::Unknown => self.allow,
+            })
     }
+}
+
+/// What the rules are asked about.
+struct Asked {
+    protocol: Protocol,
+    inside: IpAddr,
+    remote: IpAddr,
+    port: Port,
+}
+
+/// The remote's port.
+enum Port {
+    /// The protocol has none.
+    None,
+    Is(u16),
+    /// It stands in another fragment.
+    Unknown,
 }
 
 impl Nat {
@@ -91,21 +112,32 @@ impl Nat {
     /// what none fits is allowed. Names count that the host was told and that hold at `now`; with
     /// `None`, those that it was ever told.
     pub fn may_leave(&self, protocol: Protocol, inside: IpAddr, remote: Endpoint, now: Option<Time>) -> bool {
+        let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);
+        let port = if ported { Port::Is(remote.port) } else { Port::None };
+        self.rules_allow(&Asked { protocol, inside, remote: remote.ip, port }, now)
+    }
+
+    /// The same for a fragment that does not say its port: whether any port may be talked to.
+    pub fn may_follow(&self, protocol: Protocol, inside: IpAddr, remote: IpAddr, now: Time) -> bool {
+        self.rules_allow(&Asked { protocol, inside, remote, port: Port::Unknown }, Some(now))
+    }
+
+    fn rules_allow(&self, asked: &Asked, now: Option<Time>) -> bool {
         let fits = |rule: &&EgressRule| {
-            rule.covers(protocol, inside, remote)
+            rule.covers(asked)
                 && rule.name.as_ref().is_none_or(|name| {
-                    self.names.says(inside, remote.ip, name, now)
-                        && !(rule.allow && self.denied_by_prefix(protocol, inside, remote))
+                    self.names.says(asked.inside, asked.remote, name, now)
+                        && !(rule.allow && self.denied_by_prefix(asked))
                 })
         };
         self.config.egress.iter().find(fits).is_none_or(|rule| rule.allow)
     }
 
     /// Whether some rule denies this for the address it is about, and not for all there are.
-    fn denied_by_prefix(&self, protocol: Protocol, inside: IpAddr, remote: Endpoint) -> bool {
+    fn denied_by_prefix(&self, asked: &Asked) -> bool {
         self.config.egress.iter().any(|rule| {
             let prefix = rule.name.is_none() && rule.remote.is_some_and(|remote| remote.length > 0);
-            !rule.allow && prefix && rule.covers(protocol, inside, remote)
+            !rule.allow && prefix && rule.covers(asked)
         })
     }
 

@@ -19,6 +19,8 @@ pub struct Wanted {
     pub odd: bool,
     /// How many more.
     pub count: usize,
+    /// Fewer than half of what is hoped for are left.
+    pub soon: bool,
 }
 
 /// A port was taken or given up that must not be another inside host's for a while after its use.
@@ -98,6 +100,7 @@ impl Nat {
             address: self.addresses.ip(want.external),
             odd: want.odd,
             count: want.count,
+            soon: want.soon,
         })
     }
 

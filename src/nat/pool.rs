@@ -12,6 +12,9 @@ use crate::flow::Time;
 pub(super) const LEAST: usize = 64;
 /// Free ports of one list that a leased pool wants at most.
 pub(super) const MOST: usize = 4096;
+/// Twice what is taken in so long is wanted free: 134 ms, as a power of two of nanoseconds. Ports come
+/// faster than that, and what is asked of the host for nothing takes time from packets.
+const SPAN: u32 = 27;
 /// Free ports that one call of [`List::idle`] looks at, at most.
 const LOOK: usize = 4096;
 
@@ -61,9 +64,9 @@ pub(super) struct List {
     /// How many free ports are wanted.
     target: usize,
     least: usize,
-    /// Ports taken in the second `second`.
+    /// Ports taken in the span of time `span`.
     taken: usize,
-    second: u64,
+    span: u64,
     /// Where the next search for ports to give back begins.
     look: usize,
 }
@@ -71,7 +74,7 @@ pub(super) struct List {
 impl List {
     fn new(least: usize) -> Self {
         let (ports, since) = (Vec::new(), Vec::new());
-        List { ports, since, leases: 0, target: least, least, taken: 0, second: 0, look: 0 }
+        List { ports, since, leases: 0, target: least, least, taken: 0, span: 0, look: 0 }
     }
 
     fn bytes(&self) -> usize {
@@ -83,14 +86,19 @@ impl List {
         self.target.saturating_sub(self.ports.len())
     }
 
-    /// Halves the target for every second that has passed, down to what the last one took.
+    /// How many free ports it would like to have.
+    pub(super) fn hoped(&self) -> usize {
+        self.target
+    }
+
+    /// Halves the target for every span that has passed, down to what the last one took.
     fn settle(&mut self, now: Time) {
-        let second = now.as_nanos() / 1_000_000_000;
-        if second > self.second {
-            let halved = self.target >> (second - self.second).min(32);
-            let recent = if second - self.second == 1 { self.taken * 2 } else { 0 };
+        let span = now.as_nanos() >> SPAN;
+        if span > self.span {
+            let halved = self.target >> (span - self.span).min(32);
+            let recent = if span - self.span == 1 { self.taken * 2 } else { 0 };
             self.target = halved.max(recent.next_power_of_two()).clamp(self.least, MOST);
-            self.second = second;
+            self.span = span;
             self.taken = 0;
         }
     }

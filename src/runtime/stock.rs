@@ -1,7 +1,7 @@
 //! Ports asked from the host: ahead of need, or on demand, and given back when long unused.
 //!
 //! The translator says how many it would like; the stock asks the guard for ports of the ranges in
-//! an order nobody can guess, a few at a time between bursts of packets. What the host refuses
+//! an order nobody can guess, a few at a time when packets leave time for it. What the host refuses
 //! (a program has it) is tried again later. A port that a packet needs is asked for at once. Ports
 //! below 1024 are only leased so.
 
@@ -17,7 +17,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Leases a turn: each is a few system calls, and packets wait meanwhile.
-const A_TURN: usize = 16;
+pub const A_TURN: usize = 16;
 /// How long a refused port rests.
 const REST: Duration = Duration::from_secs(30);
 /// How long nothing is asked after the host ran out of descriptors.
@@ -107,7 +107,7 @@ impl Stock {
         }
         let wanted: Vec<_> = gateway.wanted().collect();
         let mut left = most;
-        for Wanted { protocol, address, odd, count } in wanted {
+        for Wanted { protocol, address, odd, count, .. } in wanted {
             for _ in 0..count {
                 if left == 0 {
                     return Ok(true);
@@ -131,11 +131,6 @@ impl Stock {
             }
         }
         Ok(false)
-    }
-
-    /// The number of leases for one turn of the worker.
-    pub const fn a_turn() -> usize {
-        A_TURN
     }
 
     /// Gives ports that have long been unused back to the host.

@@ -41,7 +41,7 @@ const BOARD_PAGE: usize = 512;
 /// How long the readers' table is kept after the last request.
 const BOARD_KEPT: Duration = Duration::from_secs(10);
 /// How often leased ports are looked through for some to give back.
-const SHRINK: Duration = Duration::from_secs(5);
+pub(super) const SHRINK: Duration = Duration::from_secs(5);
 /// How often a link that is down is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -103,12 +103,14 @@ pub struct Worker {
 #[derive(Debug, Default)]
 pub struct Chores {
     spin: Spin,
+    /// The last turn had packets.
+    pub(super) busy: bool,
     sweep: Option<u32>,
     swept: Option<Time>,
-    shrunk: Time,
+    pub(super) shrunk: Time,
     retried: Time,
-    lease_failing: bool,
-    more_leases: bool,
+    pub(super) lease_failing: bool,
+    pub(super) more_leases: bool,
     refused_calls: u64,
     slept: Duration,
     looked: Time,
@@ -173,6 +175,7 @@ impl Worker {
                     took |= self.turn(link, &mut packet, now, &mut out);
                 }
             }
+            self.chores.busy = took;
             if took {
                 self.chores.spin.packets(now);
             }
@@ -230,6 +233,9 @@ impl Worker {
             let woken = self.poller.wait(Some(Duration::ZERO))?;
             if woken != Woken::default() || self.poller.any_ready() {
                 return Ok(woken);
+            }
+            if self.lease_one() {
+                continue;
             }
             // The programs at both ends may need this processor.
             std::thread::yield_now();
@@ -415,7 +421,8 @@ impl Worker {
         self.ask_another(now);
         self.admit(now);
         self.remember(now);
-        self.lease(now);
+        self.lease_in_time(now);
+        self.give_back(now);
         self.publish_board(now);
         self.chores.pages.look(self.gateway.sessions(), || self.gateway.spans());
         // The clock goes on while the host sleeps: no time for a nap has passed where none has been.
@@ -458,15 +465,6 @@ impl Worker {
         }
     }
 
-    /// Fills the stock of ports before the first packet.
-    pub fn stock_up(&mut self) {
-        let now = self.clock.now();
-        self.lease(now);
-        while self.chores.more_leases {
-            self.lease(now);
-        }
-    }
-
     /// Opens links again that were down.
     fn revive(&mut self, now: Time) {
         if !self.links.any_down() || (now.since(self.chores.retried) < RETRY && !self.links.news()) {
@@ -497,34 +495,6 @@ impl Worker {
             tracing::warn!("the packet filter could not be changed: {error}");
         }
         changed.is_ok()
-    }
-
-    fn lease(&mut self, now: Time) {
-        let Some(stock) = &mut self.stock else { return };
-        match stock.fill(&mut self.gateway, &mut self.guard, now, Stock::a_turn()) {
-            Ok(more) => {
-                self.chores.more_leases = more;
-                if stock.next_deadline(now).is_none() {
-                    self.chores.lease_failing = false;
-                }
-            }
-            Err(error) => {
-                self.chores.more_leases = false;
-                if !std::mem::replace(&mut self.chores.lease_failing, true) {
-                    tracing::warn!("cannot hold more ports: {error}");
-                    let free = self.gateway.counts().free_ports;
-                    for address in self.gateway.config().nat.external.clone() {
-                        self.note(Note::PortsLow(address, free), now);
-                    }
-                }
-            }
-        }
-        if now.since(self.chores.shrunk) >= SHRINK {
-            self.chores.shrunk = now;
-            if let Some(stock) = &mut self.stock {
-                stock.shrink(&mut self.gateway, &mut self.guard, now);
-            }
-        }
     }
 
     fn publish_board(&mut self, now: Time) {

@@ -21,6 +21,8 @@ pub(in crate::nat) struct Want {
     pub external: u16,
     pub odd: bool,
     pub count: usize,
+    /// Fewer than half of what is hoped for are left.
+    pub soon: bool,
 }
 
 impl Ports {
@@ -93,7 +95,7 @@ impl Ports {
                 let wanted = if leases { list.want() } else { 0 };
                 let most = if wanted > 0 { self.width(odd) } else { 0 };
                 let count = wanted.min(most.saturating_sub(list.leases));
-                Some(Want { protocol, external, odd, count })
+                Some(Want { protocol, external, odd, count, soon: wanted > list.hoped() / 2 })
             })
             .filter(|want| want.count > 0)
     }
