@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tapnat::control::{Engine, Server};
 use tapnat::flow::{Endpoint, Flow, Protocol, Time};
-use tapnat::nat::{SessionView, TcpState};
+use tapnat::nat::{EgressRule, Refusal, SessionView, TcpState};
 use tapnat::observe::event::{Event, Kind, PacketSeen, What};
 
 fn tapnat(args: &[&str]) -> Output {
@@ -408,17 +408,25 @@ fn events_and_packets_as_text() {
     assert_eq!(lines.len(), 5);
 
     let mut child =
-        bench.command(&["events", "--kinds", "opened,closed"]).stdout(Stdio::piped()).spawn().unwrap();
+        bench.command(&["events", "--kinds", "opened,refused"]).stdout(Stdio::piped()).spawn().unwrap();
     while bench.fake.feed.listeners(Kind::Opened) == 0 {
         std::thread::sleep(Duration::from_millis(5));
     }
     let what = What::Opened(session(9, Protocol::Udp, 2, 53));
     bench.fake.feed.push(Event { at: Time::from_secs(1), what });
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let SessionView { protocol, inside, remote, .. } = session(9, Protocol::Tcp, 2, 25);
+    let flow = Flow { protocol, source: inside, destination: remote };
+    let rule = Box::new(EgressRule { ports: Some(25..=25), ..EgressRule::about_all(false) });
+    let what = What::Refused(flow, Refusal::EgressDenied, Some(rule));
+    bench.fake.feed.push(Event { at: Time::from_secs(1), what });
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().take(2);
+    let lines: Vec<String> = lines.map(Result::unwrap).collect();
     assert_eq!(
-        line,
-        "22:13:21.000  opened   udp 10.88.0.2:40000 as 203.0.113.1:61234 with 198.51.100.7:53\n"
+        lines,
+        [
+            "22:13:21.000  opened   udp 10.88.0.2:40000 as 203.0.113.1:61234 with 198.51.100.7:53",
+            "22:13:21.000  refused  tcp 10.88.0.2:40000 > 198.51.100.7:25  egress-denied by deny:any:25",
+        ]
     );
     child.kill().unwrap();
     child.wait().unwrap();

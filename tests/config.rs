@@ -691,7 +691,7 @@ fn egress_rules_may_be_about_names_of_a_resolver_that_is_known() {
         "allow:any:443/tcp",
     ] {
         let settings = given(&format!("{base} {rule}")).unwrap();
-        let shown = settings.egress.iter().map(tapnat::config::egress::text).next_back().unwrap();
+        let shown = settings.egress.iter().map(ToString::to_string).next_back().unwrap();
         assert_eq!(shown.replace("/32=", "="), rule);
     }
     for (line, problem) in [

@@ -319,7 +319,7 @@ fn events_stream_until_the_next_request() {
         source: Endpoint::new(Ipv4Addr::new(192, 0, 2, 1), 1),
         destination: Endpoint::new(Ipv4Addr::new(203, 0, 113, 1), 2),
     };
-    feed.push(Event { at: Time::ZERO, what: What::Refused(flow, Refusal::NoMapping) });
+    feed.push(Event { at: Time::ZERO, what: What::Refused(flow, Refusal::NoMapping, None) });
     feed.push(note(5));
     assert!(next(&mut reader).contains(r#""event":"opened","session":{"id":1,"#));
     assert!(next(&mut reader).contains(r#""event":"note","note":"ports-low""#), "others were filtered out");

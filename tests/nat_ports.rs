@@ -100,7 +100,7 @@ impl Bench {
     }
 
     fn lent(&self) -> Vec<Step> {
-        self.steps.iter().filter(|step| matches!(step, Step::Lent(_) | Step::Returned(_))).copied().collect()
+        self.steps.iter().filter(|step| matches!(step, Step::Lent(_) | Step::Returned(_))).cloned().collect()
     }
 }
 

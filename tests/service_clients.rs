@@ -13,10 +13,11 @@ use lab_setup::{Form, PLAIN, PROGRAM, SOON, World, at, eventually, page, peer_of
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 use std::collections::HashMap;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
+use std::time::Duration;
 use tapnat::lab::programs::{dns, http, now};
 use tapnat::lab::topology::{CONTAINERS, GATEWAY, HOST, Options, ROUTER, SERVERS};
 
@@ -192,6 +193,19 @@ fn what_is_denied_is_refused_at_once() {
         stats.lines().any(|line| line.contains("egress-denied") && line.trim().ends_with('4')),
         "{stats}"
     );
+    let mut watcher = Command::new(PROGRAM);
+    watcher.args(["events", "--kinds", "refused", "--json", "--control"]).arg(world.control());
+    let mut watcher = watcher.stdout(Stdio::piped()).spawn().unwrap();
+    let output = BufReader::new(watcher.stdout.take().unwrap());
+    let (send, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || output.lines().map_while(Result::ok).for_each(|line| drop(send.send(line))));
+    let rule = format!("\"rule\":\"{}/32=deny:{}/32\"", CONTAINERS[0], SERVERS[0]);
+    eventually("who watches is told which rule denied it", SOON, || {
+        ask("red", SERVERS[0], 80).unwrap_err();
+        lines.recv_timeout(Duration::from_millis(50)).is_ok_and(|line| line.contains(&rule))
+    });
+    let _ = watcher.kill();
+    let _ = watcher.wait();
     drop(gateway);
 }
 

@@ -100,7 +100,10 @@ pub fn lines(event: &EventRecord, paint: Paint) -> Vec<String> {
             );
             said(Ink::Dim, "closed", format!("{}  {sums}", way(session)))
         }
-        WhatRecord::Refused { flow, reason } => said(Ink::Yellow, "refused", format!("{flow}  {reason}")),
+        WhatRecord::Refused { flow, reason, rule } => {
+            let by = rule.as_ref().map(|rule| format!(" by {rule}")).unwrap_or_default();
+            said(Ink::Yellow, "refused", format!("{flow}  {reason}{by}"))
+        }
         WhatRecord::Packet(packet) | WhatRecord::Dropped(packet) => packet::lines(&time, packet, paint),
         WhatRecord::Note { note, text } => said(Ink::Red, "note", format!("{note}: {text}")),
         WhatRecord::Unknown => {

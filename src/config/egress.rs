@@ -95,17 +95,3 @@ fn destination(text: &str) -> Result<To, BadSpec> {
     }
     Ok(To { remote: None, name, rest: exempt::parse(&format!("{EVERYWHERE}{behind}"))? })
 }
-
-/// Writes what [`rules`] reads.
-pub fn text(rule: &EgressRule) -> String {
-    let EgressRule { allow, inside, remote, name, protocol, ports } = rule.clone();
-    let to =
-        exempt::text(&Exemption { remote: remote.unwrap_or(Prefix::new([0, 0, 0, 0], 0)), protocol, ports });
-    let to = match name {
-        Some(name) => to.replacen(EVERYWHERE, &name.to_string(), 1),
-        None if remote.is_none() => to.replacen(EVERYWHERE, "any", 1),
-        None => to,
-    };
-    let inside = inside.map(|inside| format!("{inside}=")).unwrap_or_default();
-    format!("{inside}{}:{to}", if allow { "allow" } else { "deny" })
-}

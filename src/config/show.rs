@@ -1,6 +1,5 @@
 //! Settings as text: every key with the value in force, and what two settings differ in.
 
-use super::egress;
 use super::exempt;
 use super::services;
 use super::settings::{ProfiledRule, Settings, TapChoice, TapOffload};
@@ -133,7 +132,7 @@ pub fn all(settings: &Settings) -> BTreeMap<String, String> {
     put("ports", ports_text(settings.ports.as_deref().unwrap_or(&DEFAULT_PORTS)));
     put("publish", listed(&settings.publish));
     put("exempt", settings.exempt.iter().map(exempt::text).collect::<Vec<_>>().join(", "));
-    put("egress", settings.egress.iter().map(egress::text).collect::<Vec<_>>().join(", "));
+    put("egress", settings.egress.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     put("host-access", on_off(settings.host_access));
     put("host-loopback", host_loopback(&settings.aliases));
     put("bind-mac", on_off(settings.bind_mac));

@@ -8,7 +8,7 @@ use super::{
     ALIASES, Answer, DropReason, Fate, Gateway, HOST, INSIDE, OUTSIDE, Outbox, Way, arp, hop, ndp, services,
 };
 use crate::flow::{Edit, Flow, LinkId, LinkInfo, Protocol, Summary, Time};
-use crate::nat::{Decision, Exit, Observer, Refusal, Step};
+use crate::nat::{Decision, Exit, Observer, Refusal};
 use crate::wire::ethernet::{self, Frame, MacAddr};
 use crate::wire::{Buffer, Packet, ParseError, icmp};
 use std::net::IpAddr;
@@ -409,7 +409,7 @@ impl Gateway {
             _ => return decision,
         };
         if seen.wants() {
-            seen.step(Step::Refused(packet.summary.flow(), refusal), now);
+            seen.step(self.nat.refused(packet.summary.flow(), refusal, now), now);
         }
         Decision::Refuse(refusal)
     }

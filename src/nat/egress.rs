@@ -12,8 +12,9 @@
 //! wherever that stands in the list.
 
 use super::names::NamePattern;
-use super::{Nat, Refusal};
+use super::{Nat, Refusal, Step};
 use crate::flow::{Endpoint, Flow, Prefix, Protocol, Time};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
@@ -78,11 +79,11 @@ impl EgressRule {
     }
 
     /// Whether the rule is about what is asked, if the remote has the right name.
-    fn covers(&self, asked: &Asked) -> bool {
-        self.inside.is_none_or(|only| only.covers(asked.inside))
-            && self.remote.is_none_or(|only| only.covers_carried(asked.remote))
-            && self.protocol.is_none_or(|only| only == asked.protocol)
-            && self.ports.as_ref().is_none_or(|ports| match asked.port {
+    fn covers(&self, request: &Request) -> bool {
+        self.inside.is_none_or(|only| only.covers(request.inside))
+            && self.remote.is_none_or(|only| only.covers_carried(request.remote))
+            && self.protocol.is_none_or(|only| only == request.protocol)
+            && self.ports.as_ref().is_none_or(|ports| match request.port {
                 Port::None => false,
                 Port::Is(port) => ports.contains(&port),
                 Port::Unknown => self.allow,
@@ -90,12 +91,42 @@ impl EgressRule {
     }
 }
 
+/// As `--egress` takes it: `[INSIDE=]allow|deny:TO`.
+impl fmt::Display for EgressRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(inside) = self.inside {
+            write!(f, "{inside}=")?;
+        }
+        f.write_str(if self.allow { "allow:" } else { "deny:" })?;
+        match (&self.name, self.remote) {
+            (Some(name), _) => write!(f, "{name}")?,
+            (None, None) => f.write_str("any")?,
+            (None, Some(Prefix { ip: IpAddr::V4(ip), length })) => write!(f, "{ip}/{length}")?,
+            (None, Some(Prefix { ip: IpAddr::V6(ip), length })) => write!(f, "[{ip}]/{length}")?,
+        }
+        match &self.ports {
+            Some(ports) if ports.start() == ports.end() => write!(f, ":{}", ports.start())?,
+            Some(ports) => write!(f, ":{}-{}", ports.start(), ports.end())?,
+            None => {}
+        }
+        self.protocol.map_or(Ok(()), |protocol| write!(f, "/{protocol}"))
+    }
+}
+
 /// What the rules are asked about.
-struct Asked {
+struct Request {
     protocol: Protocol,
     inside: IpAddr,
     remote: IpAddr,
     port: Port,
+}
+
+impl Request {
+    fn about(protocol: Protocol, inside: IpAddr, remote: Endpoint) -> Request {
+        let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);
+        let port = if ported { Port::Is(remote.port) } else { Port::None };
+        Request { protocol, inside, remote: remote.ip, port }
+    }
 }
 
 /// The remote's port.
@@ -112,32 +143,44 @@ impl Nat {
     /// what none fits is allowed. Names count that the host was told and that hold at `now`; with
     /// `None`, those that it was ever told.
     pub fn may_leave(&self, protocol: Protocol, inside: IpAddr, remote: Endpoint, now: Option<Time>) -> bool {
-        let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);
-        let port = if ported { Port::Is(remote.port) } else { Port::None };
-        self.rules_allow(&Asked { protocol, inside, remote: remote.ip, port }, now)
+        self.deciding(&Request::about(protocol, inside, remote), now).is_none_or(|rule| rule.allow)
     }
 
     /// The same for a fragment that does not say its port: whether any port may be talked to.
     pub fn may_follow(&self, protocol: Protocol, inside: IpAddr, remote: IpAddr, now: Time) -> bool {
-        self.rules_allow(&Asked { protocol, inside, remote, port: Port::Unknown }, Some(now))
+        let request = Request { protocol, inside, remote, port: Port::Unknown };
+        self.deciding(&request, Some(now)).is_none_or(|rule| rule.allow)
     }
 
-    fn rules_allow(&self, asked: &Asked, now: Option<Time>) -> bool {
+    /// What is told of a refusal: with the rule that refused it, if one did.
+    pub fn refused(&self, flow: Flow, refusal: Refusal, now: Time) -> Step {
+        let Flow { protocol, source, destination } = flow;
+        let rule = (refusal == Refusal::EgressDenied)
+            .then(|| self.deciding(&Request::about(protocol, source.ip, destination), Some(now)))
+            .flatten();
+        match rule {
+            Some(rule) if !rule.allow => Step::Denied(flow, Box::new(rule.clone())),
+            _ => Step::Refused(flow, refusal),
+        }
+    }
+
+    /// The first rule that fits.
+    fn deciding(&self, request: &Request, now: Option<Time>) -> Option<&EgressRule> {
         let fits = |rule: &&EgressRule| {
-            rule.covers(asked)
+            rule.covers(request)
                 && rule.name.as_ref().is_none_or(|name| {
-                    self.names.says(asked.inside, asked.remote, name, now)
-                        && !(rule.allow && self.denied_by_prefix(asked))
+                    self.names.says(request.inside, request.remote, name, now)
+                        && !(rule.allow && self.denied_by_prefix(request))
                 })
         };
-        self.config.egress.iter().find(fits).is_none_or(|rule| rule.allow)
+        self.config.egress.iter().find(fits)
     }
 
     /// Whether some rule denies this for the address it is about, and not for all there are.
-    fn denied_by_prefix(&self, asked: &Asked) -> bool {
+    fn denied_by_prefix(&self, request: &Request) -> bool {
         self.config.egress.iter().any(|rule| {
             let prefix = rule.name.is_none() && rule.remote.is_some_and(|remote| remote.length > 0);
-            !rule.allow && prefix && rule.covers(asked)
+            !rule.allow && prefix && rule.covers(request)
         })
     }
 

@@ -295,7 +295,7 @@ impl Nat {
                     return Decision::Lease(protocol, outside);
                 }
                 if seen.wants() {
-                    seen.step(Step::Refused(packet.flow(), refusal), now);
+                    seen.step(self.refused(packet.flow(), refusal, now), now);
                 }
                 Decision::Refuse(refusal)
             }

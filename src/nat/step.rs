@@ -1,10 +1,10 @@
 //! What an observer of the translator is told. `()` observes nothing and costs nothing.
 
-use super::{BlockView, Refusal, SessionView};
+use super::{BlockView, EgressRule, Refusal, SessionView};
 use crate::flow::{Flow, Time};
 
 /// One thing that happened in the translator.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
     /// A session was opened.
     Opened(SessionView),
@@ -14,6 +14,8 @@ pub enum Step {
     Closed(SessionView, Closed),
     /// A packet was refused.
     Refused(Flow, Refusal),
+    /// A packet was refused by this egress rule ([`Refusal::EgressDenied`]).
+    Denied(Flow, Box<EgressRule>),
     /// A block of ports was lent to an inside host that had used up its own (RFC 7422 §2).
     Lent(BlockView),
     /// A lent block of ports was given up.

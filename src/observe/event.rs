@@ -5,7 +5,7 @@
 
 use crate::flow::{Endpoint, Flow, Time};
 use crate::gateway::overload::ONE_IN;
-use crate::nat::{BlockView, Closed, Refusal, SessionView, Step};
+use crate::nat::{BlockView, Closed, EgressRule, Refusal, SessionView, Step};
 use crate::wire::MacAddr;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -28,8 +28,8 @@ pub enum What {
     Changed(SessionView),
     /// A session ended.
     Closed(SessionView, Closed),
-    /// The translator refused a packet.
-    Refused(Flow, Refusal),
+    /// The translator refused a packet, for an egress rule if one is given.
+    Refused(Flow, Refusal, Option<Box<EgressRule>>),
     /// A packet went through the gateway, or was dropped in it.
     Packet(Box<PacketSeen>),
     /// Something happened to the gateway itself.
@@ -304,7 +304,8 @@ impl Event {
             Step::Opened(session) => What::Opened(session),
             Step::Changed(session) => What::Changed(session),
             Step::Closed(session, why) => What::Closed(session, why),
-            Step::Refused(flow, why) => What::Refused(flow, why),
+            Step::Refused(flow, why) => What::Refused(flow, why, None),
+            Step::Denied(flow, rule) => What::Refused(flow, Refusal::EgressDenied, Some(rule)),
             Step::Lent(block) => What::Note(Note::BlockLent(block)),
             Step::Returned(block) => What::Note(Note::BlockReturned(block)),
         };

@@ -57,7 +57,7 @@ impl Filter {
             What::Opened(session) | What::Changed(session) | What::Closed(session, _) => {
                 self.session(session)
             }
-            What::Refused(flow, _) => self.flow(flow),
+            What::Refused(flow, ..) => self.flow(flow),
             What::Packet(packet) => self.packet(packet),
             What::Note(_) => true,
         }

@@ -169,6 +169,9 @@ pub enum WhatRecord {
         flow: FlowRecord,
         /// A word of [`crate::nat::Refusal`].
         reason: String,
+        /// The egress rule that refused it, as `--egress` takes it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<String>,
     },
     /// A packet went through the gateway.
     Packet(PacketRecord),
@@ -239,9 +242,11 @@ impl EventRecord {
             What::Closed(view, why) => {
                 WhatRecord::Closed { session: session(view), reason: closed_word(*why).to_owned() }
             }
-            What::Refused(flow, why) => {
-                WhatRecord::Refused { flow: (*flow).into(), reason: why.word().to_owned() }
-            }
+            What::Refused(flow, why, rule) => WhatRecord::Refused {
+                flow: (*flow).into(),
+                reason: why.word().to_owned(),
+                rule: rule.as_ref().map(ToString::to_string),
+            },
             What::Packet(packet) if packet.dropped => WhatRecord::Dropped(PacketRecord::new(packet)),
             What::Packet(packet) => WhatRecord::Packet(PacketRecord::new(packet)),
             What::Note(note) => note_record(note),
@@ -341,7 +346,7 @@ mod tests {
         };
         let mut seen = Vec::new();
         for what in [
-            What::Refused(flow, Refusal::Filtered),
+            What::Refused(flow, Refusal::Filtered, None),
             What::Packet(Box::new(packet)),
             What::Note(Note::PortsLow(Ipv4Addr::LOCALHOST.into(), 3)),
         ] {

@@ -145,10 +145,10 @@ impl Observer for Watching<'_> {
     }
 
     fn step(&mut self, step: Step, now: Time) {
+        tracing::debug!(?step);
         let event = Event::from_step(step, now);
-        match &event.what {
-            What::Note(note) => tracing::info!("{}", note.text()),
-            _ => tracing::debug!(?step),
+        if let What::Note(note) = &event.what {
+            tracing::info!("{}", note.text());
         }
         self.feed.push(event);
     }
