@@ -621,6 +621,12 @@ impl Nat {
         forwards
     }
 
+    /// The outside ports, and identifiers of ICMP queries, that mappings have, of all external addresses. A
+    /// port on two of them is told twice.
+    pub fn mapped_ports(&self) -> impl Iterator<Item = (Protocol, u16)> + '_ {
+        self.ports.mapped()
+    }
+
     /// Up to `limit` sessions from `cursor` on, and the cursor for the next call (`None` at the
     /// end). Sessions that come or go between calls may or may not be seen; none is seen twice.
     /// A call looks at 65,536 rows at most, so it may tell few sessions, or none, and a cursor.
