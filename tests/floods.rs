@@ -11,11 +11,12 @@ mod lab_setup;
 use lab_harness::Test;
 use lab_setup::*;
 use std::io::{BufRead, BufReader, ErrorKind};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
-use tapnat::io::netlink::Netlink;
+use tapnat::io::netlink::{LinkFacts, Netlink};
 use tapnat::io::sys::netns::Netns;
 use tapnat::io::sys::wiretap::Wiretap;
 use tapnat::lab::product::Product;
@@ -190,7 +191,7 @@ fn a_prepared_tap_is_read_whole() {
         scope.spawn(|| flood(setup.on("blue"), &frames, &over));
         let end = End(&over);
         eventually("all its frames are read", PATIENCE, || {
-            setup.gateway.0.said().contains("floods, and all its frames are read")
+            setup.gateway.0.said().contains("a flood from inside, and all its frames are read")
         });
         drop(end);
     });
@@ -226,24 +227,133 @@ fn a_tap_made_again_is_read_whole() {
     setup.assert_running();
 }
 
-fn the_only_tap_may_vanish_under_a_flood() {
-    let world = World::new(Options::default());
+/// A flow that nobody speaks on for long is one of those that have a mapping, and its remote may be the one
+/// that speaks next.
+fn an_idle_flow_is_read_whole_in_a_flood_from_outside(form: Form) {
+    let mut setup = Setup::plain(form);
+    let server = setup.on("internet").run(|| UdpSocket::bind((SERVERS[0], 4000)).unwrap()).unwrap();
+    let inside = setup.on("red").run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    for socket in [&server, &inside] {
+        socket.set_read_timeout(Some(SOON)).unwrap();
+    }
+    inside.send_to(b"hello", (SERVERS[0], 4000)).unwrap();
+    let (_, outside) = server.recv_from(&mut [0; 9]).unwrap();
+    let notes = Notes::of(&setup);
+    let [(_, internet), (_, host)] = ["internet", "host"].map(|name| mac_of(setup.on(name)));
+    let unasked = |n| udp(end(SERVERS[1], 9), end(HOST, 40_000 + n)).bytes();
+    let frames = frames(internet, host, unasked);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| flood(setup.on("internet"), &frames, &over));
+        let end = End(&over);
+        notes.wait("flood", "uplink");
+        // Until it was not in use lately.
+        thread::sleep(Duration::from_secs(4));
+        for number in 0..64 {
+            server.send_to(&[number], outside).unwrap();
+            thread::sleep(Duration::from_millis(5));
+        }
+        drop(end);
+    });
+    inside.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let came = (0..64).take_while(|_| inside.recv(&mut [0; 9]).is_ok()).count();
+    // The queue on the way may be full of the flood now and then. The first that comes is a use.
+    assert!(came >= 48, "{came} of 64");
+    notes.wait("flood-over", "uplink");
+    setup.assert_running();
+}
+
+/// Frames to somebody whose place the bridge does not know come to all, and their sender can do nothing
+/// about it.
+fn who_speaks_to_the_silent_is_read_whole() {
+    let mut setup = Setup::new(PLAIN, Options::default(), &["--mac", "02:00:00:00:00:01"]);
+    assert_ping(setup.on("blue"), SERVERS[0]);
+    let (_, blue) = mac_of(setup.on("blue"));
+    let to_nobody = |n| udp(end(SERVERS[1], 1000 + n), end(SERVERS[0], 9)).bytes();
+    let frames = frames(blue, [2, 0, 0, 0, 0, 0x77], to_nobody);
+    let notes = Notes::of(&setup);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| flood(setup.on("blue"), &frames, &over));
+        let end = End(&over);
+        notes.wait("flood", "frames for others");
+        eventually("who sends them is served", PATIENCE, || {
+            let pages = || (0..10).all(|_| page_of(SERVERS[0]).is_some());
+            setup.on("blue").run(pages).unwrap()
+        });
+        drop(end);
+    });
+    notes.wait("flood-over", "frames for others");
+    assert!(!setup.gateway.0.said().contains(&format!("{} sends more", MacAddr(blue))));
+    setup.assert_running();
+}
+
+fn page_of(server: Ipv4Addr) -> Option<u16> {
+    let mut client = Client::connect(at(server, 80), SOON).ok()?;
+    client.get("/").ok().map(|page| page.status)
+}
+
+/// A namespace with a process in it.
+fn inhabited() -> (Netns, Killed) {
     let netns = Netns::create().unwrap();
     let mut command = Command::new("sleep");
     netns.confine(command.arg("1000"));
     let process = command.spawn().unwrap();
+    (netns, Killed(process))
+}
+
+/// The gateway in front of these processes' namespaces.
+fn attached(world: World, processes: &[&Killed]) -> Setup {
     let control = world.control();
-    let words = ["attach", "--guard", "hold", "--outside", UPLINK, "--pid", &process.id().to_string()];
-    let words: Vec<String> = words
-        .iter()
-        .chain(&["--control", control.to_str().unwrap()])
-        .map(|word| (*word).to_owned())
-        .collect();
+    let mut words: Vec<String> =
+        ["attach", "--guard", "hold", "--outside", UPLINK, "--control", control.to_str().unwrap()]
+            .map(str::to_owned)
+            .into();
+    words.extend(processes.iter().flat_map(|process| ["--pid".to_owned(), process.0.id().to_string()]));
     let started = Product::start(PROGRAM.as_ref(), world.on("host"), &words, PATIENCE).unwrap();
-    let mut setup = Setup { gateway: Gateway(started), world };
-    let process = Killed(process);
-    let wire = netns.run(|| Netlink::open().unwrap().links().unwrap()).unwrap();
-    let wire = wire.into_iter().find(|link| link.name != "lo").unwrap();
+    Setup { gateway: Gateway(started), world }
+}
+
+fn wire_of(netns: &Netns) -> LinkFacts {
+    let links = netns.run(|| Netlink::open().unwrap().links().unwrap()).unwrap();
+    links.into_iter().find(|link| link.name != "lo").unwrap()
+}
+
+/// Behind a TAP of its own a namespace floods by itself, whatever MACs it writes.
+fn a_namespace_that_floods_is_thinned_out_whatever_its_macs_are() {
+    let ((bad, first), (good, second)) = (inhabited(), inhabited());
+    let mut setup = attached(World::new(Options::default()), &[&first, &second]);
+    let (from, to) = (wire_of(&bad), wire_of(&good));
+    let spoofed = |n: u16| {
+        // The other namespace's MAC among them.
+        let last = n.to_be_bytes();
+        let source = if n == 0 { MacAddr(to.mac) } else { MacAddr([2, 0, 0, 9, last[0], last[1]]) };
+        let header = Frame { destination: MacAddr([0xff; 6]), source, ethertype: IPV4 }.to_bytes();
+        [&header[..], &udp(end(SERVERS[1], 1000 + n), end(SERVERS[0], 9)).bytes()].concat()
+    };
+    let frames: Vec<_> = (0..BATCH).map(spoofed).collect();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| bad.run(|| flood_by(from.index, &frames, &over)).unwrap());
+        let end = End(&over);
+        eventually("the flood is told", PATIENCE, || {
+            setup.gateway.0.said().contains("the namespace at port 0 sends more bad packets")
+        });
+        eventually("the other one is served", PATIENCE, || {
+            good.run(|| page_of(SERVERS[0])).unwrap() == Some(200)
+        });
+        drop(end);
+    });
+    eventually("its end is told", PATIENCE, || setup.gateway.0.said().contains("port 0 floods no longer"));
+    eventually("it is served again", PATIENCE, || bad.run(|| page_of(SERVERS[0])).unwrap() == Some(200));
+    assert!(!setup.gateway.0.said().contains("port 1"));
+    setup.assert_running();
+}
+
+fn the_only_tap_may_vanish_under_a_flood() {
+    let (netns, process) = inhabited();
+    let mut setup = attached(World::new(Options::default()), &[&process]);
+    let wire = wire_of(&netns);
     let spoofed = |n| udp(end(SERVERS[1], 1000 + n), end(SERVERS[0], 9)).bytes();
     let frames = frames(wire.mac, [0xff; 6], spoofed);
     let over = AtomicBool::new(false);
@@ -273,11 +383,20 @@ impl Drop for Killed {
 
 fn tests() -> Vec<Test> {
     type Named = (&'static str, fn(Form));
-    let every: [Named; 2] = [
+    let every: [Named; 3] = [
         ("of_who_floods_inside_little_is_read", of_who_floods_inside_little_is_read),
         ("of_a_flood_from_outside_what_is_in_use_is_read", of_a_flood_from_outside_what_is_in_use_is_read),
+        (
+            "an_idle_flow_is_read_whole_in_a_flood_from_outside",
+            an_idle_flow_is_read_whole_in_a_flood_from_outside,
+        ),
     ];
-    let once: [(&str, fn()); 3] = [
+    let once: [(&str, fn()); 5] = [
+        ("who_speaks_to_the_silent_is_read_whole", who_speaks_to_the_silent_is_read_whole),
+        (
+            "a_namespace_that_floods_is_thinned_out_whatever_its_macs_are",
+            a_namespace_that_floods_is_thinned_out_whatever_its_macs_are,
+        ),
         ("a_prepared_tap_is_read_whole", a_prepared_tap_is_read_whole),
         ("a_tap_made_again_is_read_whole", a_tap_made_again_is_read_whole),
         ("the_only_tap_may_vanish_under_a_flood", the_only_tap_may_vanish_under_a_flood),

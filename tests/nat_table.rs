@@ -882,3 +882,41 @@ fn a_view_tells_all() {
     };
     assert_eq!(view, want);
 }
+
+/// Tables that are in no cache are searched in another order; what is found is the same.
+#[test]
+fn large_tables_tell_the_same_as_small_ones() {
+    // Two remotes for each inside endpoint, which TCP and UDP both have.
+    let packet = |n: u32| {
+        let inside = std::net::Ipv4Addr::from_bits(0x0a00_0002 + n / 400);
+        let flow = format!("{inside}:{} > 198.51.100.7:{}", 5000 + n % 400 / 4, [80, 443][n as usize % 2]);
+        if n % 4 < 2 { tcp(&flow, "S") } else { udp(&flow) }
+    };
+    for mapping in [Behaviour::EndpointIndependent, Behaviour::AddressAndPortDependent] {
+        let mut nat = nat(|config| {
+            config.external.push("203.0.113.2".parse().unwrap());
+            config.policy.mapping = mapping;
+        });
+        for _ in 0..2 {
+            let outside: Vec<Endpoint> = (0..80_000).map(|n| nat.leaves(&packet(n))).collect();
+            assert_eq!(nat.nat.live_sessions(), 80_000);
+            for pair in outside.chunks(2) {
+                assert_eq!(pair[0] == pair[1], mapping == Behaviour::EndpointIndependent);
+            }
+            for n in (0..80_000).rev() {
+                assert_eq!(nat.leaves(&packet(n)), outside[n as usize], "{n}");
+            }
+            assert_eq!(nat.nat.live_sessions(), 80_000, "all were known");
+            // Rows are used again, by others.
+            let mut cursor = Some(0);
+            while let Some(from) = cursor {
+                let (sessions, next) = nat.nat.sessions(from, 1000, nat.now);
+                for session in sessions.iter().filter(|session| (session.id as u32).is_multiple_of(5)) {
+                    assert!(nat.nat.forget(session.id, nat.now, &mut nat.steps));
+                }
+                cursor = next;
+            }
+            assert_eq!(nat.nat.live_sessions(), 64_000);
+        }
+    }
+}

@@ -11,6 +11,7 @@
 //! other side; protocols without ports have 0 on both.
 
 pub mod alias;
+pub mod bucket;
 pub mod domain;
 pub mod edit;
 pub mod link;

@@ -10,7 +10,6 @@
 
 pub mod advertise;
 pub mod arp;
-pub mod bucket;
 pub mod command;
 pub mod counters;
 mod coverage;
@@ -245,7 +244,7 @@ impl Gateway {
         match fate {
             Fate::Dropped(reason) => {
                 self.counters.dropped(reason);
-                self.overload.dropped(from, source, now);
+                self.overload.dropped(from, packet.port, source, reason, now);
             }
             Fate::Pass(to) | Fate::Cut(to) => {
                 let header = if from == INSIDE { usize::from(self.config.inside.header) } else { 0 };

@@ -4,25 +4,27 @@
 //! told beforehand drops it for the processor time of who sent it. So while more packets are dropped than
 //! [`TOO_MANY`] a second,
 //!
-//! * **inside**, of the frames of those MACs that send most of them only one in [`ONE_IN`] is read;
-//! * **outside**, where sources can be forged, all packets to ports that were in use lately are read, and
-//!   one in [`ONE_IN`] of the rest.
+//! * **inside**, of the frames of each [`Source`] that sends most of them only one in [`ONE_IN`] is read;
+//! * **outside**, where sources can be forged, all packets to ports that were in use lately or have an idle
+//!   mapping are read, and one in [`ONE_IN`] of the rest.
 //!
 //! The packets that are still read tell when the flood is over.
 
-use super::bucket::TokenBucket;
-use super::{Gateway, INSIDE, OUTSIDE};
+mod in_use;
+
+pub use in_use::{InUse, MOST_RANGES};
+
+use super::{DropReason, Gateway, INSIDE, OUTSIDE};
+use crate::flow::bucket::TokenBucket;
 use crate::flow::{LinkId, Protocol, Time};
 use crate::wire::ethernet::MacAddr;
-use std::ops::RangeInclusive;
+use in_use::Ports;
 use std::time::Duration;
 
 /// Dropped packets a second from which on a link is flooded: a few hundredths of a processor.
 pub const TOO_MANY: u32 = 50_000;
 /// What is left of a flood that the kernel thins out: one packet in so many, a power of two.
 pub const ONE_IN: u32 = 64;
-/// Ranges of ports that are told apart, at most; of more the nearest are joined.
-pub const MOST_RANGES: usize = 128;
 
 /// How long packets are counted before it is said that they are too many.
 const WINDOW: Duration = Duration::from_millis(20);
@@ -36,32 +38,46 @@ const BURST: u32 = 50;
 const PER_SECOND: u32 = 200;
 /// else so soon, with what else has come into use.
 const SOON: Duration = Duration::from_millis(5);
-/// MACs that are counted at once, and restricted at once. Who has an eighth of what is dropped is
+/// Sources that are counted at once, and restricted at once. Who has an eighth of what is dropped is
 /// certainly found among so many (Misra and Gries, 1982).
 const SOURCES: usize = 16;
 const SHARE: u32 = 8;
+
+/// Whose frames are counted together inside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// One MAC's.
+    Mac(MacAddr),
+    /// Those that come by this port of a switch of ours, whatever MAC they bear.
+    Port(u16),
+    /// Those to other hosts, which a bridge sends to all of its ports while it does not know where the
+    /// receiver is. Who sent them has done nothing wrong.
+    Astray,
+}
+
+impl Source {
+    /// Of a frame that was dropped.
+    fn new(port: Option<u16>, mac: MacAddr, why: DropReason) -> Source {
+        match (port, why) {
+            (Some(port), _) => Source::Port(port),
+            (None, DropReason::OtherMac) => Source::Astray,
+            (None, _) => Source::Mac(mac),
+        }
+    }
+}
 
 /// What links are to read of a flood.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Admission {
     /// Who sends most of what is dropped, in no order: of their frames one in [`ONE_IN`].
-    pub flooders: Vec<MacAddr>,
+    pub flooders: Vec<Source>,
     /// What is in use outside, if only that is to be read whole.
     pub outside: Option<InUse>,
 }
 
-/// What was in use outside lately.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct InUse {
-    /// Ports and echo identifiers; ascending, apart from each other.
-    pub ports: Vec<RangeInclusive<u16>>,
-    /// Protocols without ports, by their numbers.
-    pub protocols: Vec<u8>,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Flooder {
-    mac: MacAddr,
+    source: Source,
     since: Time,
     read: u32,
 }
@@ -77,86 +93,12 @@ enum Outside {
         ports: Box<Ports>,
         since: Time,
         read: u32,
+        /// What has a mapping is to be looked at anew.
+        stale: bool,
         /// How often something that comes into use is let in at once, and when it is else.
         at_once: TokenBucket,
         more: Option<Time>,
     },
-}
-
-/// Words of a bit for each port and, behind those, for each protocol without ports.
-const WORDS: usize = 1024 + 4;
-
-/// What was in use in this spell and in the one before.
-#[derive(Debug)]
-struct Ports {
-    latest: [u64; WORDS],
-    before: [u64; WORDS],
-}
-
-fn place(protocol: Protocol, port: u16) -> (usize, u64) {
-    match protocol {
-        Protocol::Other(number) => (1024 + usize::from(number >> 6), 1 << (number & 63)),
-        _ => (usize::from(port >> 6), 1 << (port & 63)),
-    }
-}
-
-impl Ports {
-    fn new() -> Box<Ports> {
-        Box::new(Ports { latest: [0; WORDS], before: [0; WORDS] })
-    }
-
-    /// Whether it was not in use before.
-    fn note(&mut self, protocol: Protocol, port: u16) -> bool {
-        let (word, bit) = place(protocol, port);
-        let new = (self.latest[word] | self.before[word]) & bit == 0;
-        self.latest[word] |= bit;
-        new
-    }
-
-    fn turn(&mut self) {
-        self.before = std::mem::replace(&mut self.latest, [0; WORDS]);
-    }
-
-    fn in_use(&self, published: impl Iterator<Item = (Protocol, u16)>) -> InUse {
-        let mut all: Vec<u64> =
-            self.latest.iter().zip(&self.before).map(|(latest, before)| latest | before).collect();
-        for (protocol, port) in published {
-            let (word, bit) = place(protocol, port);
-            all[word] |= bit;
-        }
-        let has = |(word, bit): (usize, u64)| all[word] & bit != 0;
-        let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
-        for port in (0..=u16::MAX).filter(|port| has(place(Protocol::Tcp, *port))) {
-            match ranges.last_mut() {
-                Some(last) if last.end().checked_add(1) == Some(port) => *last = *last.start()..=port,
-                _ => ranges.push(port..=port),
-            }
-        }
-        let protocols = (0..=u8::MAX).filter(|number| has(place(Protocol::Other(*number), 0)));
-        InUse { protocols: protocols.collect(), ports: join_nearest(ranges) }
-    }
-}
-
-/// Joins neighbours across the narrowest gaps until few enough are left.
-fn join_nearest(ranges: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
-    let Some(excess) = ranges.len().checked_sub(MOST_RANGES).filter(|excess| *excess > 0) else {
-        return ranges;
-    };
-    let gap = |pair: &[RangeInclusive<u16>]| match pair {
-        [left, right] => right.start() - left.end(),
-        _ => u16::MAX,
-    };
-    let mut gaps: Vec<u16> = ranges.windows(2).map(gap).collect();
-    gaps.sort_unstable();
-    let widest = gaps[excess - 1];
-    let mut joined: Vec<RangeInclusive<u16>> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match joined.last_mut() {
-            Some(last) if range.start() - last.end() <= widest => *last = *last.start()..=*range.end(),
-            _ => joined.push(range),
-        }
-    }
-    joined
 }
 
 /// Whether trying to leave something unread makes sense.
@@ -180,7 +122,7 @@ pub struct Overload {
     /// Since when the windows last.
     inside_since: Time,
     inside_read: u32,
-    sources: Vec<(MacAddr, u32)>,
+    sources: Vec<(Source, u32)>,
     flooders: Vec<Flooder>,
     outside_since: Time,
     outside_read: u32,
@@ -229,17 +171,17 @@ impl Overload {
         }
     }
 
-    /// Notes that a packet was dropped; `source` is who sent the frame, inside.
-    pub fn dropped(&mut self, from: LinkId, source: MacAddr, now: Time) {
+    /// Notes that a packet was dropped. Inside, `port` and `mac` are whence the frame came.
+    pub fn dropped(&mut self, from: LinkId, port: Option<u16>, mac: MacAddr, why: DropReason, now: Time) {
         match from {
-            INSIDE if !self.hopeless[0].is(now) => self.dropped_inside(source, now),
+            INSIDE if !self.hopeless[0].is(now) => self.dropped_inside(Source::new(port, mac, why), now),
             OUTSIDE if !self.hopeless[1].is(now) => self.dropped_outside(now),
             _ => {}
         }
     }
 
-    fn dropped_inside(&mut self, source: MacAddr, now: Time) {
-        if let Some(known) = self.flooders.iter_mut().find(|flooder| flooder.mac == source) {
+    fn dropped_inside(&mut self, source: Source, now: Time) {
+        if let Some(known) = self.flooders.iter_mut().find(|flooder| flooder.source == source) {
             known.read += 1;
             self.left_inside += u64::from(ONE_IN) - 1;
             return;
@@ -253,7 +195,7 @@ impl Overload {
             self.sources.clear();
         }
         self.inside_read += 1;
-        if let Some((_, count)) = self.sources.iter_mut().find(|(mac, _)| *mac == source) {
+        if let Some((_, count)) = self.sources.iter_mut().find(|(known, _)| *known == source) {
             *count += 1;
         } else if self.sources.len() < SOURCES {
             self.sources.push((source, 1));
@@ -266,9 +208,9 @@ impl Overload {
     fn restrict_sources(&mut self, now: Time) {
         // What such a table counts of a source is too little by a share of 1 / (SOURCES + 1) at most.
         let least = self.inside_read / SHARE - self.inside_read / (SOURCES as u32 + 1);
-        for (mac, count) in &self.sources {
+        for (source, count) in &self.sources {
             if *count >= least && self.flooders.len() < SOURCES {
-                self.flooders.push(Flooder { mac: *mac, since: now, read: 0 });
+                self.flooders.push(Flooder { source: *source, since: now, read: 0 });
                 self.changed = true;
             }
         }
@@ -308,7 +250,7 @@ impl Overload {
             Outside::Learning(until, ports) if until <= now => {
                 self.changed = true;
                 let at_once = TokenBucket::new(BURST, PER_SECOND);
-                Outside::Restricted { ports, since: now, read: 0, at_once, more: None }
+                Outside::Restricted { ports, since: now, read: 0, stale: true, at_once, more: None }
             }
             Outside::Restricted { since, read, .. } if now.since(since) >= SPELL && is_over(read) => {
                 self.changed = true;
@@ -317,13 +259,13 @@ impl Overload {
             Outside::Restricted { mut ports, since, at_once, .. } if now.since(since) >= SPELL => {
                 ports.turn();
                 self.changed = true;
-                Outside::Restricted { ports, since: now, read: 0, at_once, more: None }
+                Outside::Restricted { ports, since: now, read: 0, stale: true, at_once, more: None }
             }
-            Outside::Restricted { ports, since, read, at_once, more }
+            Outside::Restricted { ports, since, read, stale, at_once, more }
                 if more.is_some_and(|more| more <= now) =>
             {
                 self.changed = true;
-                Outside::Restricted { ports, since, read, at_once, more: None }
+                Outside::Restricted { ports, since, read, stale, at_once, more: None }
             }
             as_it_was => as_it_was,
         };
@@ -355,14 +297,17 @@ impl Gateway {
         if !std::mem::take(&mut self.overload.changed) {
             return None;
         }
-        let outside = match &self.overload.outside {
-            Outside::Restricted { ports, .. } => {
+        let outside = match &mut self.overload.outside {
+            Outside::Restricted { ports, stale, .. } => {
+                if std::mem::take(stale) {
+                    ports.set_mapped(self.nat.mapped_ports());
+                }
                 let published = self.nat.published();
                 Some(ports.in_use(published.iter().map(|(protocol, outside, _)| (*protocol, outside.port))))
             }
             _ => None,
         };
-        let flooders = self.overload.flooders.iter().map(|flooder| flooder.mac).collect();
+        let flooders = self.overload.flooders.iter().map(|flooder| flooder.source).collect();
         Some(Admission { flooders, outside })
     }
 
@@ -397,9 +342,14 @@ impl Gateway {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ops::RangeInclusive;
 
     const RED: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
     const BLUE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);
+
+    fn drop_one(overload: &mut Overload, from: LinkId, source: MacAddr, millis: u64) {
+        overload.dropped(from, None, source, DropReason::ShortFrame, Time::from_millis(millis));
+    }
 
     /// `per_second` packets of `source` are dropped in each of `times`.
     fn drop_some(
@@ -411,14 +361,14 @@ mod tests {
     ) {
         for millis in times {
             for _ in 0..per_second / 1000 {
-                overload.dropped(from, source, Time::from_millis(millis));
+                drop_one(overload, from, source, millis);
             }
             overload.tick(Time::from_millis(millis));
         }
     }
 
-    fn flooders(overload: &Overload) -> Vec<MacAddr> {
-        overload.flooders.iter().map(|flooder| flooder.mac).collect()
+    fn flooders(overload: &Overload) -> Vec<Source> {
+        overload.flooders.iter().map(|flooder| flooder.source).collect()
     }
 
     #[test]
@@ -428,14 +378,26 @@ mod tests {
             drop_some(&mut overload, INSIDE, BLUE, 500_000, millis..=millis);
             drop_some(&mut overload, INSIDE, RED, 2_000, millis..=millis);
         }
-        assert_eq!(flooders(&overload), [BLUE]);
+        assert_eq!(flooders(&overload), [Source::Mac(BLUE)]);
         assert_eq!(overload.next_deadline(), Some(overload.flooders[0].since + SPELL));
         drop_some(&mut overload, INSIDE, BLUE, 500_000 / u64::from(ONE_IN), 100..=3000);
-        assert_eq!(flooders(&overload), [BLUE], "what is read says that it goes on");
+        assert_eq!(flooders(&overload), [Source::Mac(BLUE)], "what is read says that it goes on");
         assert!(overload.left_unread().0 > 1_000_000);
         drop_some(&mut overload, INSIDE, BLUE, 0, 3001..=5100);
         assert!(flooders(&overload).is_empty());
         assert_eq!(overload.next_deadline(), None);
+    }
+
+    #[test]
+    fn who_speaks_to_others_is_not_blamed_and_a_port_is_whatever_its_macs_are() {
+        let mut overload = Overload::default();
+        for n in 0..6000u64 {
+            let now = Time::from_millis(n / 60);
+            overload.dropped(INSIDE, None, BLUE, DropReason::OtherMac, now);
+            let [.., low] = n.to_be_bytes();
+            overload.dropped(INSIDE, Some(3), MacAddr([2, 0, 0, 0, 0, low]), DropReason::ShortFrame, now);
+        }
+        assert_eq!(flooders(&overload), [Source::Astray, Source::Port(3)]);
     }
 
     #[test]
@@ -453,10 +415,10 @@ mod tests {
             for n in 0..600u64 {
                 let [.., high, low] = (millis * 600 + n).to_be_bytes();
                 let source = if n % 4 == 0 { BLUE } else { MacAddr([2, 0, 0, 9, high, low]) };
-                overload.dropped(INSIDE, source, Time::from_millis(millis));
+                drop_one(&mut overload, INSIDE, source, millis);
             }
         }
-        assert!(flooders(&overload).contains(&BLUE));
+        assert!(flooders(&overload).contains(&Source::Mac(BLUE)));
         assert!(overload.flooders.len() <= SOURCES && overload.sources.len() <= SOURCES);
     }
 
@@ -490,32 +452,5 @@ mod tests {
         assert!(overload.wants_ports());
         drop_some(&mut overload, OUTSIDE, BLUE, 0, 1301..=4000);
         assert!(!overload.wants_ports() && overload.changed);
-    }
-
-    #[test]
-    fn a_port_without_packets_is_forgotten_after_two_spells() {
-        let mut ports = Ports::new();
-        assert!(ports.note(Protocol::Udp, 7) && !ports.note(Protocol::Icmp, 7));
-        ports.turn();
-        assert_eq!(ports.in_use([].into_iter()).ports, [7..=7]);
-        assert!(!ports.note(Protocol::Udp, 7));
-        ports.turn();
-        ports.turn();
-        assert_eq!(ports.in_use([].into_iter()), InUse::default());
-    }
-
-    #[test]
-    fn too_many_ranges_are_joined_where_they_are_nearest() {
-        let mut ports = Ports::new();
-        for port in (0..=u16::MAX).step_by(10) {
-            ports.note(Protocol::Tcp, port);
-        }
-        (1000..2000).for_each(|port| assert!(ports.note(Protocol::Tcp, port) || port % 10 == 0));
-        let ranges = ports.in_use([(Protocol::Udp, 0), (Protocol::Udp, u16::MAX)].into_iter()).ports;
-        assert!(ranges.len() <= MOST_RANGES);
-        assert!(ranges.iter().any(|range| range.contains(&1500)));
-        for port in (0..=u16::MAX).step_by(10) {
-            assert!(ranges.iter().any(|range| range.contains(&port)), "{port}");
-        }
     }
 }

@@ -6,8 +6,8 @@
 //! is how SAD DNS (CVE-2020-25705) found open ports. So each receiver has a bucket, and the common
 //! one loses a random number of tokens for each answer, so that its level says nothing exact.
 
-use super::bucket::TokenBucket;
 use crate::flow::Time;
+use crate::flow::bucket::TokenBucket;
 use foldhash::quality::FixedState;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};

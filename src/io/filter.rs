@@ -16,7 +16,7 @@
 mod six;
 mod thin;
 
-pub use thin::{First, sources};
+pub use thin::{First, Thinned};
 
 use crate::flow::{Prefix, Protocol};
 use socket2::SockFilter;
@@ -294,6 +294,7 @@ fn finish(program: Program) -> Vec<SockFilter> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::MacAddr;
 
     thread_local! {
         /// What the machine draws.
@@ -585,11 +586,11 @@ mod tests {
 
     #[test]
     fn of_a_flooder_one_frame_in_so_many_is_read() {
-        let flooders = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 1, 0, 1], [6, 0, 0, 0, 0, 1]];
-        let program: Vec<_> = thin::sources(&flooders, 64);
+        let sources = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 1, 0, 1], [6, 0, 0, 0, 0, 1]].map(MacAddr).to_vec();
+        let thinned = Thinned { sources, one_in: 64, ..Thinned::default() };
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
-        socket.attach_filter(&program).unwrap();
-        let program = thin::of_sources(&flooders, 64).0;
+        socket.attach_filter(&thinned.filter()).unwrap();
+        let program = thin::of_frames(&thinned).0;
         let cases = [([2, 0, 0, 0, 0, 1], true), ([6, 0, 0, 0, 0, 1], true), ([2, 0, 0, 1, 0, 1], true)];
         let others = [([2, 0, 0, 0, 0, 2], false), ([6, 0, 0, 1, 0, 1], false), ([0xff; 6], false)];
         for (mac, floods) in cases.into_iter().chain(others) {
@@ -599,6 +600,42 @@ mod tests {
                 assert_eq!(run(&program, &frame, 2), read || !floods, "{mac:?} {word}");
             }
         }
+    }
+
+    #[test]
+    fn frames_to_others_and_a_whole_port_can_be_thinned_out() {
+        const OURS: [u8; 6] = [2, 0, 0, 0, 0, 9];
+        const BLUE: [u8; 6] = [2, 0, 0, 0, 0, 1];
+        let to_others = Thinned {
+            but_to: Some(MacAddr(OURS)),
+            sources: vec![MacAddr(BLUE)],
+            one_in: 64,
+            ..Thinned::default()
+        };
+        let all = Thinned { all: true, one_in: 64, ..Thinned::default() };
+        let elsewhere = [4, 0, 0, 0, 0, 9];
+        // To whom, from whom, and whether the frame is read whatever chance says.
+        let cases = [
+            (OURS, OURS, true),
+            (OURS, BLUE, false),
+            ([0xff; 6], OURS, true),
+            ([1, 0, 0x5e, 0, 0, 1], OURS, true),
+            ([2, 0, 0, 0, 0, 8], OURS, false),
+            (elsewhere, OURS, false),
+            (elsewhere, BLUE, false),
+        ];
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        for (to, from, whole) in cases {
+            let frame = [&to[..], &from, &[8, 0, 0x45]].concat();
+            for (thinned, whole) in [(&to_others, whole), (&all, false)] {
+                socket.attach_filter(&thinned.filter()).unwrap();
+                for (word, read) in [(64, true), (63, whole)] {
+                    CHANCE.set(word);
+                    assert_eq!(run(&thin::of_frames(thinned).0, &frame, 2), read, "{to:?} {from:?} {word}");
+                }
+            }
+        }
+        assert!(Thinned::default().is_nothing() && !to_others.is_nothing() && !all.is_nothing());
     }
 
     #[test]

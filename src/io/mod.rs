@@ -26,7 +26,7 @@ pub use deliver::deliver;
 
 use crate::flow::{Alias, Domain, Endpoint, LinkInfo, Protocol, Time};
 use crate::wire::Buffer;
-use filter::Wanted;
+use filter::{Thinned, Wanted};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -146,13 +146,12 @@ pub trait Link {
         false
     }
 
-    /// Reads only one in `one_in` (a power of two) of the frames of these MACs from the next one on, where
-    /// the kernel can see to it.
+    /// Reads few of these frames from the next one on, and all others, where the kernel can see to it.
     ///
     /// # Errors
     /// `Unsupported` where it cannot; the kernel's word. All frames are then read.
-    fn thin_out(&mut self, sources: &[[u8; 6]], one_in: u32) -> io::Result<()> {
-        let _ = (sources, one_in);
+    fn thin_out(&mut self, thinned: &Thinned) -> io::Result<()> {
+        let _ = thinned;
         Err(io::ErrorKind::Unsupported.into())
     }
 

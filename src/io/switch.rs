@@ -16,7 +16,9 @@
 
 pub mod macs;
 
+use super::filter::Thinned;
 use super::{Link, deliver};
+use crate::flow::bucket::TokenBucket;
 use crate::flow::{LinkInfo, Time};
 use crate::wire::{Buffer, MacAddr};
 use macs::{Learned, Macs, Place};
@@ -27,6 +29,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Ports that are asked for in one look.
 const LOOK: usize = 64;
+/// Frames of a port that are sent to all others since nobody knows where their receiver is, at once;
+const FLOODED: u32 = 1000;
+/// and a second. A receiver that hears one of them and answers is known then.
+const FLOODED_PER_SECOND: u32 = 1000;
 
 /// How often something happened to a frame here, beside what its ports count.
 #[derive(Debug, Default)]
@@ -35,6 +41,8 @@ struct Counters {
     switched: u64,
     /// To every port, since its address was not known.
     flooded: u64,
+    /// Not sent on, since its port had many such frames already.
+    flood_limited: u64,
     /// Lost on the way to a port.
     lost: u64,
     /// For the port that it came from.
@@ -51,11 +59,23 @@ struct Counters {
     ports_gone: u64,
 }
 
+struct Port {
+    link: Box<dyn Link>,
+    /// What may be sent to all others of what comes by it.
+    flood: TokenBucket,
+}
+
+impl Port {
+    fn new(link: Box<dyn Link>) -> Port {
+        Port { link, flood: TokenBucket::new(FLOODED, FLOODED_PER_SECOND) }
+    }
+}
+
 /// The switch.
 pub struct Switch {
     name: String,
     /// By number; `None` where a port was taken away.
-    ports: Vec<Option<Box<dyn Link>>>,
+    ports: Vec<Option<Port>>,
     events: OwnedFd,
     /// Ports that may have a frame, the next one in front.
     ready: VecDeque<usize>,
@@ -98,7 +118,7 @@ impl Switch {
         Ok(Switch {
             name,
             macs: Macs::new(gateway, ports.len()),
-            ports: ports.into_iter().map(Some).collect(),
+            ports: ports.into_iter().map(|link| Some(Port::new(link))).collect(),
             events,
             ready: VecDeque::new(),
             now: Time::ZERO,
@@ -123,7 +143,7 @@ impl Switch {
         let told = events.iter().take(count).filter_map(|event| usize::try_from(event.data.u64()).ok());
         self.ready.extend(told);
         for (number, port) in self.ports.iter().enumerate() {
-            if port.as_ref().is_some_and(|port| port.pending()) && !self.ready.contains(&number) {
+            if port.as_ref().is_some_and(|port| port.link.pending()) && !self.ready.contains(&number) {
                 self.ready.push_back(number);
             }
         }
@@ -133,13 +153,13 @@ impl Switch {
     /// Takes a port away, and with it what was behind it.
     fn take_away(&mut self, number: usize) {
         let Some(mut port) = self.ports.get_mut(number).and_then(Option::take) else { return };
-        for fd in port.readable() {
+        for fd in port.link.readable() {
             // What is closed is watched no more in any case.
             let _ = epoll::delete(&self.events, fd);
         }
         self.ready.retain(|ready| *ready != number);
         self.macs.forget(number);
-        for (word, count) in port.counters() {
+        for (word, count) in port.link.counters() {
             add(&mut self.former, word, count);
         }
     }
@@ -171,10 +191,15 @@ impl Switch {
                 self.send_to_all(Some(from), frame);
                 Ok(())
             }
-            Place::AnyPort => {
+            Place::AnyPort if self.may_flood(from) => {
                 self.counters.flooded += 1;
                 self.send_to_all(Some(from), frame);
                 taken()
+            }
+            Place::AnyPort => {
+                // The gateway counts it as what its port floods with.
+                self.counters.flood_limited += 1;
+                Ok(())
             }
             Place::Port(port) if port == from => {
                 self.counters.own_port += 1;
@@ -189,10 +214,15 @@ impl Switch {
         }
     }
 
+    fn may_flood(&mut self, from: usize) -> bool {
+        let port = self.ports.get_mut(from).and_then(Option::as_mut);
+        port.is_some_and(|port| port.flood.take(self.now))
+    }
+
     /// Sends a frame to one port; its contents are undefined after.
     fn send_to(&mut self, number: usize, frame: &mut Buffer) -> io::Result<()> {
         let port = self.ports.get_mut(number).and_then(Option::as_mut).ok_or(io::ErrorKind::NotConnected)?;
-        let result = deliver(port.as_mut(), frame, &mut self.scratch);
+        let result = deliver(port.link.as_mut(), frame, &mut self.scratch);
         if result.is_err() {
             self.counters.lost += 1;
         }
@@ -205,7 +235,7 @@ impl Switch {
             let Some(port) = port.as_mut().filter(|_| Some(number) != from) else { continue };
             self.copy.fill(frame.bytes());
             self.copy.offload = frame.offload;
-            if deliver(port.as_mut(), &mut self.copy, &mut self.scratch).is_err() {
+            if deliver(port.link.as_mut(), &mut self.copy, &mut self.scratch).is_err() {
                 self.counters.lost += 1;
             }
         }
@@ -231,9 +261,10 @@ impl Link for Switch {
                 continue;
             };
             let Some(port) = self.ports.get_mut(number).and_then(Option::as_mut) else { continue };
-            match port.recv(buffer) {
+            match port.link.recv(buffer) {
                 Ok(()) => {
                     self.ready.push_back(number);
+                    buffer.port = u16::try_from(number).ok();
                     return self.switch(number, buffer);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -270,7 +301,7 @@ impl Link for Switch {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.ports.iter_mut().flatten().map(|port| port.flush()).fold(Ok(()), io::Result::and)
+        self.ports.iter_mut().flatten().map(|port| port.link.flush()).fold(Ok(()), io::Result::and)
     }
 
     fn readable(&self) -> Vec<BorrowedFd<'_>> {
@@ -280,22 +311,22 @@ impl Link for Switch {
     fn reopen(&mut self) -> io::Result<()> {
         let mut last = Err(io::ErrorKind::NotConnected.into());
         for port in self.ports.iter_mut().flatten() {
-            last = port.reopen();
+            last = port.link.reopen();
         }
         last
     }
 
     fn tick(&mut self, now: Time) {
         self.now = now;
-        self.ports.iter_mut().flatten().for_each(|port| port.tick(now));
+        self.ports.iter_mut().flatten().for_each(|port| port.link.tick(now));
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        self.ports.iter().flatten().filter_map(|port| port.next_deadline()).min()
+        self.ports.iter().flatten().filter_map(|port| port.link.next_deadline()).min()
     }
 
     fn pending(&self) -> bool {
-        !self.ready.is_empty() || self.ports.iter().flatten().any(|port| port.pending())
+        !self.ready.is_empty() || self.ports.iter().flatten().any(|port| port.link.pending())
     }
 
     fn part(&mut self, port: usize) -> usize {
@@ -303,19 +334,21 @@ impl Link for Switch {
         self.left()
     }
 
-    fn thin_out(&mut self, sources: &[[u8; 6]], one_in: u32) -> io::Result<()> {
-        // An address may be made up behind any of them.
-        self.ports
-            .iter_mut()
-            .flatten()
-            .map(|port| port.thin_out(sources, one_in))
-            .fold(Ok(()), io::Result::and)
+    fn thin_out(&mut self, thinned: &Thinned) -> io::Result<()> {
+        let mut result = Ok(());
+        for (number, port) in self.ports.iter_mut().enumerate() {
+            let Some(port) = port else { continue };
+            let all = thinned.all || thinned.ports.iter().any(|port| usize::from(*port) == number);
+            let of_port = Thinned { all, ports: Vec::new(), ..thinned.clone() };
+            result = result.and(port.link.thin_out(&of_port));
+        }
+        result
     }
 
     fn counters(&mut self) -> Vec<(&'static str, u64)> {
         let mut all = self.former.clone();
         for port in self.ports.iter_mut().flatten() {
-            for (word, count) in port.counters() {
+            for (word, count) in port.link.counters() {
                 add(&mut all, word, count);
             }
         }
@@ -325,6 +358,7 @@ impl Link for Switch {
             ("hosts", self.macs.len() as u64),
             ("switched", own.switched),
             ("flooded", own.flooded),
+            ("flood-limited", own.flood_limited),
             ("switch-lost", own.lost),
             ("own-port", own.own_port),
             ("bad-source", own.bad_source),
@@ -401,6 +435,10 @@ mod tests {
         fn counters(&mut self) -> Vec<(&'static str, u64)> {
             vec![("seen", 1)]
         }
+
+        fn thin_out(&mut self, thinned: &Thinned) -> io::Result<()> {
+            self.0.send(format!("all: {}, {:?}", thinned.all, thinned.sources).as_bytes()).map(drop)
+        }
     }
 
     fn switch(count: usize) -> (Switch, Vec<UnixDatagram>) {
@@ -476,6 +514,40 @@ mod tests {
         ends[0].send(&own).unwrap();
         assert!(turn(&mut switch).is_empty());
         assert_eq!((got(&ends[0]).len(), count(&mut switch, "own-port")), (0, 1));
+    }
+
+    #[test]
+    fn who_sends_too_much_that_nobody_knows_is_heard_by_the_gateway_alone() {
+        let (mut switch, ends) = switch(3);
+        let lost = frame(mac(9), mac(1), "");
+        let mut heard = 0;
+        for _ in 0..FLOODED + 5 {
+            ends[0].send(&lost).unwrap();
+            let told = turn(&mut switch).len();
+            assert_eq!(got(&ends[1]).len(), 1 - told, "either they or the gateway");
+            assert_eq!(got(&ends[2]).len(), 1 - told);
+            heard += told;
+        }
+        assert_eq!((heard, count(&mut switch, "flood-limited")), (5, 5));
+        ends[1].send(&frame(mac(9), mac(2), "")).unwrap();
+        assert!(turn(&mut switch).is_empty(), "each port has its own");
+        switch.tick(Time::from_millis(2));
+        got(&ends[2]);
+        for _ in 0..5 {
+            ends[0].send(&lost).unwrap();
+        }
+        let mut buffer = Buffer::new();
+        while switch.recv(&mut buffer).is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {}
+        assert_eq!((buffer.port, got(&ends[2]).len()), (Some(0), 2), "and some more after a while");
+    }
+
+    #[test]
+    fn one_port_is_thinned_out_and_the_others_are_not() {
+        let (mut switch, ends) = switch(2);
+        let thinned = Thinned { ports: vec![1], one_in: 64, ..Thinned::default() };
+        switch.thin_out(&thinned).unwrap();
+        let said = |end| String::from_utf8(got(end).concat()).unwrap();
+        assert_eq!((said(&ends[0]).as_str(), said(&ends[1]).as_str()), ("all: false, []", "all: true, []"));
     }
 
     #[test]

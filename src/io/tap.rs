@@ -9,9 +9,10 @@
 //! Both create the device, or attach to one that an administrator made persistent. A device that
 //! was created here goes away with its descriptor, however the process ends.
 
+use super::Link;
+use super::filter::Thinned;
 use super::sys::{fd, tun};
 use super::virtio;
-use super::{Link, filter};
 use crate::flow::LinkInfo;
 use crate::wire::Buffer;
 use rustix::fs::{Mode, OFlags};
@@ -258,15 +259,15 @@ impl Link for Tap {
         self.info
     }
 
-    fn thin_out(&mut self, sources: &[[u8; 6]], one_in: u32) -> io::Result<()> {
+    fn thin_out(&mut self, thinned: &Thinned) -> io::Result<()> {
         if self.persistent {
             // The device would keep the address of the program, which means nothing to the next process.
             return Err(io::ErrorKind::Unsupported.into());
         }
-        if sources.is_empty() {
+        if thinned.is_nothing() {
             return tun::detach_filter(&self.fd);
         }
-        tun::attach_filter(&self.fd, &filter::sources(sources, one_in))
+        tun::attach_filter(&self.fd, &thinned.filter())
     }
 
     fn recv(&mut self, buffer: &mut Buffer) -> io::Result<()> {

@@ -97,6 +97,13 @@ impl Index {
         }
     }
 
+    /// The row at the very place of this hash: most likely the one with it, if there is one.
+    #[inline]
+    pub(super) fn likely(&self, hash: u64) -> u32 {
+        let entry = self.places[hash as usize & self.mask()];
+        (entry & ((1 << self.bits) - 1)).wrapping_sub(1)
+    }
+
     /// Adds row `id`. `hash_of` tells the hash of any row in the index, should it have to grow.
     pub(super) fn insert(&mut self, hash: u64, id: u32, hash_of: impl Fn(u32) -> u64) {
         self.make_room(self.len + 1, id, hash_of);

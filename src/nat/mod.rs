@@ -123,6 +123,8 @@ use wheel::Wheel;
 
 /// Indices are made for this many sessions at most; beyond, they grow when needed.
 const ROOM: usize = 1 << 21;
+/// Sessions up to which the tables are taken to be in a cache: four megabytes of them.
+const CACHED: usize = 1 << 15;
 /// Rows that one call of [`Nat::sessions`] or [`Nat::mappings`] looks at, at most.
 const LISTED: u32 = 1 << 16;
 
@@ -488,10 +490,14 @@ impl Nat {
     #[inline]
     fn look_up(&self, protocol: Protocol, inside: Endpoint, remote: Endpoint) -> Option<u32> {
         let (sessions, mappings) = (&self.sessions, &self.mappings);
+        // Which mapping it is stands in the session. Where neither is in a cache, both are fetched at once.
+        let likely =
+            if sessions.len() > CACHED { mappings.likely(&self.hash, protocol, inside) } else { NONE };
         self.by_flow.find(self.hash.pair(protocol, inside, remote), |id| {
             let session = &sessions[id];
-            let mapping = &mappings[session.mapping];
-            sessions.talks_to(session, remote) && mapping.inside == inside && mapping.protocol == protocol
+            let is_it = |mapping: &Mapping| mapping.inside == inside && mapping.protocol == protocol;
+            sessions.talks_to(session, remote)
+                && (session.mapping == likely || is_it(&mappings[session.mapping]))
         })
     }
 
@@ -619,6 +625,12 @@ impl Nat {
         let mut forwards: Vec<_> = self.forwards.iter().map(forward).collect();
         forwards.sort_unstable();
         forwards
+    }
+
+    /// The outside ports, and identifiers of ICMP queries, that mappings have, of all external addresses. A
+    /// port on two of them is told twice.
+    pub fn mapped_ports(&self) -> impl Iterator<Item = (Protocol, u16)> + '_ {
+        self.ports.mapped()
     }
 
     /// Up to `limit` sessions from `cursor` on, and the cursor for the next call (`None` at the

@@ -182,6 +182,14 @@ impl Pool {
         (word.wrapping_sub(1) < TAGGED - 1).then(|| word - 1)
     }
 
+    /// The ports that mappings have.
+    pub(super) fn mapped(&self) -> impl Iterator<Item = u16> + '_ {
+        let mapped = |word: u32| word.wrapping_sub(1) < TAGGED - 1 || word & TAG == SHARED;
+        let pages = (0..=u16::MAX).step_by(PAGE).zip(&self.pages).filter(|(_, page)| page.is_some());
+        let ports = pages.flat_map(|(first, _)| first..=first + (PAGE - 1) as u16);
+        ports.filter(move |port| mapped(self.word(*port)))
+    }
+
     pub(super) fn state(&self, port: u16) -> State {
         let word = self.word(port);
         match word & TAG {
@@ -300,6 +308,20 @@ mod tests {
     use crate::nat::rng::Rng;
     use proptest::prelude::{prop, prop_assert, prop_assert_eq, proptest};
     use std::collections::BTreeSet;
+
+    #[test]
+    fn mapped_ports_are_told_up_to_the_last_one() {
+        let mut pool = Pool::new(false, false);
+        let mapped = [1, 8191, 8192, u16::MAX];
+        for port in mapped {
+            pool.set(port, State::Mapping(0));
+        }
+        pool.set(40_000, State::Shared(2));
+        pool.set(40_001, State::Held(3));
+        pool.set(40_002, State::Refused);
+        pool.set(40_003, State::Free);
+        assert_eq!(pool.mapped().collect::<Vec<_>>(), [1, 8191, 8192, 40_000, u16::MAX]);
+    }
 
     proptest! {
         #[test]

@@ -230,6 +230,13 @@ impl Ports {
         }
     }
 
+    /// The ports that mappings have, of all external addresses.
+    pub(super) fn mapped(&self) -> impl Iterator<Item = (Protocol, u16)> + '_ {
+        let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Icmp].into_iter().cycle();
+        let pools = protocols.zip(&self.pools);
+        pools.flat_map(|(protocol, pool)| pool.mapped().map(move |port| (protocol, port)))
+    }
+
     /// What a port is.
     pub(super) fn state(&self, protocol: Protocol, external: u16, port: u16) -> State {
         self.pool(protocol, external).map_or(State::Nobody, |pool| pool.state(port))

@@ -4,9 +4,8 @@
 //! turns it into text later and elsewhere, with [`super::record::EventRecord`].
 
 use crate::flow::{Endpoint, Flow, Time};
-use crate::gateway::overload::ONE_IN;
+use crate::gateway::overload::{ONE_IN, Source};
 use crate::nat::{BlockView, Closed, EgressRule, Refusal, SessionView, Step};
-use crate::wire::MacAddr;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -209,10 +208,10 @@ pub enum Note {
     ResolverBack(SocketAddr),
     /// One of the namespaces that are served is gone: what has ended, and how many are left.
     NamespaceGone(String, usize),
-    /// More bad packets come than are worth reading: from a MAC inside, or by the uplink.
-    Flood(Option<MacAddr>),
+    /// More bad packets come than are worth reading: from inside, or by the uplink.
+    Flood(Option<Source>),
     /// That is over.
-    FloodOver(Option<MacAddr>),
+    FloodOver(Option<Source>),
     /// The gateway is about to end; why.
     Stopping(String),
 }
@@ -284,13 +283,27 @@ impl Note {
             Note::NamespaceGone(what, left) => {
                 format!("{what}: its TAP is taken away; namespaces left: {left}")
             }
-            Note::Flood(Some(mac)) => format!(
+            Note::Flood(Some(Source::Mac(mac))) => format!(
                 "{mac} sends more bad packets than are worth reading: one in {ONE_IN} of its frames is read until it stops"
+            ),
+            Note::Flood(Some(Source::Port(port))) => format!(
+                "the namespace at port {port} sends more bad packets than are worth reading: one in {ONE_IN} of its frames is read until it stops"
+            ),
+            Note::Flood(Some(Source::Astray)) => format!(
+                "the bridge sends more frames for others here than are worth reading: one in {ONE_IN} of them is read"
             ),
             Note::Flood(None) => format!(
                 "more bad packets come by the uplink than are worth reading: ports in use are read, and one packet in {ONE_IN} of the rest"
             ),
-            Note::FloodOver(Some(mac)) => format!("{mac} floods no longer: all its frames are read"),
+            Note::FloodOver(Some(Source::Mac(mac))) => {
+                format!("{mac} floods no longer: all its frames are read")
+            }
+            Note::FloodOver(Some(Source::Port(port))) => {
+                format!("the namespace at port {port} floods no longer: all its frames are read")
+            }
+            Note::FloodOver(Some(Source::Astray)) => {
+                "the bridge sends few frames for others here again: all are read".to_owned()
+            }
             Note::FloodOver(None) => "the flood by the uplink is over: all packets are read".to_owned(),
             Note::Stopping(why) => format!("stopping: {why}"),
         }

@@ -1,11 +1,13 @@
 //! The worker's part while somebody floods: has the kernel leave unread what the gateway says.
 
+use super::host::prefixes_of;
 use super::worker::Worker;
 use crate::flow::Time;
-use crate::gateway::overload::{Admission, InUse, ONE_IN};
+use crate::gateway::overload::{Admission, InUse, ONE_IN, Source};
 use crate::gateway::{INSIDE, OUTSIDE};
-use crate::io::filter::First;
+use crate::io::filter::{First, Thinned};
 use crate::observe::event::Note;
+use crate::wire::MacAddr;
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -21,33 +23,47 @@ impl Worker {
         self.admit_outside(&before, admission, now);
     }
 
+    /// Has a TAP that was made anew read what the last one did.
+    pub(super) fn admit_again(&mut self) {
+        let flooders = &self.chores.admission.flooders;
+        if !flooders.is_empty() {
+            // If it fails, all is read, and whoever floods is found anew.
+            let _ = self.links.thin_out(INSIDE, &thinned(flooders, self.gateway.config().mac));
+        }
+    }
+
     fn admit_inside(&mut self, before: &Admission, admission: &Admission, now: Time) {
         if before.flooders == admission.flooders {
             return;
         }
-        let mut thinned = admission.flooders.clone();
-        let sources: Vec<[u8; 6]> = thinned.iter().map(|mac| mac.0).collect();
+        let mut flooders = admission.flooders.clone();
         // Without sources a failure says that the device is gone, and its filter with it.
-        if let Err(error) = self.links.thin_out(INSIDE, &sources, ONE_IN)
-            && let Some(mac) = thinned.first()
+        if let Err(error) = self.links.thin_out(INSIDE, &thinned(&flooders, self.gateway.config().mac))
+            && !flooders.is_empty()
         {
-            tracing::warn!("{mac} floods, and all its frames are read: {error}");
+            tracing::warn!("there is a flood from inside, and all its frames are read: {error}");
             // Of several devices some may have taken it.
-            let _ = self.links.thin_out(INSIDE, &[], ONE_IN);
+            let _ = self.links.thin_out(INSIDE, &Thinned::default());
             let again = (error.kind() != ErrorKind::Unsupported).then_some(AGAIN);
             self.gateway.cannot_restrict(INSIDE, again, now);
-            thinned.clear();
+            flooders.clear();
             self.chores.admission.flooders.clear();
         }
-        for mac in thinned.iter().filter(|mac| !before.flooders.contains(mac)) {
-            self.note(Note::Flood(Some(*mac)), now);
+        for source in flooders.iter().filter(|source| !before.flooders.contains(source)) {
+            self.note(Note::Flood(Some(*source)), now);
         }
-        for mac in before.flooders.iter().filter(|mac| !thinned.contains(mac)) {
-            self.note(Note::FloodOver(Some(*mac)), now);
+        for source in before.flooders.iter().filter(|source| !flooders.contains(source)) {
+            self.note(Note::FloodOver(Some(*source)), now);
         }
     }
 
-    fn admit_outside(&mut self, before: &Admission, admission: Admission, now: Time) {
+    fn admit_outside(&mut self, before: &Admission, mut admission: Admission, now: Time) {
+        if admission.outside.is_some() && !prefixes_of(self.gateway.config()).is_empty() {
+            // What is let in by prefix is let in whole. Other settings may come.
+            self.gateway.cannot_restrict(OUTSIDE, Some(AGAIN), now);
+            self.chores.admission.outside = None;
+            admission.outside = None;
+        }
         if before.outside == admission.outside {
             return;
         }
@@ -69,4 +85,17 @@ impl Worker {
             self.note(Note::FloodOver(None), now);
         }
     }
+}
+
+/// What these sources send is to be thinned out; `gateway` is whom frames are to that are for us.
+fn thinned(flooders: &[Source], gateway: MacAddr) -> Thinned {
+    let mut thinned = Thinned { one_in: ONE_IN, ..Thinned::default() };
+    for source in flooders {
+        match source {
+            Source::Mac(mac) => thinned.sources.push(*mac),
+            Source::Port(port) => thinned.ports.push(*port),
+            Source::Astray => thinned.but_to = Some(gateway),
+        }
+    }
+    thinned
 }

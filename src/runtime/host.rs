@@ -105,14 +105,19 @@ impl Host {
     /// ports, and prefixes that are translated whole or not at all.
     pub fn wanted(&self, config: &GatewayConfig, published: impl Iterator<Item = u16>) -> Wanted {
         let nat = &config.nat;
-        let inside = config.subnets.iter().map(|subnet| subnet.prefix());
-        let prefixes = prefixes(&config.translations, &nat.exempt, inside);
+        let prefixes = prefixes_of(config);
         let addresses = nat.external.clone();
         let single: BTreeSet<u16> = published.filter(|port| !nat.has_port(*port)).collect();
         let ports = nat.ports.iter().cloned().chain(single.into_iter().map(|port| port..=port));
         let (protocols, first) = (self.portless.protocols(), self.first.clone());
         Wanted { addresses, ports: ports.collect(), protocols, prefixes, first }
     }
+}
+
+/// See [`prefixes`].
+pub fn prefixes_of(config: &GatewayConfig) -> Vec<Prefix> {
+    let inside = config.subnets.iter().map(|subnet| subnet.prefix());
+    prefixes(&config.translations, &config.nat.exempt, inside)
 }
 
 /// The prefixes of which every packet is let in: those translated whole, and those of inside

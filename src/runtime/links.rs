@@ -3,7 +3,7 @@
 use super::poller::{LINKS, Poller};
 use crate::flow::{Alias, Domain, Endpoint, LinkId, LinkInfo, Protocol, Time};
 use crate::gateway::OUTSIDE;
-use crate::io::filter::Wanted;
+use crate::io::filter::{Thinned, Wanted};
 use crate::io::uplink::ways::Ways;
 use crate::io::{Link, deliver};
 use crate::wire::Buffer;
@@ -279,13 +279,13 @@ impl Links {
         self.slots.get(self.number(id)).is_some_and(|slot| slot.link.filters())
     }
 
-    /// Has a link read only one in `one_in` of the frames of these MACs.
+    /// Has a link read few of these frames.
     ///
     /// # Errors
     /// See [`Link::thin_out`].
-    pub fn thin_out(&mut self, id: LinkId, sources: &[[u8; 6]], one_in: u32) -> std::io::Result<()> {
+    pub fn thin_out(&mut self, id: LinkId, thinned: &Thinned) -> std::io::Result<()> {
         let number = self.number(id);
-        self.slots.get_mut(number).map_or(Ok(()), |slot| slot.link.thin_out(sources, one_in))
+        self.slots.get_mut(number).map_or(Ok(()), |slot| slot.link.thin_out(thinned))
     }
 
     /// What the links have lost, `link: word`.

@@ -14,6 +14,8 @@ pub struct Buffer {
     end: usize,
     /// What the packet leaves to later devices.
     pub offload: Offload,
+    /// The port that it came by, where its link is a switch of several.
+    pub port: Option<u16>,
 }
 
 impl Buffer {
@@ -35,6 +37,7 @@ impl Buffer {
             start: Self::HEADROOM,
             end: Self::HEADROOM,
             offload: Offload::default(),
+            port: None,
         }
     }
 
@@ -51,6 +54,7 @@ impl Buffer {
         self.start = Self::HEADROOM;
         self.end = Self::HEADROOM;
         self.offload = Offload::default();
+        self.port = None;
     }
 
     /// Makes the buffer hold a copy of `bytes`, as much as fits.

@@ -5,6 +5,7 @@ use super::{
     ANCILLARY, AND, HEADER_LENGTH_TO_X, JUMP_ABOVE, JUMP_ANY_BIT, JUMP_AT_LEAST, JUMP_EQUAL, LOAD_BYTE,
     LOAD_BYTE_INDEXED, LOAD_HALF, LOAD_HALF_INDEXED, LOAD_WORD, Program, Wanted, finish,
 };
+use crate::wire::MacAddr;
 use socket2::SockFilter;
 use std::ops::RangeInclusive;
 
@@ -206,27 +207,67 @@ fn by_port(head: &mut Labelled, wanted: &Wanted, first: &First) {
     head.search(&first.ports);
 }
 
-/// A filter for Ethernet frames that lets one in `one_in` (a power of two) of those of these MACs
-/// through, and all of others.
-pub fn sources(sources: &[[u8; 6]], one_in: u32) -> Vec<SockFilter> {
-    finish(of_sources(sources, one_in))
+/// Which of the frames that containers send are read one in so many only; of others all.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Thinned {
+    /// All.
+    pub all: bool,
+    /// Of a switch: all that come by these of its ports.
+    pub ports: Vec<u16>,
+    /// Those of these MACs.
+    pub sources: Vec<MacAddr>,
+    /// Those to a single host that is not this one.
+    pub but_to: Option<MacAddr>,
+    /// One in so many, a power of two.
+    pub one_in: u32,
 }
 
-pub(super) fn of_sources(sources: &[[u8; 6]], one_in: u32) -> Program {
+impl Thinned {
+    /// Whether everything is read of one TAP.
+    pub fn is_nothing(&self) -> bool {
+        !self.all && self.sources.is_empty() && self.but_to.is_none()
+    }
+
+    /// The filter of one TAP.
+    pub fn filter(&self) -> Vec<SockFilter> {
+        finish(of_frames(self))
+    }
+}
+
+pub(super) fn of_frames(thinned: &Thinned) -> Program {
+    const DESTINATION: u32 = 0;
     const SOURCE: u32 = 6;
+    let halves = |MacAddr([a, b, rest @ ..]): MacAddr| {
+        (u32::from(u16::from_be_bytes([a, b])), u32::from_be_bytes(rest))
+    };
     let mut head = Labelled::default();
-    for [a, b, rest @ ..] in sources {
+    if let Some(mac) = thinned.but_to {
+        let (high, low) = halves(mac);
         let next = head.label();
         head.add([
-            Step::Do(LOAD_WORD, SOURCE + 2),
-            Step::Unless(JUMP_EQUAL, u32::from_be_bytes(*rest), To::Label(next)),
-            Step::Do(LOAD_HALF, SOURCE),
-            Step::If(JUMP_EQUAL, u32::from(u16::from_be_bytes([*a, *b])), To::Chance),
+            Step::Do(LOAD_BYTE, DESTINATION),
+            // To a group.
+            Step::If(JUMP_ANY_BIT, 1, To::Label(next)),
+            Step::Do(LOAD_WORD, DESTINATION + 2),
+            Step::Unless(JUMP_EQUAL, low, To::Chance),
+            Step::Do(LOAD_HALF, DESTINATION),
+            Step::Unless(JUMP_EQUAL, high, To::Chance),
             Step::Here(next),
         ]);
     }
-    head.add([Step::Go(To::Whole)]);
-    let chance = chance(one_in);
+    for mac in &thinned.sources {
+        let (high, low) = halves(*mac);
+        let next = head.label();
+        head.add([
+            Step::Do(LOAD_WORD, SOURCE + 2),
+            Step::Unless(JUMP_EQUAL, low, To::Label(next)),
+            Step::Do(LOAD_HALF, SOURCE),
+            Step::If(JUMP_EQUAL, high, To::Chance),
+            Step::Here(next),
+        ]);
+    }
+    head.add([Step::Go(if thinned.all { To::Chance } else { To::Whole })]);
+    let chance = chance(thinned.one_in);
     let mut program = head.resolve(&chance);
     program.0.extend(chance.0);
     program.accept();

@@ -1,6 +1,6 @@
 //! A token bucket whose clock is handed in.
 
-use crate::flow::Time;
+use super::Time;
 use std::time::Duration;
 
 /// Allows `burst` at once and then one every `interval`.
