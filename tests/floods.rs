@@ -293,6 +293,26 @@ fn page_of(server: Ipv4Addr) -> Option<u16> {
     client.get("/").ok().map(|page| page.status)
 }
 
+fn of_ever_new_macs_little_is_read_and_of_those_who_are_served_all() {
+    let mut setup = Setup::new(PLAIN, Options::default(), &["--mac", "02:00:00:00:00:01"]);
+    assert_ping(setup.on("red"), SERVERS[0]);
+    let frames = frames_of_many([2, 0, 0, 0, 0, 1], None);
+    others_are_served(&mut setup, "blue", &frames, "ever new MACs", "flood: inside-left-unread-about");
+    assert_ping(setup.on("red"), SERVERS[0]);
+}
+
+/// Bad packets, each from a MAC of its own; one from `another`'s, if that is given.
+fn frames_of_many(destination: [u8; 6], another: Option<[u8; 6]>) -> Vec<Vec<u8>> {
+    let spoofed = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        let source = another.filter(|_| n == 0).unwrap_or([2, 0, 0, 9, high, low]);
+        let (source, destination) = (MacAddr(source), MacAddr(destination));
+        let header = Frame { destination, source, ethertype: IPV4 }.to_bytes();
+        [&header[..], &udp(end(SERVERS[1], 1000 + n), end(SERVERS[0], 9)).bytes()].concat()
+    };
+    (0..BATCH).map(spoofed).collect()
+}
+
 /// A namespace with a process in it.
 fn inhabited() -> (Netns, Killed) {
     let netns = Netns::create().unwrap();
@@ -324,14 +344,7 @@ fn a_namespace_that_floods_is_thinned_out_whatever_its_macs_are() {
     let ((bad, first), (good, second)) = (inhabited(), inhabited());
     let mut setup = attached(World::new(Options::default()), &[&first, &second]);
     let (from, to) = (wire_of(&bad), wire_of(&good));
-    let spoofed = |n: u16| {
-        // The other namespace's MAC among them.
-        let last = n.to_be_bytes();
-        let source = if n == 0 { MacAddr(to.mac) } else { MacAddr([2, 0, 0, 9, last[0], last[1]]) };
-        let header = Frame { destination: MacAddr([0xff; 6]), source, ethertype: IPV4 }.to_bytes();
-        [&header[..], &udp(end(SERVERS[1], 1000 + n), end(SERVERS[0], 9)).bytes()].concat()
-    };
-    let frames: Vec<_> = (0..BATCH).map(spoofed).collect();
+    let frames = frames_of_many([0xff; 6], Some(to.mac));
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| bad.run(|| flood_by(from.index, &frames, &over)).unwrap());
@@ -391,7 +404,11 @@ fn tests() -> Vec<Test> {
             an_idle_flow_is_read_whole_in_a_flood_from_outside,
         ),
     ];
-    let once: [(&str, fn()); 5] = [
+    let once: [(&str, fn()); 6] = [
+        (
+            "of_ever_new_macs_little_is_read_and_of_those_who_are_served_all",
+            of_ever_new_macs_little_is_read_and_of_those_who_are_served_all,
+        ),
         ("who_speaks_to_the_silent_is_read_whole", who_speaks_to_the_silent_is_read_whole),
         (
             "a_namespace_that_floods_is_thinned_out_whatever_its_macs_are",

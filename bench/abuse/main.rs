@@ -1,7 +1,8 @@
 //! `cargo bench --bench abuse`: what a flood of bad packets costs others.
 //!
 //! In a lab, the container red sends one TCP stream through the gateway without pause. Phases take
-//! turns: nobody floods; blue floods a MAC that the bridge drops at once; blue floods the gateway;
+//! turns: nobody floods; blue floods a MAC that the bridge drops at once; blue floods the gateway, and
+//! does so from a MAC of its own for each frame; blue sends as much to a host that nobody knows;
 //! the internet floods the gateway. The second phase is what making and sending so many frames costs
 //! on this machine, whoever receives them: the sender has its processor from the same few as the
 //! gateway. What is reported is the median goodput of each phase, and its ratio to the first two.
@@ -38,7 +39,7 @@ const TAP: &str = "tapnat0";
 #[derive(Parser, Debug)]
 #[command(name = "cargo bench --bench abuse --", version)]
 struct Options {
-    /// How many rounds of the four phases
+    /// How many rounds of all phases
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// How long a phase lasts, in seconds
@@ -56,7 +57,16 @@ struct Options {
 }
 
 /// Who floods whom.
-const PHASES: [&str; 4] = ["nobody", "blue, nowhere", "blue, the gateway", "internet, the gateway"];
+const PHASES: [&str; 6] = [
+    "nobody",
+    "blue, nowhere",
+    "blue, the gateway",
+    "blue, from new MACs",
+    "blue, astray",
+    "internet, the gateway",
+];
+/// Nobody's.
+const UNKNOWN: MacAddr = MacAddr([2, 0, 0, 0, 0x77, 0x77]);
 
 fn main() -> std::process::ExitCode {
     if std::env::args().len() == 1 {
@@ -108,12 +118,18 @@ fn run(options: &Options) -> io::Result<()> {
     let inside = bad::mixed(&bad::INSIDE, VARIANTS);
     let floods = [
         // What is for who sent it does not leave the bridge.
-        framed(&inside, SENDER),
-        framed(&inside, MAC),
-        framed(&bad::mixed(&bad::OUTSIDE, VARIANTS), host_mac),
+        framed(&inside, SENDER, |_| SENDER),
+        framed(&inside, MAC, |_| SENDER),
+        framed(&inside, MAC, |number| {
+            let [.., high, low] = number.to_be_bytes();
+            MacAddr([2, 0, 0, 9, high, low])
+        }),
+        framed(&inside, UNKNOWN, |_| SENDER),
+        framed(&bad::mixed(&bad::OUTSIDE, VARIANTS), host_mac, |_| SENDER),
     ];
     let (red, internet) = (lab.host("red"), lab.host("internet"));
-    let senders = [lab.host("blue"), lab.host("blue"), internet];
+    let blue = lab.host("blue");
+    let senders = [blue, blue, blue, blue, internet];
     let phase = |number: usize, read: &AtomicU64| {
         let length = Duration::from_secs_f64(options.seconds);
         let (before, start) = (read.load(Relaxed), now());
@@ -149,9 +165,10 @@ fn run(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-fn framed(packets: &[Vec<u8>], destination: MacAddr) -> Vec<Vec<u8>> {
-    let header = Frame { destination, source: SENDER, ethertype: IPV4 }.to_bytes();
-    packets.iter().map(|packet| [&header[..], packet].concat()).collect()
+fn framed(packets: &[Vec<u8>], destination: MacAddr, source: impl Fn(usize) -> MacAddr) -> Vec<Vec<u8>> {
+    let header = |number| Frame { destination, source: source(number), ethertype: IPV4 }.to_bytes();
+    let numbered = packets.iter().enumerate();
+    numbered.map(|(number, packet)| [&header(number)[..], packet].concat()).collect()
 }
 
 /// What the gateway has dropped by word, and what its TAP has dropped because the queue was full or its sender floods.

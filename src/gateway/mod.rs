@@ -247,6 +247,9 @@ impl Gateway {
                 self.overload.dropped(from, packet.port, source, reason, now);
             }
             Fate::Pass(to) | Fate::Cut(to) => {
+                if from == INSIDE && packet.port.is_none() && self.overload.wants_guests() {
+                    self.overload.served(source, now);
+                }
                 let header = if from == INSIDE { usize::from(self.config.inside.header) } else { 0 };
                 self.counters.passed(way(from, to), length.saturating_sub(header));
             }

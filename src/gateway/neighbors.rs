@@ -131,6 +131,15 @@ pub enum Lookup {
 }
 
 impl Neighbors {
+    /// The MACs of hosts that are known, those heard of last in front; so many at most.
+    pub fn macs(&self, most: usize) -> Vec<MacAddr> {
+        let known = |host: &Neighbor| Some((std::cmp::Reverse(host.confirmed), host.mac?));
+        let mut known: Vec<_> = self.hosts.values().filter_map(known).collect();
+        known.sort_unstable();
+        known.truncate(most);
+        known.into_iter().map(|(_, mac)| mac).collect()
+    }
+
     /// An empty table of at most `limit` hosts.
     pub fn new(limit: usize) -> Self {
         Neighbors {

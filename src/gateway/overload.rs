@@ -4,20 +4,25 @@
 //! told beforehand drops it for the processor time of who sent it. So while more packets are dropped than
 //! [`TOO_MANY`] a second,
 //!
-//! * **inside**, of the frames of each [`Source`] that sends most of them only one in [`ONE_IN`] is read;
+//! * **inside**, of the frames of each [`Source`] that sends most of them only one in [`ONE_IN`] is read; if
+//!   they come from ever new MACs, one in [`ONE_IN`] of all that are not from hosts which were served before;
 //! * **outside**, where sources can be forged, all packets to ports that were in use lately or have an idle
 //!   mapping are read, and one in [`ONE_IN`] of the rest.
 //!
 //! The packets that are still read tell when the flood is over.
 
+mod gate;
+mod guests;
 mod in_use;
 
+pub use guests::MOST_GUESTS;
 pub use in_use::{InUse, MOST_RANGES};
 
 use super::{DropReason, Gateway, INSIDE, OUTSIDE};
-use crate::flow::bucket::TokenBucket;
 use crate::flow::{LinkId, Protocol, Time};
 use crate::wire::ethernet::MacAddr;
+use gate::Gate;
+use guests::Guests;
 use in_use::Ports;
 use std::time::Duration;
 
@@ -30,14 +35,6 @@ pub const ONE_IN: u32 = 64;
 const WINDOW: Duration = Duration::from_millis(20);
 /// How long a restriction lasts before it is seen whether it is still needed.
 const SPELL: Duration = Duration::from_secs(1);
-/// How long ports in use are looked for before the others are left unread.
-const LEARNING: Duration = Duration::from_millis(50);
-/// What comes into use is let in at once so often, which costs a new program in the kernel each time:
-const BURST: u32 = 50;
-/// and so often a second;
-const PER_SECOND: u32 = 200;
-/// else so soon, with what else has come into use.
-const SOON: Duration = Duration::from_millis(5);
 /// Sources that are counted at once, and restricted at once. Who has an eighth of what is dropped is
 /// certainly found among so many (Misra and Gries, 1982).
 const SOURCES: usize = 16;
@@ -53,6 +50,8 @@ pub enum Source {
     /// Those to other hosts, which a bridge sends to all of its ports while it does not know where the
     /// receiver is. Who sent them has done nothing wrong.
     Astray,
+    /// Those of MACs that nothing was forwarded for: there are too many to restrict each.
+    Strangers,
 }
 
 impl Source {
@@ -71,6 +70,8 @@ impl Source {
 pub struct Admission {
     /// Who sends most of what is dropped, in no order: of their frames one in [`ONE_IN`].
     pub flooders: Vec<Source>,
+    /// Whose frames are read whole inside, ascending, if there are too many flooders to tell.
+    pub guests: Option<Vec<MacAddr>>,
     /// What is in use outside, if only that is to be read whole.
     pub outside: Option<InUse>,
 }
@@ -80,25 +81,6 @@ struct Flooder {
     source: Source,
     since: Time,
     read: u32,
-}
-
-/// Where packets from the uplink are let in.
-#[derive(Debug, Default)]
-enum Outside {
-    #[default]
-    Open,
-    /// Ports in use are noted until then.
-    Learning(Time, Box<Ports>),
-    Restricted {
-        ports: Box<Ports>,
-        since: Time,
-        read: u32,
-        /// What has a mapping is to be looked at anew.
-        stale: bool,
-        /// How often something that comes into use is let in at once, and when it is else.
-        at_once: TokenBucket,
-        more: Option<Time>,
-    },
 }
 
 /// Whether trying to leave something unread makes sense.
@@ -124,9 +106,10 @@ pub struct Overload {
     inside_read: u32,
     sources: Vec<(Source, u32)>,
     flooders: Vec<Flooder>,
+    strangers: Gate<Guests>,
     outside_since: Time,
     outside_read: u32,
-    outside: Outside,
+    outside: Gate<Box<Ports>>,
     /// Until when nothing can be left unread of each link.
     hopeless: [Hopeless; 2],
     changed: bool,
@@ -146,29 +129,23 @@ fn is_over(read: u32) -> bool {
 impl Overload {
     /// Whether ports in use are to be told by [`Overload::used`].
     pub fn wants_ports(&self) -> bool {
-        !matches!(self.outside, Outside::Open)
+        !self.outside.is_open()
     }
 
     /// Notes that a session of this outside port had a packet.
     pub fn used(&mut self, protocol: Protocol, port: u16, now: Time) {
-        match &mut self.outside {
-            Outside::Open => {}
-            Outside::Learning(_, ports) => {
-                ports.note(protocol, port);
-            }
-            Outside::Restricted { ports, at_once, more, .. } => {
-                if !ports.note(protocol, port) {
-                    return;
-                }
-                if at_once.take(now) {
-                    // Before the packet leaves that the first answer is to.
-                    *more = None;
-                    self.changed = true;
-                } else if more.is_none() {
-                    *more = Some(now + SOON);
-                }
-            }
-        }
+        // Before the packet leaves that the first answer is to.
+        self.changed |= self.outside.note(now, |ports| ports.note(protocol, port));
+    }
+
+    /// Whether hosts are to be told by [`Overload::served`].
+    pub fn wants_guests(&self) -> bool {
+        !self.strangers.is_open()
+    }
+
+    /// Notes that something was forwarded for an inside host.
+    pub fn served(&mut self, mac: MacAddr, now: Time) {
+        self.changed |= self.strangers.note(now, |guests| guests.note(mac));
     }
 
     /// Notes that a packet was dropped. Inside, `port` and `mac` are whence the frame came.
@@ -186,10 +163,18 @@ impl Overload {
             self.left_inside += u64::from(ONE_IN) - 1;
             return;
         }
+        if let Source::Mac(mac) = source
+            && let Some(narrow) = self.strangers.narrow()
+            && !narrow.seen.has(mac)
+        {
+            narrow.dropped();
+            self.left_inside += u64::from(ONE_IN) - 1;
+            return;
+        }
         let passed = now.since(self.inside_since);
         if passed >= WINDOW {
-            if too_many(self.inside_read, passed) {
-                self.restrict_sources(now);
+            if too_many(self.inside_read, passed) && !self.restrict_sources(now) {
+                self.strangers.narrow_down(Guests::default, now);
             }
             (self.inside_since, self.inside_read) = (now, 0);
             self.sources.clear();
@@ -205,7 +190,9 @@ impl Overload {
         }
     }
 
-    fn restrict_sources(&mut self, now: Time) {
+    /// Restricts who sends most; false if nobody stands out.
+    fn restrict_sources(&mut self, now: Time) -> bool {
+        let before = self.flooders.len();
         // What such a table counts of a source is too little by a share of 1 / (SOURCES + 1) at most.
         let least = self.inside_read / SHARE - self.inside_read / (SOURCES as u32 + 1);
         for (source, count) in &self.sources {
@@ -214,26 +201,23 @@ impl Overload {
                 self.changed = true;
             }
         }
+        self.flooders.len() > before
     }
 
     fn dropped_outside(&mut self, now: Time) {
-        match &mut self.outside {
-            Outside::Restricted { read, .. } => {
-                *read += 1;
-                self.left_outside += u64::from(ONE_IN) - 1;
-            }
-            Outside::Learning(..) => {}
-            Outside::Open => {
-                let passed = now.since(self.outside_since);
-                if passed >= WINDOW {
-                    if too_many(self.outside_read, passed) {
-                        self.outside = Outside::Learning(now + LEARNING, Ports::new());
-                    }
-                    (self.outside_since, self.outside_read) = (now, 0);
-                }
-                self.outside_read += 1;
-            }
+        if let Some(narrow) = self.outside.narrow() {
+            narrow.dropped();
+            self.left_outside += u64::from(ONE_IN) - 1;
+            return;
         }
+        let passed = now.since(self.outside_since);
+        if passed >= WINDOW {
+            if too_many(self.outside_read, passed) {
+                self.outside.narrow_down(Ports::new, now);
+            }
+            (self.outside_since, self.outside_read) = (now, 0);
+        }
+        self.outside_read += 1;
     }
 
     /// Does what time asks for.
@@ -246,42 +230,14 @@ impl Overload {
         let before = self.flooders.len();
         self.flooders.retain(|flooder| now.since(flooder.since) < SPELL);
         self.changed |= self.flooders.len() != before;
-        self.outside = match std::mem::take(&mut self.outside) {
-            Outside::Learning(until, ports) if until <= now => {
-                self.changed = true;
-                let at_once = TokenBucket::new(BURST, PER_SECOND);
-                Outside::Restricted { ports, since: now, read: 0, stale: true, at_once, more: None }
-            }
-            Outside::Restricted { since, read, .. } if now.since(since) >= SPELL && is_over(read) => {
-                self.changed = true;
-                Outside::Open
-            }
-            Outside::Restricted { mut ports, since, at_once, .. } if now.since(since) >= SPELL => {
-                ports.turn();
-                self.changed = true;
-                Outside::Restricted { ports, since: now, read: 0, stale: true, at_once, more: None }
-            }
-            Outside::Restricted { ports, since, read, stale, at_once, more }
-                if more.is_some_and(|more| more <= now) =>
-            {
-                self.changed = true;
-                Outside::Restricted { ports, since, read, stale, at_once, more: None }
-            }
-            as_it_was => as_it_was,
-        };
+        self.changed |= self.strangers.tick(now) | self.outside.tick(now);
     }
 
     /// When [`Overload::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Time> {
         let inside = self.flooders.iter().map(|flooder| flooder.since + SPELL).min();
-        let outside = match &self.outside {
-            Outside::Open => None,
-            Outside::Learning(until, _) => Some(*until),
-            Outside::Restricted { since, more, .. } => {
-                Some(more.map_or(*since + SPELL, |more| more.min(*since + SPELL)))
-            }
-        };
-        inside.into_iter().chain(outside).min()
+        let gates = [self.strangers.next_deadline(), self.outside.next_deadline()];
+        inside.into_iter().chain(gates.into_iter().flatten()).min()
     }
 
     /// About how many packets were left unread inside and outside: for each that was read of a flood,
@@ -297,18 +253,19 @@ impl Gateway {
         if !std::mem::take(&mut self.overload.changed) {
             return None;
         }
-        let outside = match &mut self.overload.outside {
-            Outside::Restricted { ports, stale, .. } => {
-                if std::mem::take(stale) {
-                    ports.set_mapped(self.nat.mapped_ports());
-                }
-                let published = self.nat.published();
-                Some(ports.in_use(published.iter().map(|(protocol, outside, _)| (*protocol, outside.port))))
+        let outside = self.overload.outside.narrow().map(|narrow| {
+            if std::mem::take(&mut narrow.stale) {
+                narrow.seen.set_mapped(self.nat.mapped_ports());
             }
-            _ => None,
-        };
+            let published = self.nat.published();
+            narrow.seen.in_use(published.iter().map(|(protocol, outside, _)| (*protocol, outside.port)))
+        });
+        let guests = self.overload.strangers.narrow().map(|narrow| {
+            narrow.seen.set_neighbors(|| self.neighbors.macs(MOST_GUESTS));
+            narrow.seen.list()
+        });
         let flooders = self.overload.flooders.iter().map(|flooder| flooder.source).collect();
-        Some(Admission { flooders, outside })
+        Some(Admission { flooders, guests, outside })
     }
 
     /// Whether [`Gateway::admission`] has something to say, which should be done before a packet is sent.
@@ -328,11 +285,12 @@ impl Gateway {
             INSIDE => {
                 self.overload.hopeless[0] = hopeless;
                 self.overload.flooders.clear();
+                self.overload.strangers = Gate::Open;
                 self.overload.left_inside = 0;
             }
             _ => {
                 self.overload.hopeless[1] = hopeless;
-                self.overload.outside = Outside::Open;
+                self.overload.outside = Gate::Open;
                 self.overload.left_outside = 0;
             }
         }
@@ -423,6 +381,40 @@ mod tests {
     }
 
     #[test]
+    fn of_ever_new_macs_all_are_left_but_hosts_that_are_served() {
+        let mut overload = Overload::default();
+        let from_new_macs = |overload: &mut Overload, per_milli: u64, times: RangeInclusive<u64>| {
+            for millis in times {
+                for n in 0..per_milli {
+                    let [.., high, low] = n.to_be_bytes();
+                    drop_one(overload, INSIDE, MacAddr([2, 0, 0, 9, high, low]), millis);
+                }
+                overload.tick(Time::from_millis(millis));
+            }
+        };
+        from_new_macs(&mut overload, 60, 0..=30);
+        assert!(overload.wants_guests() && !overload.changed, "everything is read while hosts are learnt");
+        overload.served(RED, Time::from_millis(31));
+        from_new_macs(&mut overload, 60, 31..=100);
+        assert!(std::mem::take(&mut overload.changed) && flooders(&overload).is_empty());
+        overload.served(RED, Time::from_millis(101));
+        assert!(!overload.changed, "it is known");
+        overload.served(BLUE, Time::from_millis(102));
+        assert!(std::mem::take(&mut overload.changed), "before its packet leaves");
+        assert_eq!(overload.strangers.narrow().unwrap().seen.list(), [RED, BLUE]);
+        let (before, _) = overload.left_unread();
+        drop_some(&mut overload, INSIDE, BLUE, 100_000, 103..=200);
+        assert_eq!(flooders(&overload), [Source::Mac(BLUE)], "a host that is known is restricted alone");
+        from_new_macs(&mut overload, 2, 201..=3000);
+        assert!(
+            overload.wants_guests() && overload.left_unread().0 > before,
+            "what is read says that it goes on"
+        );
+        drop_some(&mut overload, INSIDE, RED, 0, 3001..=6000);
+        assert!(!overload.wants_guests() && flooders(&overload).is_empty());
+    }
+
+    #[test]
     fn ports_in_use_are_learnt_before_the_rest_is_left() {
         let mut overload = Overload::default();
         drop_some(&mut overload, OUTSIDE, BLUE, 500_000, 0..=30);
@@ -435,7 +427,8 @@ mod tests {
         assert!(!overload.changed);
         overload.used(Protocol::Other(47), 5000, Time::from_millis(203));
         assert!(std::mem::take(&mut overload.changed), "before the packet leaves");
-        (0..BURST as u16 - 1).for_each(|n| overload.used(Protocol::Udp, 5001 + n, Time::from_millis(203)));
+        (0..gate::BURST as u16 - 1)
+            .for_each(|n| overload.used(Protocol::Udp, 5001 + n, Time::from_millis(203)));
         overload.changed = false;
         overload.used(Protocol::Udp, 6000, Time::from_millis(203));
         overload.used(Protocol::Udp, 6001, Time::from_millis(204));
@@ -443,7 +436,7 @@ mod tests {
         assert_eq!(overload.next_deadline(), Some(Time::from_millis(208)));
         overload.tick(Time::from_millis(208));
         assert!(std::mem::take(&mut overload.changed));
-        let Outside::Restricted { ports, .. } = &overload.outside else { panic!("{:?}", overload.outside) };
+        let ports = &overload.outside.narrow().unwrap().seen;
         let published = [(Protocol::Tcp, 80), (Protocol::Udp, 4001)];
         let expected =
             InUse { ports: vec![80..=80, 4000..=4001, 5001..=5049, 6000..=6001], protocols: vec![47] };

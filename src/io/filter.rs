@@ -13,6 +13,8 @@
 //!
 //! While there is a flood, what is not to be read first is thinned out before that.
 
+#[cfg(test)]
+mod machine;
 mod six;
 mod thin;
 
@@ -293,102 +295,8 @@ fn finish(program: Program) -> Vec<SockFilter> {
 
 #[cfg(test)]
 mod tests {
+    use super::machine::*;
     use super::*;
-    use crate::wire::MacAddr;
-
-    thread_local! {
-        /// What the machine draws.
-        static CHANCE: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
-    }
-
-    /// A classic BPF machine in a few lines, held against the packets that matter.
-    /// `network` is where the IP header is, if not at the start of what the program is given.
-    fn run_behind(program: &[(u16, u8, u8, u32)], network: &[u8], packet: &[u8], device: u32) -> bool {
-        let (mut at, mut a, mut x) = (0, 0u32, 0u32);
-        let read = |from: u32, count: usize| {
-            let (packet, from) = match from.checked_sub(six::NETWORK) {
-                Some(from) if from < 65536 => (network, from as usize),
-                _ => (packet, from as usize),
-            };
-            packet.get(from..from + count).map(|bytes| bytes.iter().fold(0, |n, b| n << 8 | u32::from(*b)))
-        };
-        loop {
-            let (code, yes, no, k) = program[at];
-            at += 1;
-            let test = match code {
-                LOAD_WORD if k == DEVICE => {
-                    a = device;
-                    continue;
-                }
-                LOAD_BYTE if k == PACKET_TYPE || k == VLAN_PRESENT => {
-                    a = 0;
-                    continue;
-                }
-                LOAD_WORD if k == thin::RANDOM => {
-                    a = CHANCE.get();
-                    continue;
-                }
-                LOAD_WORD | LOAD_HALF | LOAD_BYTE | LOAD_HALF_INDEXED | LOAD_BYTE_INDEXED => {
-                    let (base, count) = match code {
-                        LOAD_WORD => (k, 4),
-                        LOAD_HALF => (k, 2),
-                        LOAD_BYTE => (k, 1),
-                        LOAD_HALF_INDEXED => (k + x, 2),
-                        _ => (k + x, 1),
-                    };
-                    let Some(value) = read(base, count) else { return false };
-                    a = value;
-                    continue;
-                }
-                AND => {
-                    a &= k;
-                    continue;
-                }
-                CONSTANT_TO_X => {
-                    x = k;
-                    continue;
-                }
-                HEADER_LENGTH_TO_X => {
-                    x = (read(k, 1).unwrap() & 15) * 4;
-                    continue;
-                }
-                JUMP => {
-                    at += k as usize;
-                    continue;
-                }
-                RETURN => return k != 0,
-                JUMP_EQUAL => a == k,
-                JUMP_ABOVE => a > k,
-                JUMP_AT_LEAST => a >= k,
-                JUMP_ANY_BIT => a & k != 0,
-                other => panic!("no such instruction: {other:#x}"),
-            };
-            at += usize::from(if test { yes } else { no });
-        }
-    }
-
-    fn run(program: &[(u16, u8, u8, u32)], packet: &[u8], device: u32) -> bool {
-        run_behind(program, &[], packet, device)
-    }
-
-    const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-
-    const OURS_SIX: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
-
-    fn packet(protocol: u8, destination: Ipv4Addr, fragment: u16, word: [u8; 4]) -> Vec<u8> {
-        let mut bytes = vec![0; 24];
-        bytes[0] = 0x46;
-        bytes[6..8].copy_from_slice(&fragment.to_be_bytes());
-        bytes[9] = protocol;
-        bytes[16..20].copy_from_slice(&destination.octets());
-        bytes.extend(word);
-        bytes
-    }
-
-    fn to_port(port: u16) -> [u8; 4] {
-        let [high, low] = port.to_be_bytes();
-        [0, 0, high, low]
-    }
 
     #[test]
     fn what_is_ours_passes_and_nothing_else() {
@@ -441,14 +349,6 @@ mod tests {
     }
 
     /// An IPv6 header, and what stands behind it.
-    fn six(next: u8, destination: Ipv6Addr, behind: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0x60, 0, 0, 0, 0, 0, next, 64];
-        bytes.extend([0xfe; 16]);
-        bytes.extend(destination.octets());
-        bytes.extend(behind);
-        bytes
-    }
-
     #[test]
     fn of_ipv6_the_kernel_keeps_what_neighbours_need() {
         let other = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 1, 0, 0, 1);
@@ -517,125 +417,6 @@ mod tests {
                 assert!(!run_behind(&program, &six(0, Ipv6Addr::LOCALHOST, &[]), &behind, device));
             }
         }
-    }
-
-    #[test]
-    fn in_a_flood_what_is_in_use_is_read_and_the_rest_by_chance() {
-        let first = First {
-            ports: vec![61000..=61001, 62000..=62000, 65535..=65535],
-            protocols: vec![47],
-            one_in: 64,
-        };
-        let wanted = Wanted {
-            addresses: vec![OURS.into(), OURS_SIX.into()],
-            ports: vec![61000..=65535],
-            protocols: vec![47, 132],
-            first: Some(first.clone()),
-            ..Wanted::default()
-        };
-        let echo = |kind: u8, id: u16| [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &[0, 1]].concat();
-        let four = |protocol, fragment, behind: &[u8]| {
-            let mut bytes = packet(protocol, OURS, fragment, [0; 4]);
-            bytes.truncate(24);
-            bytes.extend(behind);
-            (bytes, 0x0800u16)
-        };
-        let six = |next, behind: &[u8]| (six(next, OURS_SIX, behind), 0x86ddu16);
-        // Read whole; read by chance.
-        let cases = [
-            (four(6, 0, &to_port(61000)), true, true),
-            (four(6, 0x4000, &to_port(61001)), true, true),
-            (four(17, 0, &to_port(61002)), false, true),
-            (four(17, 0, &to_port(62000)), true, true),
-            (four(17, 0, &to_port(65535)), true, true),
-            (four(17, 0, &to_port(65534)), false, true),
-            (four(17, 0, &to_port(80)), false, false),
-            (four(6, 5, &to_port(61000)), false, true),
-            (four(1, 0, &echo(0, 61001)), true, true),
-            (four(1, 0, &echo(0, 61002)), false, true),
-            (four(1, 0, &echo(3, 61001)), false, true),
-            (four(47, 0, &[0; 8]), true, true),
-            (four(132, 0, &to_port(61000)), false, true),
-            (six(6, &to_port(61001)), true, true),
-            (six(6, &to_port(61002)), false, true),
-            (six(17, &to_port(80)), false, false),
-            (six(58, &echo(129, 61000)), true, true),
-            (six(58, &echo(129, 6)), false, true),
-            (six(58, &echo(1, 61000)), false, true),
-            (six(44, &[17, 0, 0, 9]), false, true),
-        ];
-        let program: Vec<_> = thin::out(&wanted, write(&wanted, Form::Frames)).0;
-        for ((ip, kind), whole, by_chance) in cases {
-            let frame = [&[0; 12][..], &kind.to_be_bytes(), &ip].concat();
-            for (word, expected) in [(1, whole), (32, whole), (64, by_chance), (0, by_chance)] {
-                CHANCE.set(word);
-                assert_eq!(run_behind(&program, &ip, &frame, 2), expected, "{word} {ip:?}");
-            }
-            for length in 0..ip.len() {
-                run_behind(&program, &ip[..length], &frame[..14 + length], 2);
-            }
-        }
-        // What has no ports of ours is left alone.
-        let prefixes = vec![Prefix::new(Ipv4Addr::new(10, 88, 0, 1), 24)];
-        let wanted = Wanted { prefixes, ..wanted };
-        let program = thin::out(&wanted, write(&wanted, Form::Packets)).0;
-        CHANCE.set(1);
-        let (ip, _) = four(17, 0, &to_port(61002));
-        assert!(run_behind(&program, &ip, &ip, 2));
-    }
-
-    #[test]
-    fn of_a_flooder_one_frame_in_so_many_is_read() {
-        let sources = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 1, 0, 1], [6, 0, 0, 0, 0, 1]].map(MacAddr).to_vec();
-        let thinned = Thinned { sources, one_in: 64, ..Thinned::default() };
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
-        socket.attach_filter(&thinned.filter()).unwrap();
-        let program = thin::of_frames(&thinned).0;
-        let cases = [([2, 0, 0, 0, 0, 1], true), ([6, 0, 0, 0, 0, 1], true), ([2, 0, 0, 1, 0, 1], true)];
-        let others = [([2, 0, 0, 0, 0, 2], false), ([6, 0, 0, 1, 0, 1], false), ([0xff; 6], false)];
-        for (mac, floods) in cases.into_iter().chain(others) {
-            let frame = [&[9; 6][..], &mac, &[8, 0, 0x45]].concat();
-            for (word, read) in [(64, true), (63, false), (128, true), (7, false)] {
-                CHANCE.set(word);
-                assert_eq!(run(&program, &frame, 2), read || !floods, "{mac:?} {word}");
-            }
-        }
-    }
-
-    #[test]
-    fn frames_to_others_and_a_whole_port_can_be_thinned_out() {
-        const OURS: [u8; 6] = [2, 0, 0, 0, 0, 9];
-        const BLUE: [u8; 6] = [2, 0, 0, 0, 0, 1];
-        let to_others = Thinned {
-            but_to: Some(MacAddr(OURS)),
-            sources: vec![MacAddr(BLUE)],
-            one_in: 64,
-            ..Thinned::default()
-        };
-        let all = Thinned { all: true, one_in: 64, ..Thinned::default() };
-        let elsewhere = [4, 0, 0, 0, 0, 9];
-        // To whom, from whom, and whether the frame is read whatever chance says.
-        let cases = [
-            (OURS, OURS, true),
-            (OURS, BLUE, false),
-            ([0xff; 6], OURS, true),
-            ([1, 0, 0x5e, 0, 0, 1], OURS, true),
-            ([2, 0, 0, 0, 0, 8], OURS, false),
-            (elsewhere, OURS, false),
-            (elsewhere, BLUE, false),
-        ];
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
-        for (to, from, whole) in cases {
-            let frame = [&to[..], &from, &[8, 0, 0x45]].concat();
-            for (thinned, whole) in [(&to_others, whole), (&all, false)] {
-                socket.attach_filter(&thinned.filter()).unwrap();
-                for (word, read) in [(64, true), (63, whole)] {
-                    CHANCE.set(word);
-                    assert_eq!(run(&thin::of_frames(thinned).0, &frame, 2), read, "{to:?} {from:?} {word}");
-                }
-            }
-        }
-        assert!(Thinned::default().is_nothing() && !to_others.is_nothing() && !all.is_nothing());
     }
 
     #[test]

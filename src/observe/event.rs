@@ -295,6 +295,12 @@ impl Note {
             Note::Flood(None) => format!(
                 "more bad packets come by the uplink than are worth reading: ports in use are read, and one packet in {ONE_IN} of the rest"
             ),
+            Note::Flood(Some(Source::Strangers)) => format!(
+                "more bad packets than are worth reading come from ever new MACs: frames of hosts that were served are read, and one in {ONE_IN} of the rest"
+            ),
+            Note::FloodOver(Some(Source::Strangers)) => {
+                "the flood from ever new MACs is over: all their frames are read".to_owned()
+            }
             Note::FloodOver(Some(Source::Mac(mac))) => {
                 format!("{mac} floods no longer: all its frames are read")
             }

@@ -25,20 +25,20 @@ impl Worker {
 
     /// Has a TAP that was made anew read what the last one did.
     pub(super) fn admit_again(&mut self) {
-        let flooders = &self.chores.admission.flooders;
-        if !flooders.is_empty() {
+        let admission = &self.chores.admission;
+        if !all(admission).is_empty() {
             // If it fails, all is read, and whoever floods is found anew.
-            let _ = self.links.thin_out(INSIDE, &thinned(flooders, self.gateway.config().mac));
+            let _ = self.links.thin_out(INSIDE, &thinned(admission, self.gateway.config().mac));
         }
     }
 
     fn admit_inside(&mut self, before: &Admission, admission: &Admission, now: Time) {
-        if before.flooders == admission.flooders {
+        if (&before.flooders, &before.guests) == (&admission.flooders, &admission.guests) {
             return;
         }
-        let mut flooders = admission.flooders.clone();
+        let mut flooders = all(admission);
         // Without sources a failure says that the device is gone, and its filter with it.
-        if let Err(error) = self.links.thin_out(INSIDE, &thinned(&flooders, self.gateway.config().mac))
+        if let Err(error) = self.links.thin_out(INSIDE, &thinned(admission, self.gateway.config().mac))
             && !flooders.is_empty()
         {
             tracing::warn!("there is a flood from inside, and all its frames are read: {error}");
@@ -48,11 +48,13 @@ impl Worker {
             self.gateway.cannot_restrict(INSIDE, again, now);
             flooders.clear();
             self.chores.admission.flooders.clear();
+            self.chores.admission.guests = None;
         }
-        for source in flooders.iter().filter(|source| !before.flooders.contains(source)) {
+        let before = all(before);
+        for source in flooders.iter().filter(|source| !before.contains(source)) {
             self.note(Note::Flood(Some(*source)), now);
         }
-        for source in before.flooders.iter().filter(|source| !flooders.contains(source)) {
+        for source in before.iter().filter(|source| !flooders.contains(source)) {
             self.note(Note::FloodOver(Some(*source)), now);
         }
     }
@@ -87,11 +89,19 @@ impl Worker {
     }
 }
 
-/// What these sources send is to be thinned out; `gateway` is whom frames are to that are for us.
-fn thinned(flooders: &[Source], gateway: MacAddr) -> Thinned {
-    let mut thinned = Thinned { one_in: ONE_IN, ..Thinned::default() };
-    for source in flooders {
+/// Who is restricted inside.
+fn all(admission: &Admission) -> Vec<Source> {
+    let strangers = admission.guests.is_some().then_some(Source::Strangers);
+    admission.flooders.iter().copied().chain(strangers).collect()
+}
+
+/// What they send is to be thinned out; `gateway` is whom frames are to that are for us.
+fn thinned(admission: &Admission, gateway: MacAddr) -> Thinned {
+    let but_of = admission.guests.clone();
+    let mut thinned = Thinned { but_of, one_in: ONE_IN, ..Thinned::default() };
+    for source in &admission.flooders {
         match source {
+            Source::Strangers => {}
             Source::Mac(mac) => thinned.sources.push(*mac),
             Source::Port(port) => thinned.ports.push(*port),
             Source::Astray => thinned.but_to = Some(gateway),

@@ -13,7 +13,7 @@
 
 use super::addresses;
 use super::mailbox::Handle;
-use super::reload::{Forward, InForce, Plan};
+use super::reload::{InForce, Plan, changed_forwards};
 use super::start;
 use super::worker::Worker;
 use crate::config::Settings;
@@ -153,28 +153,12 @@ pub(super) fn plan(in_force: &mut InForce) -> anyhow::Result<Option<Plan>> {
     if new == *config && !moved {
         return Ok(None);
     }
-    let before = forwards(settings, &config.nat.external);
-    let after = forwards(settings, &new.nat.external);
+    let (add, remove) = changed_forwards((settings, &config.nat.external), (settings, &new.nat.external));
     let mut news = notes(config, &new);
     if moved {
         news.push(Note::WayChanged(in_force.outside.clone(), name.clone()));
     }
-    Ok(Some(Plan {
-        add: without(&after, &before),
-        remove: without(&before, &after),
-        changes: 0,
-        news: Some(news),
-        outside: moved.then_some(name),
-        config: new,
-    }))
-}
-
-fn forwards(settings: &Settings, external: &[IpAddr]) -> Vec<Forward> {
-    settings.publish.iter().flat_map(|spec| spec.forwards(external)).collect()
-}
-
-fn without(all: &[Forward], those: &[Forward]) -> Vec<Forward> {
-    all.iter().filter(|forward| !those.contains(forward)).copied().collect()
+    Ok(Some(Plan { add, remove, changes: 0, news: Some(news), outside: moved.then_some(name), config: new }))
 }
 
 /// The interface of the default route of the first family that has one.

@@ -173,25 +173,23 @@ impl InForce {
         let external = keep.then_some(self.config.nat.external.as_slice());
         let config =
             start::again(settings, &self.config, &self.outside, self.packet, external).map_err(host)?;
-        let before = forwards(&self.settings, &self.config.nat.external);
-        let after = forwards(settings, &config.nat.external);
-        let without = |all: &[Forward], those: &[Forward]| -> Vec<Forward> {
-            let those: BTreeSet<&Forward> = those.iter().collect();
-            all.iter().filter(|forward| !those.contains(forward)).copied().collect()
-        };
-        Ok(Plan {
-            add: without(&after, &before),
-            remove: without(&before, &after),
-            config,
-            changes,
-            news: None,
-            outside: None,
-        })
+        let before = (&self.settings, &self.config.nat.external[..]);
+        let (add, remove) = changed_forwards(before, (settings, &config.nat.external));
+        Ok(Plan { add, remove, config, changes, news: None, outside: None })
     }
 }
 
-fn forwards(settings: &Settings, external: &[IpAddr]) -> Vec<Forward> {
-    settings.publish.iter().flat_map(|spec| spec.forwards(external)).collect()
+/// The port forwards of settings with these external addresses that others do not have: those of `after`
+/// alone, and those of `before` alone.
+pub(super) fn changed_forwards(
+    before: (&Settings, &[IpAddr]),
+    after: (&Settings, &[IpAddr]),
+) -> (Vec<Forward>, Vec<Forward>) {
+    let of = |(settings, external): (&Settings, &[IpAddr])| -> BTreeSet<Forward> {
+        settings.publish.iter().flat_map(|spec| spec.forwards(external)).collect()
+    };
+    let (before, after) = (of(before), of(after));
+    (after.difference(&before).copied().collect(), before.difference(&after).copied().collect())
 }
 
 fn needs_restart(changes: &[Change]) -> Option<Problem> {

@@ -1,5 +1,6 @@
 //! Which ports are in use outside, as ranges that a filter can look through.
 
+use super::gate::Seen;
 use crate::flow::Protocol;
 use std::ops::RangeInclusive;
 
@@ -55,10 +56,6 @@ impl Ports {
         new
     }
 
-    pub(super) fn turn(&mut self) {
-        self.before = std::mem::replace(&mut self.latest, [0; WORDS]);
-    }
-
     /// Takes which ports have a mapping now.
     pub(super) fn set_mapped(&mut self, mapped: impl Iterator<Item = (Protocol, u16)>) {
         (self.tcp, self.mapped) = ([0; WORDS], [0; WORDS]);
@@ -87,6 +84,12 @@ impl Ports {
             .find(|(_, spare)| *spare <= MOST_SPARE);
         let (ports, _) = ports.unwrap_or_else(|| join_nearest(&busy));
         InUse { ports, protocols }
+    }
+}
+
+impl Seen for Box<Ports> {
+    fn turn(&mut self) {
+        self.before = std::mem::replace(&mut self.latest, [0; WORDS]);
     }
 }
 

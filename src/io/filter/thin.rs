@@ -7,11 +7,14 @@ use super::{
 };
 use crate::wire::MacAddr;
 use socket2::SockFilter;
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 /// `SKF_AD_RANDOM`: a random word.
 pub(super) const RANDOM: u32 = ANCILLARY + libc::SKF_AD_RANDOM.cast_unsigned();
 const SIX_HEADER: u32 = 40;
+/// How many times as often as others the frames of neighbours who ask for each other are read.
+const TALK: u32 = 8;
 
 /// What of the wanted packets is read while there is a flood.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -218,6 +221,8 @@ pub struct Thinned {
     pub sources: Vec<MacAddr>,
     /// Those to a single host that is not this one.
     pub but_to: Option<MacAddr>,
+    /// Those of MACs that are not among these; questions and answers of neighbours are read more often.
+    pub but_of: Option<Vec<MacAddr>>,
     /// One in so many, a power of two.
     pub one_in: u32,
 }
@@ -225,7 +230,7 @@ pub struct Thinned {
 impl Thinned {
     /// Whether everything is read of one TAP.
     pub fn is_nothing(&self) -> bool {
-        !self.all && self.sources.is_empty() && self.but_to.is_none()
+        !self.all && self.sources.is_empty() && self.but_to.is_none() && self.but_of.is_none()
     }
 
     /// The filter of one TAP.
@@ -234,12 +239,17 @@ impl Thinned {
     }
 }
 
+const DESTINATION: u32 = 0;
+const SOURCE: u32 = 6;
+const ETHER_TYPE: u32 = 12;
+const BEHIND: u32 = 14;
+
+/// The first two bytes of a MAC, and the other four.
+fn halves(MacAddr([a, b, rest @ ..]): MacAddr) -> (u32, u32) {
+    (u32::from(u16::from_be_bytes([a, b])), u32::from_be_bytes(rest))
+}
+
 pub(super) fn of_frames(thinned: &Thinned) -> Program {
-    const DESTINATION: u32 = 0;
-    const SOURCE: u32 = 6;
-    let halves = |MacAddr([a, b, rest @ ..]): MacAddr| {
-        (u32::from(u16::from_be_bytes([a, b])), u32::from_be_bytes(rest))
-    };
     let mut head = Labelled::default();
     if let Some(mac) = thinned.but_to {
         let (high, low) = halves(mac);
@@ -266,10 +276,208 @@ pub(super) fn of_frames(thinned: &Thinned) -> Program {
             Step::Here(next),
         ]);
     }
-    head.add([Step::Go(if thinned.all { To::Chance } else { To::Whole })]);
+    match &thinned.but_of {
+        Some(guests) if !thinned.all => strangers(&mut head, guests, thinned.one_in),
+        _ => head.add([Step::Go(if thinned.all { To::Chance } else { To::Whole })]),
+    }
     let chance = chance(thinned.one_in);
     let mut program = head.resolve(&chance);
     program.0.extend(chance.0);
     program.accept();
     program
+}
+
+/// Leads on by whether a frame is of one of these MACs.
+fn strangers(head: &mut Labelled, guests: &[MacAddr], one_in: u32) {
+    let mut by_low: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for (high, low) in guests.iter().map(|mac| halves(*mac)) {
+        by_low.entry(low).or_default().push(high);
+    }
+    head.add([Step::Do(LOAD_WORD, SOURCE + 2)]);
+    let known: Vec<_> = by_low.into_iter().map(|(low, highs)| (low, highs, head.label())).collect();
+    head.add(known.iter().map(|(low, _, label)| Step::If(JUMP_EQUAL, *low, To::Label(*label))));
+    let (stranger, talk) = (head.label(), head.label());
+    head.add([Step::Go(To::Label(stranger))]);
+    for (_, highs, label) in known {
+        head.add([Step::Here(label), Step::Do(LOAD_HALF, SOURCE)]);
+        head.add(highs.into_iter().map(|high| Step::If(JUMP_EQUAL, high, To::Whole)));
+        head.add([Step::Go(To::Label(stranger))]);
+    }
+    head.add([
+        Step::Here(stranger),
+        Step::Do(LOAD_HALF, ETHER_TYPE),
+        // ARP; and neighbour discovery, whose types are the last that are defined.
+        Step::If(JUMP_EQUAL, 0x0806, To::Label(talk)),
+        Step::Unless(JUMP_EQUAL, 0x86dd, To::Chance),
+        Step::Do(LOAD_BYTE, BEHIND + 6),
+        Step::Unless(JUMP_EQUAL, 58, To::Chance),
+        Step::Do(LOAD_BYTE, BEHIND + SIX_HEADER),
+        Step::Unless(JUMP_AT_LEAST, 133, To::Chance),
+        Step::Here(talk),
+        Step::Do(LOAD_WORD, RANDOM),
+        Step::Unless(JUMP_ANY_BIT, (one_in / TALK).wrapping_sub(1), To::Whole),
+        Step::Go(To::Chance),
+    ]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::machine::*;
+    use super::super::{Form, write};
+    use super::*;
+    use crate::flow::Prefix;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn in_a_flood_what_is_in_use_is_read_and_the_rest_by_chance() {
+        let first = First {
+            ports: vec![61000..=61001, 62000..=62000, 65535..=65535],
+            protocols: vec![47],
+            one_in: 64,
+        };
+        let wanted = Wanted {
+            addresses: vec![OURS.into(), OURS_SIX.into()],
+            ports: vec![61000..=65535],
+            protocols: vec![47, 132],
+            first: Some(first.clone()),
+            ..Wanted::default()
+        };
+        let echo = |kind: u8, id: u16| [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &[0, 1]].concat();
+        let four = |protocol, fragment, behind: &[u8]| {
+            let mut bytes = packet(protocol, OURS, fragment, [0; 4]);
+            bytes.truncate(24);
+            bytes.extend(behind);
+            (bytes, 0x0800u16)
+        };
+        let six = |next, behind: &[u8]| (six(next, OURS_SIX, behind), 0x86ddu16);
+        // Read whole; read by chance.
+        let cases = [
+            (four(6, 0, &to_port(61000)), true, true),
+            (four(6, 0x4000, &to_port(61001)), true, true),
+            (four(17, 0, &to_port(61002)), false, true),
+            (four(17, 0, &to_port(62000)), true, true),
+            (four(17, 0, &to_port(65535)), true, true),
+            (four(17, 0, &to_port(65534)), false, true),
+            (four(17, 0, &to_port(80)), false, false),
+            (four(6, 5, &to_port(61000)), false, true),
+            (four(1, 0, &echo(0, 61001)), true, true),
+            (four(1, 0, &echo(0, 61002)), false, true),
+            (four(1, 0, &echo(3, 61001)), false, true),
+            (four(47, 0, &[0; 8]), true, true),
+            (four(132, 0, &to_port(61000)), false, true),
+            (six(6, &to_port(61001)), true, true),
+            (six(6, &to_port(61002)), false, true),
+            (six(17, &to_port(80)), false, false),
+            (six(58, &echo(129, 61000)), true, true),
+            (six(58, &echo(129, 6)), false, true),
+            (six(58, &echo(1, 61000)), false, true),
+            (six(44, &[17, 0, 0, 9]), false, true),
+        ];
+        let program: Vec<_> = out(&wanted, write(&wanted, Form::Frames)).0;
+        for ((ip, kind), whole, by_chance) in cases {
+            let frame = [&[0; 12][..], &kind.to_be_bytes(), &ip].concat();
+            for (word, expected) in [(1, whole), (32, whole), (64, by_chance), (0, by_chance)] {
+                CHANCE.set(word);
+                assert_eq!(run_behind(&program, &ip, &frame, 2), expected, "{word} {ip:?}");
+            }
+            for length in 0..ip.len() {
+                run_behind(&program, &ip[..length], &frame[..14 + length], 2);
+            }
+        }
+        // What has no ports of ours is left alone.
+        let prefixes = vec![Prefix::new(Ipv4Addr::new(10, 88, 0, 1), 24)];
+        let wanted = Wanted { prefixes, ..wanted };
+        let program = out(&wanted, write(&wanted, Form::Packets)).0;
+        CHANCE.set(1);
+        let (ip, _) = four(17, 0, &to_port(61002));
+        assert!(run_behind(&program, &ip, &ip, 2));
+    }
+
+    #[test]
+    fn of_a_flooder_one_frame_in_so_many_is_read() {
+        let sources = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 1, 0, 1], [6, 0, 0, 0, 0, 1]].map(MacAddr).to_vec();
+        let thinned = Thinned { sources, one_in: 64, ..Thinned::default() };
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        socket.attach_filter(&thinned.filter()).unwrap();
+        let program = of_frames(&thinned).0;
+        let cases = [([2, 0, 0, 0, 0, 1], true), ([6, 0, 0, 0, 0, 1], true), ([2, 0, 0, 1, 0, 1], true)];
+        let others = [([2, 0, 0, 0, 0, 2], false), ([6, 0, 0, 1, 0, 1], false), ([0xff; 6], false)];
+        for (mac, floods) in cases.into_iter().chain(others) {
+            let frame = [&[9; 6][..], &mac, &[8, 0, 0x45]].concat();
+            for (word, read) in [(64, true), (63, false), (128, true), (7, false)] {
+                CHANCE.set(word);
+                assert_eq!(run(&program, &frame, 2), read || !floods, "{mac:?} {word}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_strangers_little_is_read_and_more_of_what_makes_them_neighbours() {
+        let guests = [[2, 0, 0, 0, 0, 1], [6, 0, 0, 0, 0, 1], [2, 0, 9, 9, 9, 9]].map(MacAddr).to_vec();
+        let flooder = MacAddr([2, 0, 9, 9, 9, 9]);
+        let thinned =
+            Thinned { but_of: Some(guests), sources: vec![flooder], one_in: 64, ..Thinned::default() };
+        let many = (0..=127).map(|n| MacAddr([2, n, 7, 7, 7, n / 2])).collect();
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        socket.attach_filter(&Thinned { but_of: Some(many), ..thinned.clone() }.filter()).unwrap();
+        socket.attach_filter(&thinned.filter()).unwrap();
+        let program = of_frames(&thinned).0;
+        let ip = [0x08, 0x00, 0x45];
+        let solicitation = [&[0x86, 0xdd, 0x60][..], &[0; 5], &[58], &[0; 33], &[135]].concat();
+        let echo = [&[0x86, 0xdd, 0x60][..], &[0; 5], &[58], &[0; 33], &[128]].concat();
+        let cases: [(_, &[u8], _, _); 8] = [
+            ([2, 0, 0, 0, 0, 1], &ip, true, true),
+            ([6, 0, 0, 0, 0, 1], &ip, true, true),
+            // Only the last four bytes are a guest's.
+            ([7, 0, 0, 0, 0, 1], &ip, false, false),
+            ([2, 0, 0, 0, 0, 2], &ip, false, false),
+            ([2, 0, 9, 9, 9, 9], &ip, false, false),
+            ([2, 0, 0, 0, 0, 2], &[0x08, 0x06, 0], false, true),
+            ([2, 0, 0, 0, 0, 2], &solicitation, false, true),
+            ([2, 0, 0, 0, 0, 2], &echo, false, false),
+        ];
+        for (from, rest, whole, talk) in cases {
+            let frame = [&[0xff; 6][..], &from, rest].concat();
+            for (word, read) in [(64, true), (0, true), (63, whole), (8, talk), (16, talk), (9, whole)] {
+                CHANCE.set(word);
+                assert_eq!(run(&program, &frame, 2), read, "{from:?} {word} {rest:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn frames_to_others_and_a_whole_port_can_be_thinned_out() {
+        const OURS: [u8; 6] = [2, 0, 0, 0, 0, 9];
+        const BLUE: [u8; 6] = [2, 0, 0, 0, 0, 1];
+        let to_others = Thinned {
+            but_to: Some(MacAddr(OURS)),
+            sources: vec![MacAddr(BLUE)],
+            one_in: 64,
+            ..Thinned::default()
+        };
+        let all = Thinned { all: true, one_in: 64, ..Thinned::default() };
+        let elsewhere = [4, 0, 0, 0, 0, 9];
+        // To whom, from whom, and whether the frame is read whatever chance says.
+        let cases = [
+            (OURS, OURS, true),
+            (OURS, BLUE, false),
+            ([0xff; 6], OURS, true),
+            ([1, 0, 0x5e, 0, 0, 1], OURS, true),
+            ([2, 0, 0, 0, 0, 8], OURS, false),
+            (elsewhere, OURS, false),
+            (elsewhere, BLUE, false),
+        ];
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        for (to, from, whole) in cases {
+            let frame = [&to[..], &from, &[8, 0, 0x45]].concat();
+            for (thinned, whole) in [(&to_others, whole), (&all, false)] {
+                socket.attach_filter(&thinned.filter()).unwrap();
+                for (word, read) in [(64, true), (63, whole)] {
+                    CHANCE.set(word);
+                    assert_eq!(run(&of_frames(thinned).0, &frame, 2), read, "{to:?} {from:?} {word}");
+                }
+            }
+        }
+        assert!(Thinned::default().is_nothing() && !to_others.is_nothing() && !all.is_nothing());
+    }
 }
