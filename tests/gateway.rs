@@ -57,6 +57,39 @@ fn an_arp_flood_is_bounded_and_leaves_known_hosts_alone() {
 }
 
 #[test]
+fn who_claims_every_address_keeps_no_newcomer_out() {
+    const MAC_C: MacAddr = MacAddr([2, 0, 0, 0, 0xc, 0xc]);
+    let newcomer = Ipv4Addr::new(10, 0, 0, 250);
+    // From one MAC, and each from a MAC of its own.
+    for many in [false, true] {
+        let mut config = config();
+        config.hosts = 8;
+        let mut rig = Rig::with(config);
+        // Something is delivered to B before.
+        rig.from(MAC_B, &craft::udp(at(B, 1000), at(S1, 53), b"q"));
+        let out = rig.sent_outside().remove(0);
+        let answer = craft::udp(at(S1, 53), at(X, source_port(&out)), b"r");
+        assert_eq!(rig.outside(&answer), Fate::Pass(INSIDE));
+        for last in 10..200 {
+            let mac = if many { MacAddr([2, 0, 0, 0, 9, last]) } else { MAC_A };
+            rig.frame(&arp(1, mac, Ipv4Addr::new(10, 0, 0, last), MacAddr([0; 6]), GATEWAY));
+        }
+        rig.sent.clear();
+        assert_eq!(rig.outside(&answer), Fate::Pass(INSIDE), "who is delivered to stays");
+        rig.sent.clear();
+        assert_eq!(rig.frame(&arp(1, MAC_C, newcomer, MacAddr([0; 6]), GATEWAY)), Fate::Taken(Answer::Arp));
+        assert_eq!(rig.sent.len(), 1, "it is answered");
+        rig.sent.clear();
+        rig.from(MAC_C, &craft::udp(at(newcomer, 1000), at(S1, 53), b"q"));
+        let out = rig.sent_outside().remove(0);
+        rig.sent.clear();
+        let answer = craft::udp(at(S1, 53), at(X, source_port(&out)), b"r");
+        assert_eq!(rig.outside(&answer), Fate::Pass(INSIDE));
+        assert_eq!(rig.sent_inside().remove(0).0, MAC_C);
+    }
+}
+
+#[test]
 fn out_and_back_again_changes_addresses_ports_hop_and_nothing_else() {
     let mut rig = Rig::new();
     let sent = craft::udp(at(A, 1000), at(S1, 53), b"question");

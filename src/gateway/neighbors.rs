@@ -8,6 +8,9 @@
 //! makes us ask everybody. An entry that nothing has confirmed
 //! for `CONFIRM` is asked for again while it is in use, and goes when nobody answers. The times are
 //! those of RFC 4861 §10, which suit ARP as well.
+//!
+//! In a full table a newcomer takes the place of a host whose MAC has more of it, or that nothing was ever
+//! delivered to: so nobody who claims addresses without end keeps others out.
 
 use super::DropReason;
 use crate::flow::{LinkId, Time};
@@ -31,6 +34,9 @@ const HELD_IN_ALL: usize = 256;
 const UNHEARD_SHARE: usize = 4;
 /// A full table is looked through for idle hosts once in so long.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Hosts that are looked at for one that gives way to a newcomer: of a table that somebody has filled one of
+/// his is almost certainly among them.
+const SAMPLE: usize = 8;
 /// Questions that fall due within this time are asked together.
 const GRAIN: Duration = Duration::from_millis(50);
 
@@ -63,12 +69,21 @@ struct Neighbor {
     asked: Time,
     tries: u8,
     held: Vec<Held>,
+    /// Something was delivered to it.
+    used: bool,
+    /// Its place in the order.
+    place: usize,
 }
 
 /// The neighbours of the inside.
 #[derive(Debug)]
 pub struct Neighbors {
     hosts: HashMap<IpAddr, Neighbor>,
+    /// The hosts, in an order that means nothing, so that one can be drawn.
+    order: Vec<IpAddr>,
+    drawn: u64,
+    /// How many hosts have this MAC.
+    shares: HashMap<MacAddr, usize>,
     limit: usize,
     held: usize,
     /// Hosts whose MAC is not known.
@@ -131,19 +146,13 @@ pub enum Lookup {
 }
 
 impl Neighbors {
-    /// The MACs of hosts that are known, those heard of last in front; so many at most.
-    pub fn macs(&self, most: usize) -> Vec<MacAddr> {
-        let known = |host: &Neighbor| Some((std::cmp::Reverse(host.confirmed), host.mac?));
-        let mut known: Vec<_> = self.hosts.values().filter_map(known).collect();
-        known.sort_unstable();
-        known.truncate(most);
-        known.into_iter().map(|(_, mac)| mac).collect()
-    }
-
     /// An empty table of at most `limit` hosts.
     pub fn new(limit: usize) -> Self {
         Neighbors {
             hosts: HashMap::new(),
+            order: Vec::new(),
+            drawn: 0,
+            shares: HashMap::new(),
             limit,
             held: 0,
             unheard: 0,
@@ -170,16 +179,18 @@ impl Neighbors {
             if !asks_us {
                 return Ok(Vec::new());
             }
-            self.make_room(now)?;
+            self.make_room(Some(mac), now)?;
+            self.insert(ip, Some(mac), now);
         }
-        let fresh =
-            Neighbor { mac: Some(mac), confirmed: now, asked: Time::ZERO, tries: 0, held: Vec::new() };
-        let host = self.hosts.entry(ip).or_insert(fresh);
+        let Some(host) = self.hosts.get_mut(&ip) else { return Ok(Vec::new()) };
         if !overrides && host.mac.is_some_and(|known| known != mac) {
             return Ok(Vec::new());
         }
         self.unheard -= usize::from(host.mac.is_none());
-        host.mac = Some(mac);
+        let before = host.mac.replace(mac);
+        if before != Some(mac) {
+            share(&mut self.shares, before, Some(mac));
+        }
         host.confirmed = now;
         host.tries = 0;
         let released = std::mem::take(&mut host.held);
@@ -187,17 +198,84 @@ impl Neighbors {
         Ok(released)
     }
 
-    fn make_room(&mut self, now: Time) -> Result<(), DropReason> {
+    /// Makes room for a host with this MAC, or of one that is asked for.
+    fn make_room(&mut self, newcomer: Option<MacAddr>, now: Time) -> Result<(), DropReason> {
         if self.hosts.len() < self.limit {
             return Ok(());
         }
-        if self.swept.is_some_and(|swept| now.since(swept) < SWEEP) {
-            return Err(DropReason::NeighborLimit);
+        if self.swept.is_none_or(|swept| now.since(swept) >= SWEEP) {
+            self.swept = Some(now);
+            let idle = |host: &Neighbor| host.tries == 0 && now.since(host.confirmed) > CONFIRM * 10;
+            let idle: Vec<IpAddr> =
+                self.hosts.iter().filter(|(_, host)| idle(host)).map(|(ip, _)| *ip).collect();
+            idle.into_iter().for_each(|ip| drop(self.remove(ip)));
+            if self.hosts.len() < self.limit {
+                return Ok(());
+            }
         }
-        self.swept = Some(now);
-        let idle = |host: &Neighbor| host.tries == 0 && now.since(host.confirmed) > CONFIRM * 10;
-        self.hosts.retain(|_, host| !idle(host));
-        if self.hosts.len() < self.limit { Ok(()) } else { Err(DropReason::NeighborLimit) }
+        // More than one too many, if the limit was lowered, are not for one newcomer to put out.
+        match self.gives_way(newcomer) {
+            Some(ip) if self.hosts.len() == self.limit => {
+                self.remove(ip);
+                Ok(())
+            }
+            _ => Err(DropReason::NeighborLimit),
+        }
+    }
+
+    /// Who of some that are drawn gives way to a newcomer.
+    fn gives_way(&mut self, newcomer: Option<MacAddr>) -> Option<IpAddr> {
+        let own = newcomer.map_or(0, |mac| self.share(mac));
+        let mut least: Option<(usize, bool, IpAddr)> = None;
+        for _ in 0..SAMPLE {
+            // Knuth's MMIX generator. Who guesses the draw gains nothing: what decides is who has most.
+            self.drawn =
+                self.drawn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let place = ((u128::from(self.drawn) * self.order.len() as u128) >> 64) as usize;
+            let Some(ip) = self.order.get(place).copied() else { continue };
+            // Who is asked for is waited for.
+            let Some(&Neighbor { mac: Some(mac), used, tries: 0, .. }) = self.hosts.get(&ip) else {
+                continue;
+            };
+            let candidate = (self.share(mac), !used, ip);
+            if least.is_none_or(|least| (least.0, least.1) < (candidate.0, candidate.1)) {
+                least = Some(candidate);
+            }
+        }
+        let (share, unused, ip) = least?;
+        (share > own + 1 || own == 0 && unused).then_some(ip)
+    }
+
+    fn share(&self, mac: MacAddr) -> usize {
+        self.shares.get(&mac).copied().unwrap_or_default()
+    }
+
+    fn insert(&mut self, ip: IpAddr, mac: Option<MacAddr>, now: Time) {
+        let (asked, tries) = if mac.is_some() { (Time::ZERO, 0) } else { (now, 1) };
+        let place = self.order.len();
+        let host = Neighbor { mac, confirmed: now, asked, tries, held: Vec::new(), used: false, place };
+        self.order.push(ip);
+        self.hosts.insert(ip, host);
+        share(&mut self.shares, None, mac);
+    }
+
+    fn remove(&mut self, ip: IpAddr) -> Option<Neighbor> {
+        let host = self.hosts.remove(&ip)?;
+        self.order.swap_remove(host.place);
+        if let Some(moved) = self.order.get(host.place).and_then(|moved| self.hosts.get_mut(moved)) {
+            moved.place = host.place;
+        }
+        share(&mut self.shares, host.mac, None);
+        Some(host)
+    }
+
+    /// The MACs of hosts that are known, those heard of last in front; so many at most.
+    pub fn macs(&self, most: usize) -> Vec<MacAddr> {
+        let known = |host: &Neighbor| Some((std::cmp::Reverse(host.confirmed), host.mac?));
+        let mut known: Vec<_> = self.hosts.values().filter_map(known).collect();
+        known.sort_unstable();
+        known.truncate(most);
+        known.into_iter().map(|(_, mac)| mac).collect()
     }
 
     /// The MAC that `ip` is known to have.
@@ -209,7 +287,7 @@ impl Neighbors {
     pub fn forget(&mut self, ip: IpAddr, mac: MacAddr) {
         // Nothing waits for a host whose MAC is known.
         if self.mac_of(ip) == Some(mac) {
-            self.hosts.remove(&ip);
+            self.remove(ip);
             self.speakers[speaker(ip)] = None;
         }
     }
@@ -219,6 +297,7 @@ impl Neighbors {
         let Some(host) = self.hosts.get_mut(&ip) else {
             return self.look_for(ip, now);
         };
+        host.used |= host.mac.is_some();
         match host.mac {
             Some(mac) if host.tries > 0 || now.since(host.confirmed) <= CONFIRM => Lookup::Known(mac, None),
             Some(mac) => {
@@ -264,12 +343,11 @@ impl Neighbors {
     /// Begins to ask for a host that nobody has heard of.
     fn look_for(&mut self, ip: IpAddr, now: Time) -> Lookup {
         let unheard = (self.limit / UNHEARD_SHARE).max(1);
-        if self.unheard >= unheard || self.make_room(now).is_err() {
+        if self.unheard >= unheard || self.make_room(None, now).is_err() {
             return Lookup::Full;
         }
         self.unheard += 1;
-        let fresh = Neighbor { mac: None, confirmed: now, asked: now, tries: 1, held: Vec::new() };
-        self.hosts.insert(ip, fresh);
+        self.insert(ip, None, now);
         self.due = Some(self.due.map_or(now + RETRY, |due| due.min(now + RETRY)));
         Lookup::Unknown(Some(Question { ip, known: None }))
     }
@@ -310,7 +388,7 @@ impl Neighbors {
                 host.tries += 1;
                 host.asked = now;
                 questions.push(Question { ip, known: host.mac });
-            } else if let Some(host) = self.hosts.remove(&ip) {
+            } else if let Some(host) = self.remove(ip) {
                 self.held -= host.held.len();
                 self.unheard -= usize::from(host.mac.is_none());
                 lost.extend(host.held);
@@ -324,5 +402,20 @@ impl Neighbors {
     /// When [`Neighbors::tick`] has something to do next.
     pub fn next_deadline(&self) -> Option<Time> {
         self.due
+    }
+}
+
+/// A host has another MAC now.
+fn share(shares: &mut HashMap<MacAddr, usize>, before: Option<MacAddr>, now: Option<MacAddr>) {
+    if let Some(mac) = now {
+        *shares.entry(mac).or_default() += 1;
+    }
+    if let Some(mac) = before
+        && let Some(count) = shares.get_mut(&mac)
+    {
+        *count -= 1;
+        if *count == 0 {
+            shares.remove(&mac);
+        }
     }
 }

@@ -24,12 +24,27 @@ impl Worker {
     }
 
     /// Has a TAP that was made anew read what the last one did.
-    pub(super) fn admit_again(&mut self) {
-        let admission = &self.chores.admission;
-        if !all(admission).is_empty() {
-            // If it fails, all is read, and whoever floods is found anew.
-            let _ = self.links.thin_out(INSIDE, &thinned(admission, self.gateway.config().mac));
+    pub(super) fn admit_again(&mut self, now: Time) {
+        let flooders = all(&self.chores.admission);
+        if flooders.is_empty() {
+            return;
         }
+        let thinned = thinned(&self.chores.admission, self.gateway.config().mac);
+        if let Err(error) = self.links.thin_out(INSIDE, &thinned) {
+            self.read_all_inside(&error, now);
+            flooders.into_iter().for_each(|source| self.note(Note::FloodOver(Some(source)), now));
+        }
+    }
+
+    /// Takes that nothing can be left unread inside, for a while or for good.
+    fn read_all_inside(&mut self, error: &std::io::Error, now: Time) {
+        tracing::warn!("there is a flood from inside, and all its frames are read: {error}");
+        // Of several devices some may have taken it.
+        let _ = self.links.thin_out(INSIDE, &Thinned::default());
+        let again = (error.kind() != ErrorKind::Unsupported).then_some(AGAIN);
+        self.gateway.cannot_restrict(INSIDE, again, now);
+        self.chores.admission.flooders.clear();
+        self.chores.admission.guests = None;
     }
 
     fn admit_inside(&mut self, before: &Admission, admission: &Admission, now: Time) {
@@ -41,14 +56,8 @@ impl Worker {
         if let Err(error) = self.links.thin_out(INSIDE, &thinned(admission, self.gateway.config().mac))
             && !flooders.is_empty()
         {
-            tracing::warn!("there is a flood from inside, and all its frames are read: {error}");
-            // Of several devices some may have taken it.
-            let _ = self.links.thin_out(INSIDE, &Thinned::default());
-            let again = (error.kind() != ErrorKind::Unsupported).then_some(AGAIN);
-            self.gateway.cannot_restrict(INSIDE, again, now);
+            self.read_all_inside(&error, now);
             flooders.clear();
-            self.chores.admission.flooders.clear();
-            self.chores.admission.guests = None;
         }
         let before = all(before);
         for source in flooders.iter().filter(|source| !before.contains(source)) {

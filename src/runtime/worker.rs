@@ -479,7 +479,7 @@ impl Worker {
         }
         if self.links.is_down(INSIDE) && self.host.make_tap_again(&mut self.links, &mut self.poller) {
             self.note(Note::LinkUp(self.links.name(INSIDE)), now);
-            self.admit_again();
+            self.admit_again(now);
         }
     }
 

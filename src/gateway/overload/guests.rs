@@ -20,7 +20,8 @@ impl Guests {
         if self.latest.contains(&mac) || self.latest.len() >= MOST_GUESTS {
             return false;
         }
-        let stranger = !self.has(mac);
+        // What is read whole is the list, which may have had no room for a neighbour.
+        let stranger = !self.list().contains(&mac);
         self.latest.push(mac);
         stranger
     }
@@ -83,5 +84,10 @@ mod tests {
         }
         assert_eq!(guests.list().len(), MOST_GUESTS);
         assert!(guests.has(mac(100)) && !guests.has(mac(999)));
+        guests.turn();
+        for n in 100..150 {
+            guests.note(mac(n));
+        }
+        assert!(guests.note(mac(1)), "a neighbour for whom the list had no room");
     }
 }
