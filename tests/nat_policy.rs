@@ -11,7 +11,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tapnat::flow::{Edit, Endpoint, Prefix, Protocol, Summary, Time};
 use tapnat::nat::{
-    Behaviour, Closed, Decision, Exemption, Exit, Nat, NatConfig, Policy, Reconfigured, Refusal, Rule, Step,
+    Behaviour, Closed, Decision, EgressRule, Exemption, Exit, Nat, NatConfig, Policy, Reconfigured, Refusal,
+    Rule, Step,
 };
 use tuples::{end, error, gre, ping, pong, tcp, to, udp};
 
@@ -419,6 +420,35 @@ fn icmp_errors_about_exempt_packets_pass_both_ways_and_others_do_not() {
     assert_eq!(nat.back(&error(&format!("192.0.2.9 > {X}"), &udp(&format!("{X}:40000 > {S1}:53")))), unknown);
     let ours = nat.back(&error(&format!("{X} > 10.0.0.2"), &sent));
     assert_eq!(ours, Decision::Refuse(Refusal::SourceIsOurs));
+}
+
+#[test]
+fn errors_to_exempt_remotes_are_asked_of_the_egress_rules() {
+    let mut nat = nat(|config| {
+        config.exempt = vec![exempt("198.51.100.0", 24)];
+        config.egress = EgressRule::before_wider(vec![EgressRule::deny(Prefix::new(end(S1).ip, 32))]);
+    });
+    let about = |remote: &str| error(&format!("10.0.0.2 > {remote}"), &udp(&format!("{remote}:53 > {A}")));
+    assert_eq!(nat.out(&about(S1)), Decision::Refuse(Refusal::EgressDenied));
+    assert_eq!(nat.out(&about(S2)), EXEMPT_OUT);
+}
+
+#[test]
+fn a_syn_from_inside_is_asked_of_the_egress_rules_whoever_began() {
+    let mut nat = nat(|config| {
+        config.policy = FULL_CONE.policy();
+        config.egress = EgressRule::before_wider(vec![EgressRule::deny(Prefix::new(end(S1).ip, 32))]);
+    });
+    let outside = end("203.0.113.1:8080");
+    nat.nat.publish(Protocol::Tcp, outside, end(A)).unwrap();
+    for (remote, denied) in [(S1, true), (S2, false)] {
+        let came = tcp(&format!("{remote}:22 > {outside}"), "S");
+        assert!(matches!(nat.back(&came), Decision::Translate { .. }), "a remote may come");
+        let syn = nat.out(&tcp(&format!("{A} > {remote}:22"), "S"));
+        assert_eq!(syn == Decision::Refuse(Refusal::EgressDenied), denied, "{syn:?}");
+        let answer = nat.out(&tcp(&format!("{A} > {remote}:22"), "S."));
+        assert!(matches!(answer, Decision::Translate { .. }), "and is answered: {answer:?}");
+    }
 }
 
 #[test]

@@ -79,12 +79,12 @@ impl Nat {
             if !self.error_exempt(error, inside, remote) {
                 return Err(Refusal::ErrorWithoutSession);
             }
-            let its_sender = error.to == remote.ip;
-            return if its_sender {
-                Ok((Edit::default(), Exit::Outside))
-            } else {
-                Err(Refusal::ErrorMisaddressed)
-            };
+            if error.to != remote.ip {
+                return Err(Refusal::ErrorMisaddressed);
+            }
+            // An error carries what its sender writes into it.
+            self.ask_egress(error.about.reversed(), now)?;
+            return Ok((Edit::default(), Exit::Outside));
         };
         if error.to != remote.ip {
             return Err(Refusal::ErrorMisaddressed);

@@ -100,6 +100,10 @@ impl Nat {
             }
             // A SYN from the inside asks for a connection of its own, whoever opened this one.
             Effect::Knock if way == Way::Out => self.ask_egress(data.flow, now)?,
+            Effect::Begin(_) if way == Way::Out && !self.sessions[id].outward() => {
+                self.ask_egress(data.flow, now)?;
+                self.sessions[id].set_outward();
+            }
             Effect::Resync(..) if self.over(id) => self.reopen(id, way.back(), now, seen),
             _ => {}
         }

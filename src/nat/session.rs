@@ -298,6 +298,11 @@ impl Session {
         self.marks & OUTWARD != 0
     }
 
+    /// A packet from the inside has asked for a connection of its own.
+    pub(super) fn set_outward(&mut self) {
+        self.marks |= OUTWARD;
+    }
+
     /// Its timeout counts from this moment, in nanoseconds.
     #[inline]
     pub(super) fn see(&mut self, nanos: u64) {
