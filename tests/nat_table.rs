@@ -883,6 +883,49 @@ fn a_view_tells_all() {
     assert_eq!(view, want);
 }
 
+/// An address that is there for port forwards alone is ours for as long as it has one.
+#[test]
+fn addresses_of_port_forwards_are_given_up_with_the_last_one() {
+    let mut nat = nat(|config| {
+        config.publish_anywhere = true;
+        config.limits.publish = 2;
+    });
+    let inside = end("10.0.0.2:80");
+    let (elsewhere, hosts) = (end("192.0.2.8:80"), end("192.168.7.1:80"));
+    let leaves = tcp("10.0.0.2:5000 > 192.0.2.8:80", "S");
+    // More than there may be at a time, one after another.
+    for last in 1..=200 {
+        let other = end(&format!("192.0.2.{last}:80"));
+        nat.nat.publish(Protocol::Tcp, other, inside).unwrap();
+        assert!(nat.nat.is_external(other.ip));
+        assert!(nat.nat.unpublish(Protocol::Tcp, other, nat.now, &mut ()));
+        assert!(!nat.nat.is_external(other.ip));
+    }
+    nat.leaves(&leaves);
+    // Of two the last one counts.
+    let second = end("192.0.2.8:81");
+    nat.nat.publish(Protocol::Tcp, elsewhere, inside).unwrap();
+    nat.nat.publish(Protocol::Tcp, second, inside).unwrap();
+    assert_eq!(nat.nat.publish(Protocol::Tcp, end("192.0.2.9:80"), inside), Err(PublishError::Limit));
+    assert!(!nat.nat.is_external("192.0.2.9".parse().unwrap()), "what fails leaves nothing");
+    assert!(nat.nat.unpublish(Protocol::Tcp, elsewhere, nat.now, &mut ()));
+    nat.reaches(&tcp("198.51.100.7:9 > 192.0.2.8:81", "S"), "10.0.0.2:80");
+    for (outside, inside) in [
+        (end("192.0.2.9:0"), inside),
+        (end("192.0.2.9:80"), Endpoint::new("fd00::2".parse::<IpAddr>().unwrap(), 80)),
+    ] {
+        assert!(nat.nat.publish(Protocol::Tcp, outside, inside).is_err());
+        assert!(!nat.nat.is_external(outside.ip));
+    }
+    assert!(nat.nat.unpublish(Protocol::Tcp, second, nat.now, &mut nat.steps));
+    // The host's own is the host's again.
+    let to_host = tcp("10.0.0.2:5000 > 192.168.7.1:80", "S");
+    nat.nat.publish(Protocol::Tcp, hosts, end("10.0.0.3:80")).unwrap();
+    assert!(nat.nat.unpublish(Protocol::Tcp, hosts, nat.now, &mut ()));
+    let decision = nat.out(&to_host);
+    assert!(matches!(decision, Decision::Translate { exit: Exit::Host, .. }), "{decision:?}");
+}
+
 /// Tables that are in no cache are searched in another order; what is found is the same.
 #[test]
 fn large_tables_tell_the_same_as_small_ones() {

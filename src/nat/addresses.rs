@@ -112,18 +112,52 @@ impl Addresses {
         in_use || forwards
     }
 
-    /// Adds an address for port forwards alone; its number, unless there are too many.
-    pub(super) fn add_for_forwards(&mut self, hash: &Hash, ip: IpAddr) -> Option<u16> {
+    /// Adds an address for port forwards alone; its number, unless there are too many: the one that it had,
+    /// or that of an address that is gone and of which nothing is left, as `unused` says, or a new one.
+    pub(super) fn add_for_forwards(
+        &mut self,
+        hash: &Hash,
+        ip: IpAddr,
+        unused: impl Fn(u16) -> bool,
+    ) -> Option<u16> {
         if self.external.iter().filter(|external| external.forwards).count() >= FORWARDS {
             return None;
         }
-        let number = u16::try_from(self.external.len()).ok()?;
-        if let Ok(host) = self.table.find_entry(hash.address(NONE, ip), |(ours, _)| *ours == ip) {
-            host.remove();
+        let gone = |number: &u16| !self.uses(*number);
+        let numbers = 0..u16::try_from(self.external.len()).ok()?;
+        let had = numbers.clone().find(|number| self.ip(*number) == ip);
+        let number = had.or_else(|| numbers.clone().filter(gone).find(|number| unused(*number)));
+        let number = number.unwrap_or(numbers.end);
+        let external = External { ip, in_use: false, forwards: true };
+        match self.external.get_mut(usize::from(number)) {
+            Some(old) => *old = external,
+            None => self.external.push(external),
         }
-        self.external.push(External { ip, in_use: false, forwards: true });
+        self.take_out(hash, ip);
         self.insert(hash, ip, Home::External(number));
         Some(number)
+    }
+
+    /// Gives up an address that is there for port forwards alone. `host` says whether it is the host's.
+    pub(super) fn give_up(&mut self, hash: &Hash, number: u16, host: impl Fn(IpAddr) -> bool) {
+        let ip = self.ip(number);
+        self.external[usize::from(number)].forwards = false;
+        self.take_out(hash, ip);
+        if host(ip) {
+            self.insert(hash, ip, Home::Host);
+        }
+    }
+
+    /// Whether the external address with this number is there for port forwards alone.
+    pub(super) fn forwards_only(&self, number: u16) -> bool {
+        let External { in_use, forwards, .. } = self.external[usize::from(number)];
+        forwards && !in_use
+    }
+
+    fn take_out(&mut self, hash: &Hash, ip: IpAddr) {
+        if let Ok(ours) = self.table.find_entry(hash.address(NONE, ip), |(ours, _)| *ours == ip) {
+            ours.remove();
+        }
     }
 
     /// Whether the external address with this number is given to inside hosts.

@@ -68,6 +68,7 @@ mod icmp;
 mod index;
 mod knocks;
 mod life;
+mod listing;
 mod mapping;
 pub mod names;
 mod orphans;
@@ -91,6 +92,7 @@ pub use config::{Behaviour, Exemption, Limits, NatConfig, Policy, PortChoice, Ru
 pub use counts::Counts;
 pub use decision::{Decision, Exit, Refusal};
 pub use egress::EgressRule;
+pub use forward::PublishError;
 pub use leases::{Looked, PortUse, Wanted};
 pub use names::{Asked, NameCounts, NamePattern};
 pub use npt::{PrefixTranslation, PrefixTranslationError, Unmapped};
@@ -109,7 +111,7 @@ use hash::Hash;
 use hosts::Hosts;
 use index::Index;
 use knocks::Knocks;
-use mapping::{Mapping, Mappings, Standing};
+use mapping::{Mapping, Mappings};
 use names::Names;
 use orphans::Orphans;
 use policies::Policies;
@@ -125,8 +127,6 @@ use wheel::Wheel;
 const ROOM: usize = 1 << 21;
 /// Sessions up to which the tables are taken to be in a cache: four megabytes of them.
 const CACHED: usize = 1 << 15;
-/// Rows that one call of [`Nat::sessions`] or [`Nat::mappings`] looks at, at most.
-const LISTED: u32 = 1 << 16;
 
 /// A decision while it is being made.
 type Verdict = Result<(Edit, Exit), Refusal>;
@@ -520,175 +520,8 @@ impl Nat {
         [self.wheel.next().map(Time::from_nanos), self.ports.next_look()].into_iter().flatten().min()
     }
 
-    /// Adds a port forward: packets to `outside` go to `inside`, from any remote. The port must
-    /// have been leased to us by the host (the caller has seen to it); it leaves the pool, and
-    /// does not return to it when the forward is removed: the lease is the caller's.
-    ///
-    /// # Errors
-    /// [`PublishError::ForeignAddress`] also if `inside` is of the other family, and
-    /// [`PublishError::Taken`] also for port 0 and protocols other than TCP and UDP, which have
-    /// no port to publish.
-    pub fn publish(
-        &mut self,
-        protocol: Protocol,
-        outside: Endpoint,
-        inside: Endpoint,
-    ) -> Result<(), PublishError> {
-        let known = self.addresses.external(&self.hash, outside.ip);
-        let external = match known {
-            Some(external) => external,
-            None if self.config.publish_anywhere => self.add_for_forwards(outside.ip)?,
-            None => return Err(PublishError::ForeignAddress),
-        };
-        if outside.ip.is_ipv4() != inside.ip.is_ipv4() {
-            return Err(PublishError::ForeignAddress);
-        }
-        if self.forwards.len() >= self.config.limits.publish {
-            return Err(PublishError::Limit);
-        }
-        let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp) && outside.port != 0;
-        if !ported || !self.ports.claim(&self.hash, protocol, external, outside.port) {
-            return Err(PublishError::Taken);
-        }
-        let policy = self.policy_of(inside.ip);
-        let host = self.hosts.open(&self.hash, inside.ip, policy);
-        self.hosts[host].forwards += 1;
-        let mapping = self.mappings.add(Mapping {
-            sessions: 0,
-            host,
-            recent: NONE,
-            inside,
-            outside_port: outside.port,
-            external,
-            protocol,
-            policy,
-            standing: Standing::Published,
-        });
-        self.ports.set_owner(protocol, external, outside.port, mapping);
-        self.forwards.insert(protocol, inside, mapping);
-        Ok(())
-    }
-
-    /// Makes an address one that port forwards may be on; its number.
-    fn add_for_forwards(&mut self, ip: IpAddr) -> Result<u16, PublishError> {
-        let number = self.addresses.add_for_forwards(&self.hash, ip).ok_or(PublishError::Limit)?;
-        let (in_use, ranges) = (self.addresses.in_use(), self.config.ports.clone());
-        self.ports.reconfigure(in_use, ranges, self.lending.is_some(), self.clock);
-        Ok(number)
-    }
-
     /// Whether `ip` is an external address, if only for port forwards.
     pub fn is_external(&self, ip: IpAddr) -> bool {
         self.addresses.external(&self.hash, ip).is_some()
     }
-
-    /// Removes a port forward and its sessions. False if there was none. Looks at every session
-    /// if the forward has any.
-    pub fn unpublish(
-        &mut self,
-        protocol: Protocol,
-        outside: Endpoint,
-        now: Time,
-        seen: &mut impl Observer,
-    ) -> bool {
-        let external = self.addresses.external(&self.hash, outside.ip);
-        let owner = external.and_then(|external| self.ports.owner(protocol, external, outside.port));
-        let Some(mapping) = owner.filter(|owner| self.mappings[*owner].published()) else { return false };
-        for id in 0..self.sessions.end() {
-            if self.mappings[mapping].sessions == 0 {
-                break;
-            }
-            if self.sessions[id].taken() && self.sessions[id].mapping == mapping {
-                self.close(id, Closed::Unpublished, now, seen);
-            }
-        }
-        self.remove_forward(mapping);
-        true
-    }
-
-    /// Removes a port forward that has no sessions.
-    fn remove_forward(&mut self, mapping: u32) {
-        let Mapping { protocol, inside, outside_port, host, external, .. } = self.mappings[mapping];
-        self.ports.unclaim(protocol, external, outside_port);
-        self.forwards.remove(protocol, inside, mapping);
-        self.mappings.remove(&self.hash, mapping);
-        self.hosts[host].forwards -= 1;
-        self.hosts.settle(&self.hash, host);
-    }
-
-    /// The port forwards: protocol, outside, inside; sorted.
-    pub fn published(&self) -> Vec<(Protocol, Endpoint, Endpoint)> {
-        let forward = |id| {
-            let Mapping { protocol, inside, .. } = self.mappings[id];
-            (protocol, self.outside(id), inside)
-        };
-        let mut forwards: Vec<_> = self.forwards.iter().map(forward).collect();
-        forwards.sort_unstable();
-        forwards
-    }
-
-    /// The outside ports, and identifiers of ICMP queries, that mappings have, of all external addresses. A
-    /// port on two of them is told twice.
-    pub fn mapped_ports(&self) -> impl Iterator<Item = (Protocol, u16)> + '_ {
-        self.ports.mapped()
-    }
-
-    /// Up to `limit` sessions from `cursor` on, and the cursor for the next call (`None` at the
-    /// end). Sessions that come or go between calls may or may not be seen; none is seen twice.
-    /// A call looks at 65,536 rows at most, so it may tell few sessions, or none, and a cursor.
-    pub fn sessions(&self, cursor: u32, limit: usize, now: Time) -> (Vec<SessionView>, Option<u32>) {
-        list(cursor, limit, self.sessions.end(), |row| self.live(row, now).then(|| self.view(row, now)))
-    }
-
-    /// Up to `limit` mappings from `cursor` on, in the manner of [`Nat::sessions`].
-    pub fn mappings(&self, cursor: u32, limit: usize) -> (Vec<MappingView>, Option<u32>) {
-        list(cursor, limit, self.mappings.end(), |row| self.mapping_view(row))
-    }
-
-    /// A copy of the mapping in a row, if there is one.
-    fn mapping_view(&self, row: u32) -> Option<MappingView> {
-        let Mapping { protocol, inside, sessions, host, .. } = self.mappings[row];
-        (host != NONE).then(|| MappingView {
-            protocol,
-            inside,
-            outside: self.outside(row),
-            sessions: sessions as usize,
-            published: self.mappings[row].published(),
-        })
-    }
-
-    /// Forgets the session with this number, if it is still the one it was.
-    pub fn forget(&mut self, id: u64, now: Time, seen: &mut impl Observer) -> bool {
-        let row = (id & u64::from(u32::MAX)) as u32;
-        if !self.live(row, now) || self.sessions.id(row) != id {
-            return false;
-        }
-        self.close(row, Closed::Flushed, now, seen);
-        true
-    }
-}
-
-/// Pages through rows `cursor..end`.
-fn list<T>(cursor: u32, limit: usize, end: u32, view: impl Fn(u32) -> Option<T>) -> (Vec<T>, Option<u32>) {
-    let mut listed = Vec::new();
-    let mut row = cursor;
-    while row < end && row - cursor < LISTED && listed.len() < limit {
-        listed.extend(view(row));
-        row += 1;
-    }
-    (listed, (row < end).then_some(row))
-}
-
-/// Why a port forward was not made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum PublishError {
-    /// Another forward or a mapping has this outside port.
-    #[error("outside port is in use by another forward or mapping")]
-    Taken,
-    /// The outside address is not one of ours.
-    #[error("outside address is not one of the gateway's external addresses")]
-    ForeignAddress,
-    /// The limit of forwards is reached.
-    #[error("limit of published ports reached")]
-    Limit,
 }
