@@ -639,6 +639,21 @@ fn a_syn_in_the_midst_of_one_from_outside_is_asked_about() {
 }
 
 #[test]
+fn who_finds_every_address_in_use_does_not_use_up_the_range() {
+    let mut rig = Rig::with(giving(50, 90));
+    for name in 0..8 {
+        let named = |kind| message(MAC_C, kind).with(61, &[0, name]);
+        let ip = say(&mut rig, &named(DISCOVER)).unwrap().address;
+        assert!(say(&mut rig, &named(DECLINE).asking(ip).meaning(GATEWAY)).is_none());
+    }
+    let ninth = message(MAC_C, DISCOVER).with(61, &[0, 8]);
+    assert_eq!(refused(&mut rig, &ninth), DropReason::DhcpMacLimit);
+    assert!(say(&mut rig, &message(MAC_D, DISCOVER)).is_some(), "others are served");
+    rig.wait(601_000);
+    assert!(say(&mut rig, &ninth).is_some(), "and so is it after a while");
+}
+
+#[test]
 fn clients_of_one_mac_do_not_use_up_the_range() {
     let mut rig = Rig::with(giving(50, 90));
     let named = |name: u8| message(MAC_C, DISCOVER).with(61, &[0, name]);

@@ -28,7 +28,7 @@ const PLACES: u64 = 0x6468_6370;
 struct Lease {
     /// Nobody if a client has found the address in use.
     client: Option<Vec<u8>>,
-    /// That of the client.
+    /// That of the client, or of the one who found it in use.
     mac: MacAddr,
     until: Time,
 }
@@ -106,22 +106,22 @@ impl Leases {
     }
 
     /// The client has found that somebody uses its address; false if it is not its own.
-    pub(super) fn decline(&mut self, ip: Ipv4Addr, client: &[u8], now: Time) -> bool {
+    pub(super) fn decline(&mut self, ip: Ipv4Addr, (client, mac): (&[u8], MacAddr), now: Time) -> bool {
         if self.by_client.get(client) != Some(&ip) {
             return false;
         }
         self.by_client.remove(client);
-        self.by_address.insert(ip, Lease { client: None, mac: MacAddr::default(), until: now + DECLINED });
+        self.by_address.insert(ip, Lease { client: None, mac, until: now + DECLINED });
         true
     }
 
-    /// Whether a client may have no address more because other clients of its MAC have [`PER_MAC`].
+    /// Whether a client may have no address more because other clients of its MAC have [`PER_MAC`], or have
+    /// found so many in use.
     pub(super) fn crowded(&self, (client, mac): (&[u8], MacAddr), now: Time) -> bool {
-        let others = self.by_address.values().filter(|lease| {
-            lease.mac == mac
-                && lease.until > now
-                && lease.client.as_deref().is_some_and(|other| other != client)
-        });
+        let others = self
+            .by_address
+            .values()
+            .filter(|lease| lease.mac == mac && lease.until > now && lease.client.as_deref() != Some(client));
         self.of(client, now).is_none() && others.count() >= PER_MAC
     }
 

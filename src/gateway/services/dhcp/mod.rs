@@ -201,7 +201,7 @@ impl Gateway {
             }
             Kind::Decline if !elsewhere => {
                 let ip = request.requested.ok_or(DropReason::BadDhcp)?;
-                let theirs = self.leases.decline(ip, client, now);
+                let theirs = self.leases.decline(ip, who, now);
                 if theirs { Ok(Outcome::Silence) } else { Err(DropReason::BadDhcp) }
             }
             Kind::Release if !elsewhere => {
