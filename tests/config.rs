@@ -711,3 +711,22 @@ fn egress_rules_may_be_about_names_of_a_resolver_that_is_known() {
         assert!(error.contains(problem), "{line}: {error}");
     }
 }
+
+/// The first letters of an IPv6 address may be those of a name.
+#[test]
+fn egress_rules_may_be_about_any_ipv6_address() {
+    for (rule, said) in [
+        ("deny:fd00::/8", "deny:[fd00::]/8"),
+        ("deny:fe80::/10/udp", "deny:[fe80::]/10/udp"),
+        ("allow:fd00:ec2::99", "allow:[fd00:ec2::99]/128"),
+        ("allow:[fd00:ec2::99]:80/tcp", "allow:[fd00:ec2::99]/128:80/tcp"),
+        ("deny:2001:db8::/32", "deny:[2001:db8::]/32"),
+    ] {
+        // What is shown is read again.
+        for written in [rule, said] {
+            let settings = given(&format!("--inside 10.88.0.1/24 --egress {written}")).unwrap();
+            let shown: Vec<String> = settings.egress.iter().map(ToString::to_string).collect();
+            assert!(shown.iter().any(|shown| shown == said), "{written}: {shown:?}");
+        }
+    }
+}

@@ -87,6 +87,10 @@ struct To {
 }
 
 fn destination(text: &str) -> Result<To, BadSpec> {
+    // An IPv6 address may begin like a name.
+    if let Ok(rest) = exempt::parse(text) {
+        return Ok(To { remote: Some(rest.remote), name: None, rest });
+    }
     let (front, behind) = text.split_at(text.find([':', '/']).unwrap_or(text.len()));
     let name = NamePattern::parse(front).filter(|_| front != "any");
     if name.is_none() && front != "any" {
