@@ -149,7 +149,7 @@ fn verdict(found: &[Check]) -> Vec<String> {
         (true, true) => lines.push(format!("run a gateway on this host: uplink {uplink}, guard {guard}")),
         (true, false) => lines.push(format!(
             "run a gateway (uplink {uplink}) only on a TAP that an administrator has made for it: \
-             sudo ip tuntap add tapnat0 mode tap user $USER"
+             sudo ip tuntap add tapnat0 mode tap user $USER && sudo ip link set tapnat0 up"
         )),
         (false, _) => lines.push("not run a gateway on this host".to_owned()),
     }

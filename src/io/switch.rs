@@ -33,6 +33,8 @@ const LOOK: usize = 64;
 const FLOODED: u32 = 1000;
 /// and a second. A receiver that hears one of them and answers is known then.
 const FLOODED_PER_SECOND: u32 = 1000;
+/// Frames of a port to groups, at once and a second: there may be programs that stream so.
+const SPREAD: u32 = 10_000;
 
 /// How often something happened to a frame here, beside what its ports count.
 #[derive(Debug, Default)]
@@ -41,7 +43,7 @@ struct Counters {
     switched: u64,
     /// To every port, since its address was not known.
     flooded: u64,
-    /// Not sent on, since its port had many such frames already.
+    /// Not sent on to all, since its port had many such frames already.
     flood_limited: u64,
     /// Lost on the way to a port.
     lost: u64,
@@ -61,13 +63,16 @@ struct Counters {
 
 struct Port {
     link: Box<dyn Link>,
-    /// What may be sent to all others of what comes by it.
+    /// What may be sent to all others of what comes by it to nobody knows whom,
     flood: TokenBucket,
+    /// and to everybody.
+    spread: TokenBucket,
 }
 
 impl Port {
     fn new(link: Box<dyn Link>) -> Port {
-        Port { link, flood: TokenBucket::new(FLOODED, FLOODED_PER_SECOND) }
+        let flood = TokenBucket::new(FLOODED, FLOODED_PER_SECOND);
+        Port { link, flood, spread: TokenBucket::new(SPREAD, SPREAD) }
     }
 }
 
@@ -188,10 +193,14 @@ impl Switch {
         match self.macs.find(destination, self.now) {
             Place::Gateway => Ok(()),
             Place::Everybody => {
-                self.send_to_all(Some(from), frame);
+                if self.may(from, |port| &mut port.spread) {
+                    self.send_to_all(Some(from), frame);
+                } else {
+                    self.counters.flood_limited += 1;
+                }
                 Ok(())
             }
-            Place::AnyPort if self.may_flood(from) => {
+            Place::AnyPort if self.may(from, |port| &mut port.flood) => {
                 self.counters.flooded += 1;
                 self.send_to_all(Some(from), frame);
                 taken()
@@ -214,9 +223,9 @@ impl Switch {
         }
     }
 
-    fn may_flood(&mut self, from: usize) -> bool {
+    fn may(&mut self, from: usize, bucket: impl Fn(&mut Port) -> &mut TokenBucket) -> bool {
         let port = self.ports.get_mut(from).and_then(Option::as_mut);
-        port.is_some_and(|port| port.flood.take(self.now))
+        port.is_some_and(|port| bucket(port).take(self.now))
     }
 
     /// Sends a frame to one port; its contents are undefined after.
@@ -539,6 +548,19 @@ mod tests {
         let mut buffer = Buffer::new();
         while switch.recv(&mut buffer).is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {}
         assert_eq!((buffer.port, got(&ends[2]).len()), (Some(0), 2), "and some more after a while");
+    }
+
+    #[test]
+    fn who_calls_everybody_without_end_is_heard_by_the_gateway_alone() {
+        let (mut switch, ends) = switch(2);
+        let call = frame(MacAddr::BROADCAST, mac(1), "");
+        let mut copies = 0;
+        for _ in 0..SPREAD + 5 {
+            ends[0].send(&call).unwrap();
+            assert_eq!(turn(&mut switch).len(), 1, "the gateway hears all");
+            copies += got(&ends[1]).len();
+        }
+        assert_eq!((copies, count(&mut switch, "flood-limited")), (SPREAD as usize, 5));
     }
 
     #[test]
