@@ -14,6 +14,9 @@ pub enum ClientError {
     /// Nobody is there.
     #[error("no gateway answers at {0}: {1}; start one with `tapnat run`, or give its --name or --control")]
     NotThere(PathBuf, io::Error),
+    /// It is not for this user.
+    #[error("the gateway at {0} is another user's; run this as that user or as root")]
+    Forbidden(PathBuf),
     /// The connection broke.
     #[error("the gateway at {0} hung up: {1}; see its log")]
     Broken(PathBuf, io::Error),
@@ -35,6 +38,15 @@ pub enum ClientError {
     Refused(#[from] Problem),
 }
 
+impl ClientError {
+    fn connecting(path: &Path, error: io::Error) -> ClientError {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::Forbidden(path.to_owned()),
+            _ => ClientError::NotThere(path.to_owned(), error),
+        }
+    }
+}
+
 /// A connection to a gateway.
 #[derive(Debug)]
 pub struct Client {
@@ -50,8 +62,7 @@ impl Client {
     /// # Errors
     /// Nobody, or somebody else, is there.
     pub fn connect(path: &Path) -> Result<Client, ClientError> {
-        let stream =
-            UnixStream::connect(path).map_err(|error| ClientError::NotThere(path.to_owned(), error))?;
+        let stream = UnixStream::connect(path).map_err(|error| ClientError::connecting(path, error))?;
         let greeting = Greeting { tapnat: String::new(), protocol: 0, name: String::new(), pid: 0 };
         let mut client =
             Client { path: path.to_owned(), stream: BufReader::new(stream), greeting, last_id: 0 };
