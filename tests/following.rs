@@ -285,6 +285,18 @@ fn what_is_named_is_not_followed() {
     assert!(!said.contains(&SECOND.to_string()), "{said}");
 }
 
+/// What the host has become may not go with the settings: that is told once, and so is its end.
+fn what_cannot_be_followed_is_told() {
+    let moving = Moving::new(PLAIN, &[]);
+    moving.ip("address add 10.88.0.200/24 dev eth0");
+    let said = |text: &str| moving.setup.gateway.0.said().matches(text).count();
+    eventually("it is told", SOON * 4, || said("the host is not followed: ") == 1);
+    assert_ping(moving.setup.on("red"), SERVERS[0]);
+    moving.ip("address del 10.88.0.200/24 dev eth0");
+    eventually("and that it is over", SOON * 4, || said("the host is followed again") == 1);
+    assert_eq!(said("the host is not followed: "), 1);
+}
+
 /// A test that takes a form of the gateway, by its name.
 type Named = (&'static str, fn(Form));
 
@@ -301,6 +313,8 @@ fn tests() -> Vec<Test> {
     let sockets = connections_of_sockets_end_with_their_address;
     let name = "connections_of_sockets_end_with_their_address".to_owned();
     all.push(Test { name, run: Box::new(sockets), impossible: None });
+    let name = "what_cannot_be_followed_is_told".to_owned();
+    all.push(Test { name, run: Box::new(what_cannot_be_followed_is_told), impossible: None });
     for form in FORMS {
         for (name, test) in EVERY_FORM {
             all.push(Test {

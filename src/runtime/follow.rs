@@ -36,6 +36,9 @@ const REST: Duration = Duration::from_millis(60);
 const PATIENCE: u32 = 10;
 /// How long after a failure it is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often in a row the same is in the way before that is worth a word: much passes while a network comes
+/// up.
+const LASTING: u32 = 3;
 
 /// The thread that follows the host, until it is dropped.
 #[derive(Debug)]
@@ -70,6 +73,7 @@ impl Drop for Follower {
 fn serve(mut watcher: Watcher, stop: &UnixStream, handle: &Handle) {
     let mut wait = None;
     let (mut news, mut rests) = (true, 0);
+    let mut failing: Option<(String, u32)> = None;
     loop {
         let mut fds = [PollFd::new(stop, PollFlags::IN), PollFd::new(&watcher, PollFlags::IN)];
         let timeout = if news { Some(REST) } else { wait };
@@ -95,9 +99,20 @@ fn serve(mut watcher: Watcher, stop: &UnixStream, handle: &Handle) {
         }
         (news, rests) = (false, 0);
         wait = match handle.follow() {
-            Ok(()) => None,
-            Err(why) => {
-                tracing::debug!("the host is not followed yet: {why}");
+            Ok(()) => {
+                if failing.take().is_some_and(|(_, times)| times >= LASTING) {
+                    tracing::info!("the host is followed again");
+                }
+                None
+            }
+            Err(problem) => {
+                let why = problem.to_string();
+                let before = failing.take().filter(|(before, _)| *before == why);
+                let times = before.map_or(0, |(_, times)| times).saturating_add(1);
+                if times == LASTING {
+                    tracing::warn!("the host is not followed: {why}; the gateway goes on as it is");
+                }
+                failing = Some((why, times));
                 Some(AGAIN)
             }
         };
