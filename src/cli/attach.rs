@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 /// Options of `tapnat attach`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = EXAMPLES, mut_arg("bridge", |arg| arg.hide(true)), mut_arg("tap_fd", |arg| arg.hide(true)))]
+#[command(after_help = EXAMPLES, mut_arg("bridge", |arg| arg.hide(true)), mut_arg("lone", |arg| arg.hide(true)), mut_arg("tap_fd", |arg| arg.hide(true)))]
 pub struct AttachArgs {
     /// The namespace of this process; the gateway ends with it. May be repeated: one gateway for several
     #[arg(long, value_name = "PID", required_unless_present = "netns", help_heading = "Namespace")]

@@ -32,7 +32,7 @@ const STOPPED: Duration = Duration::from_millis(20);
 
 /// Options of `tapnat exec`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = EXAMPLES, mut_arg("bridge", |arg| arg.hide(true)), mut_arg("tap_fd", |arg| arg.hide(true)))]
+#[command(after_help = EXAMPLES, mut_arg("bridge", |arg| arg.hide(true)), mut_arg("lone", |arg| arg.hide(true)), mut_arg("tap_fd", |arg| arg.hide(true)))]
 pub struct ExecArgs {
     /// The command is root of its namespaces, and may change its addresses and routes
     #[arg(long, help_heading = "Namespace")]

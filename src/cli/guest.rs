@@ -87,6 +87,10 @@ pub fn plan_many(
         let cure = "leave it out; containers on a bridge are served by `tapnat run`";
         return Err(usage("--bridge", "the TAP is the namespace's own interface", cure).into());
     }
+    if !flags.lone.is_empty() || written.has("lone") {
+        let cure = "leave it out, and name the namespace's address with --guest; or use `tapnat run`";
+        return Err(usage("--lone", "the namespace has an address of an inside network", cure).into());
+    }
     if flags.inside.is_empty() && !written.has("inside") {
         flags.inside = default_inside(flags.outside.as_deref())?;
     }
@@ -387,6 +391,8 @@ mod tests {
         assert!(told(&["10.9.7.7/16", "10.9.7.8/16"]).contains("second one"));
         let bridge = RunFlags { bridge: Some("br0".into()), ..inside(&["10.9.0.1/16"]) };
         assert!(planned(bridge, &[]).unwrap_err().starts_with("--bridge: "));
+        let lone = RunFlags { lone: vec!["192.0.2.50/24=192.0.2.1".into()], ..inside(&["10.9.0.1/16"]) };
+        assert!(planned(lone, &[]).unwrap_err().starts_with("--lone: "));
         let open = RunFlags { tap_fd: Some("7".into()), ..inside(&["10.9.0.1/16"]) };
         assert!(planned(open, &[]).unwrap_err().starts_with("--tap-fd: "));
     }

@@ -51,6 +51,11 @@ pub fn in_namespaces() -> Vec<Check> {
         Ok(()) => found.push(Check::yes("user-namespaces", "can be made, with network and mounts")),
         Err(error) => {
             found.push(Check::no("user-namespaces", error.to_string(), namespace_cure()));
+            found.push(Check::no(
+                "tap-in-namespace",
+                "there are no namespaces to make one in",
+                namespace_cure(),
+            ));
             return found;
         }
     }
