@@ -187,6 +187,14 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     #[test]
+    fn who_may_not_connect_is_told_so_and_not_to_start_another() {
+        let told = |kind| ClientError::connecting(Path::new("/run/g"), io::Error::from(kind)).to_string();
+        let forbidden = "the gateway at /run/g is another user's; run this as that user or as root";
+        assert_eq!(told(io::ErrorKind::PermissionDenied), forbidden);
+        assert!(told(io::ErrorKind::NotFound).starts_with("no gateway answers at /run/g: "));
+    }
+
+    #[test]
     fn a_gateway_that_has_ended_is_told_from_one_that_hangs_up() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("gw.sock");
